@@ -1,0 +1,218 @@
+"""The contract between service and workers: request and reply bodies. Imports pydantic alone.
+
+Requests forbid unknown fields; replies ignore them, so a newer server may say more. Numbers that
+are not finite travel both ways as the strings "NaN", "Infinity" and "-Infinity".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+LEASE_HEADER = "Tunesmith-Lease"
+"""`incarnation.attempt.secret` of the lease that a worker's write belongs to."""
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _read_number(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in _NON_FINITE:
+            raise ValueError('a number, or one of the strings "NaN", "Infinity", "-Infinity"')
+        return _NON_FINITE[value]
+    return value
+
+
+def show_number(value: float) -> float | str:
+    """How a number travels in JSON."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+Number: TypeAlias = Annotated[
+    float,
+    BeforeValidator(_read_number),
+    PlainSerializer(show_number, return_type=float | str, when_used="json"),
+]
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
+Hex128: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Scalar: TypeAlias = bool | int | float | str
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reply(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# --- workers and claims ---------------------------------------------------------------------------
+
+
+class Register(Request):
+    """A supervisor says who it is; again after each start, with a new `boot_id`."""
+
+    worker_id: Hex128 = Field(description="Random, kept in the worker's state directory.")
+    boot_id: Hex128 = Field(description="Random at each start.")
+    name: Name = Field(description="For people, such as host:0; not an identity.")
+    version: Name
+    tasks: dict[Name, Sha256] = Field(description="Digest of each task this worker serves.", max_length=256)
+    slots: list[Slot] = Field(min_length=1, max_length=256)
+
+
+class Slot(Request):
+    """One trial at a time on a set of devices."""
+
+    slot_id: Hex128
+    devices: list[Name] = Field(description="Such as cuda:0 or cpu.", min_length=1, max_length=64)
+
+
+class Registered(Reply):
+    ttl_seconds: float = Field(description="A lease lives this long after each renewal.")
+    beat_seconds: float
+
+
+class ClaimRequest(Request):
+    """Ask for a trial; answered when there is one, or with no grant after `wait_seconds`."""
+
+    claim_id: Hex128 = Field(description="Random; the same claim again gets the same lease while it is current.")
+    worker_id: Hex128
+    boot_id: Hex128
+    slot_id: Hex128
+    secret: Hex128 = Field(description="The lease's secret, picked by the worker; the service keeps its hash.")
+    wait_seconds: float = Field(default=0, ge=0, le=20)
+
+
+class SnapshotRef(Reply):
+    """A committed snapshot to go on from; `GET /api/v1/leases/{trial_id}/snapshots/{sha256}` has its bytes."""
+
+    sha256: Sha256
+    step: int
+    size: int
+
+
+class WorkOrder(Reply):
+    """All that a trainer needs. The task is a key of the worker's own registry, never code."""
+
+    study: str
+    stage: str
+    number: int
+    task: str
+    params: dict[str, Scalar]
+    epochs: int = Field(description="Train until this many epochs are done, those before `resume` included.")
+    seed: int
+    data_fraction: float = 1.0
+    stop_at_plateau: bool = False
+    keep_snapshot: bool = Field(default=False, description="Upload a snapshot at the end.")
+    snapshot_every_seconds: float = 600
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    resume: SnapshotRef | None = Field(
+        default=None,
+        description="The trial's own newest snapshot, else the one its proposal starts from.",
+    )
+
+
+class Grant(Reply):
+    trial_id: int
+    incarnation: int
+    attempt: int
+    ttl_seconds: float
+    work: WorkOrder
+
+
+class ClaimReply(Reply):
+    grant: Grant | None = Field(default=None, description="None: nothing to do yet, claim again.")
+    draining: bool = Field(default=False, description="This worker shall take no new trial.")
+
+
+# --- what a lease's holder may write --------------------------------------------------------------
+
+
+class Heartbeat(Request):
+    pass
+
+
+class Renewed(Reply):
+    ttl_seconds: float
+
+
+class ReportPoint(Request):
+    step: int = Field(ge=0, le=2**31 - 1)
+    metrics: dict[Name, Number] = Field(min_length=1, max_length=256)
+
+
+class Report(Request):
+    """Points in rising order of step. `seq` counts an attempt's reports from 1 without gaps."""
+
+    seq: int = Field(ge=1, le=2**31 - 1)
+    points: list[ReportPoint] = Field(min_length=1, max_length=500)
+
+
+class Reported(Reply):
+    duplicate: bool = False
+    ttl_seconds: float
+
+
+class CommitSnapshot(Request):
+    """Publish bytes put before as this attempt's snapshot of `step`."""
+
+    step: int = Field(ge=0, le=2**31 - 1)
+    sha256: Sha256
+
+
+class LogChunk(Request):
+    seq: int = Field(ge=1, le=2**31 - 1)
+    text: str = Field(max_length=262_144)
+
+
+class CommitArtifact(Request):
+    name: Name
+    sha256: Sha256
+
+
+class TrialError(Request):
+    """Why a trial failed, for the person who must repair it."""
+
+    kind: Name = Field(description="Exception class, or out_of_memory, killed, protocol_error, snapshot_corrupt, …")
+    message: str = Field(max_length=16_384)
+    traceback: str = Field(default="", max_length=65_536)
+
+
+class Finish(Request):
+    """The end of a trial. The service works out the objective from the reports itself."""
+
+    state: Literal["complete", "pruned", "failed"]
+    stop_reason: Literal["budget", "early_stopping", "plateau", "diverged", "error"]
+    error: TrialError | None = None
+    retryable: bool = Field(default=False, description="A fault of the machine, not of the trial.")
+
+
+class Release(Request):
+    """Hand a trial back unfinished; it costs no retry."""
+
+    cause: Literal["preempted", "shutdown"]
+
+
+class Finished(Reply):
+    state: str
+    stop_reason: str | None = None
+
+
+class Problem(Reply):
+    """RFC 9457. `type` is `urn:tunesmith:` and a stable name, such as lease_lost."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+    request_id: str | None = None
+    outcome: dict[str, Any] | None = None

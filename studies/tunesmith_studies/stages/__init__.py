@@ -1,0 +1,1 @@
+"""The stages that a study may name; `kind` tells them apart."""

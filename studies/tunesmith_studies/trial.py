@@ -1,0 +1,172 @@
+"""A trial as planning sees it: frozen values, its states and its legal moves.
+
+Nothing here needs Optuna, so workers may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from tunesmith_studies.space import Scalar
+
+
+class TrialState(StrEnum):
+    """Optuna's names where it has them. `paused` joins when a stage reaches it."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_finished(self) -> bool:
+        return self not in (TrialState.WAITING, TrialState.RUNNING)
+
+
+class StopReason(StrEnum):
+    """Why a finished trial stopped where it did."""
+
+    BUDGET = "budget"
+    EARLY_STOPPING = "early_stopping"
+    PLATEAU = "plateau"
+    PRUNED = "pruned"
+    DIVERGED = "diverged"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+MOVES: frozenset[tuple[TrialState, TrialState]] = frozenset(
+    {
+        (TrialState.WAITING, TrialState.RUNNING),
+        (TrialState.WAITING, TrialState.CANCELLED),
+        (TrialState.RUNNING, TrialState.WAITING),
+        (TrialState.RUNNING, TrialState.COMPLETE),
+        (TrialState.RUNNING, TrialState.PRUNED),
+        (TrialState.RUNNING, TrialState.FAILED),
+        (TrialState.RUNNING, TrialState.CANCELLED),
+    }
+)
+"""Every legal change of a trial's state; all else is refused by guard, trigger and CHECK."""
+
+
+class StageState(StrEnum):
+    PENDING = "pending"
+    ACTIVE = "active"
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class StudyState(StrEnum):
+    ACTIVE = "active"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a worker reported after one step of a trial's budget.
+
+    Attributes:
+        step: epochs done, counted from the start of the whole run (a trial that goes on from a
+            snapshot of epoch 5 reports 6 first).
+        metrics: by name, such as `val/loss` in nats per example; may hold NaN and infinities.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a trial goes on from: the committed snapshot of another trial."""
+
+    trial: int  # its number in the study
+    step: int
+
+    def to_json(self) -> dict[str, int]:
+        return {"trial": self.trial, "step": self.step}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How long and how a trial trains, beside its hyperparameters.
+
+    Attributes:
+        epochs: train until this many epochs are done, those before `start` included.
+        seed: of weights and data order; a trial that starts from a snapshot keeps the snapshot's.
+        data_fraction: share of the training split to use, in (0, 1].
+        stop_at_plateau: end when the objective's metric plateaus (`curves.plateaued`).
+        keep_snapshot: upload a snapshot at the end; a pending stage may go on from it.
+    """
+
+    epochs: int
+    seed: int
+    data_fraction: float = 1.0
+    stop_at_plateau: bool = False
+    keep_snapshot: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "data_fraction": self.data_fraction,
+            "stop_at_plateau": self.stop_at_plateau,
+            "keep_snapshot": self.keep_snapshot,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One trial as the event log tells it up to some event.
+
+    Attributes:
+        number: 0, 1, 2, … within the study.
+        stage: name of its stage.
+        key: unique within the stage (cell, branch value, ordinal); `hand:n` if a person enqueued it.
+        ordinal: its index within the stage.
+        params: every hyperparameter, those fixed by the study included.
+        value: the objective, once complete; finite.
+        curve: points in order of step, without those that a resumed attempt has thrown away.
+        snapshots: steps of committed snapshots, ascending.
+        planned_at: number of the last event its proposal saw.
+        draft: proposed by a model; redrawn while it waits.
+        ended_at: number of the event that finished it, or None.
+    """
+
+    number: int
+    stage: str
+    key: str
+    ordinal: int
+    params: Mapping[str, Scalar]
+    work: Work
+    state: TrialState = TrialState.WAITING
+    stop_reason: StopReason | None = None
+    start: Start | None = None
+    value: float | None = None
+    curve: tuple[Point, ...] = ()
+    snapshots: tuple[int, ...] = ()
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)
+    planned_at: int = 0
+    draft: bool = False
+    ended_at: int | None = None
+
+    @property
+    def is_diverged(self) -> bool:
+        return self.stop_reason is StopReason.DIVERGED
+
+    @property
+    def epochs_run(self) -> int:
+        """Epochs that this trial itself trained and kept."""
+        last = self.curve[-1].step if self.curve else (self.start.step if self.start else 0)
+        return last - (self.start.step if self.start else 0)
+
+    def metric(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of one metric, in order; steps that lack it are left out."""
+        return [(p.step, p.metrics[name]) for p in self.curve if name in p.metrics]

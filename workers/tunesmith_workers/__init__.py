@@ -1,0 +1,1 @@
+"""The workers: one supervisor per machine, one trainer child per slot."""
