@@ -1,0 +1,38 @@
+"""What supervisor and trainer child say to each other: one JSON object a line over a socket.
+
+No torch here: both ends import this. Numbers that are not finite travel as on the wire.
+
+To the child:
+  {"do": "run", "work": <wire.WorkOrder>, "resume": path or null, "scratch": directory}
+  {"do": "hand_back"}     finish the step, write a snapshot, end as released
+  {"do": "abandon"}       the trial is no longer ours: end as abandoned, at the next batch
+From the child:
+  {"say": "ready", "tasks": {name: digest}, "devices": [...], "versions": {...}}   once, at its start
+  {"say": "points", "points": [{"step": 1, "metrics": {"val/loss": 0.31}}]}
+  {"say": "snapshot", "path": ..., "step": 3, "sha256": ..., "size": ..., "final": false}
+                          the file is the supervisor's from here on: it uploads, then unlinks
+  {"say": "log", "text": ...}
+  {"say": "artifact", "name": ..., "path": ..., "sha256": ..., "size": ...}
+  {"say": "ended", "state": "complete" | "pruned" | "failed" | "released" | "abandoned",
+   "stop_reason": ..., "error": null or {"kind", "message", "traceback"}, "retryable": false}
+                          always the last word about a trial; after complete or pruned the child is
+                          warm for the next one, after any other ending the supervisor replaces it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One line of UTF-8 JSON. Raises ValueError on a float that is not finite and not spelled out."""
+    return json.dumps(message, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError(f"a message is a JSON object, got {type(message).__name__}")
+    return message
