@@ -1,0 +1,163 @@
+"""The planner process: a study's log in, proposals and prune verdicts out.
+
+It runs beside the server, niced, because a sampler that thinks holds the interpreter: on the request
+path, or in a thread, every heartbeat would wait for it. It has no database, clock or network; over
+its standard input come a study's specification and log entries, over its standard output go commands
+as JSON, one object a line. `planner_link` is the server's end.
+
+In:
+  {"study": 7, "spec": {...}}                 a study it does not know (again): begin with an empty log
+  {"study": 7, "entries": [[n, kind, trial, stage, data], ...]}       in order, without gaps
+  {"study": 7, "plan": slots}                 decide; `slots` could run a trial of this study
+  {"study": 7, "forget": true}
+Out, for each "plan" (first the verdicts, at once, for they are quick and save training time):
+  {"study": 7, "at": n, "commands": [{"do": "prune", ...}], "done": false}
+  {"study": 7, "at": n, "commands": [{"do": "propose" | "redraw" | "end_stage" | "fail_stage", ...}],
+   "done": true}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
+
+from tunesmith_studies.decisions import ask, first_pruned_step, proposal_json
+from tunesmith_studies.log import Entry, StudyLog
+from tunesmith_studies.planning import Done, Plan, Proposal, Proposals, Wait
+from tunesmith_studies.trial import Trial, TrialState
+
+NICE = 10
+
+Command = dict[str, Any]
+
+
+class StudyPlanner:
+    """One study: its log so far, and what follows from it.
+
+    Every answer is a function of the log alone. `tests/service/test_replay.py` asks the same
+    questions of a log cut at a proposal's `planned_at` (`tunesmith_studies.decisions`) and expects the same bytes.
+    """
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.log = StudyLog(spec)
+        self._verdicts: list[Command] = []
+
+    def feed(self, entries: Sequence[Entry]) -> None:
+        """Fold entries; ask pruners about each new point of trials that still run at the end."""
+        moved_on = {e.trial for e in entries if e.kind == "moved"} - {
+            e.trial for e in _last_moves(entries) if e.data["to"] == TrialState.RUNNING
+        }
+        for entry in entries:
+            self.log.apply(entry)
+            if entry.kind == "reported" and entry.trial is not None and entry.trial not in moved_on:
+                self._judge(entry)
+
+    def verdicts(self) -> list[Command]:
+        """Prune commands for trials that run; each is given once."""
+        given, self._verdicts = self._verdicts, []
+        return [v for v in given if self.log.trial(v["trial"]).state is TrialState.RUNNING]
+
+    def decide(self, slots: int) -> list[Command]:
+        """Proposals, redraws and ends of stages that the log asks for now."""
+        commands: list[Command] = []
+        for stage in self.log.active_stages():
+            waiting = sum(t.state is TrialState.WAITING for t in self.log.trials(stage.name))
+            stale = self.log.stale(stage.name)
+            room = max(max(slots, 1) - waiting, 0) + len(stale)
+            try:
+                plan = ask(self.log, stage, room)
+            except Exception as error:
+                reason = f"planning raised {type(error).__name__}: {error}"
+                logging.getLogger(__name__).error("%s\n%s", reason, traceback.format_exc())
+                commands.append({"do": "fail_stage", "stage": stage.name, "reason": reason[:2000]})
+                continue
+            commands += _as_commands(plan, stage.name, {t.key: t for t in stale}, self.log.at)
+        return commands
+
+    def _judge(self, entry: Entry) -> None:
+        trial = self.log.trial(entry.trial or 0)
+        stage = self.log.stage(trial.stage)
+        if stage.pruner is None or any(v["trial"] == trial.number for v in self._verdicts):
+            return
+        step = first_pruned_step(self.log.history(stage.name), stage, trial, len(entry.data["points"]))
+        if step is not None:
+            verdict = {"do": "prune", "trial": trial.number, "planned_at": entry.n, "step": step}
+            self._verdicts.append(verdict)
+
+
+def _last_moves(entries: Sequence[Entry]) -> Iterator[Entry]:
+    return iter({e.trial: e for e in entries if e.kind == "moved"}.values())
+
+
+def _as_commands(plan: Plan, stage: str, stale: Mapping[str, Trial], at: int) -> list[Command]:
+    if isinstance(plan, Wait):
+        return []
+    if isinstance(plan, Done):
+        return [{"do": "end_stage", "stage": stage, "result": plan.result.to_json(), "planned_at": at}]
+    assert isinstance(plan, Proposals)
+    return [
+        _redraw(p, stale[p.key], at) if p.key in stale else _propose(p, stage, plan.draft, at)
+        for p in plan.items
+    ]
+
+
+def _redraw(proposal: Proposal, draft: Trial, at: int) -> Command:
+    return {
+        "do": "redraw",
+        "trial": draft.number,
+        "params": dict(proposal.params),
+        "sampler_state": dict(proposal.sampler_state),
+        "planned_at": at,
+    }
+
+
+def _propose(proposal: Proposal, stage: str, draft: bool, at: int) -> Command:
+    return {
+        "do": "propose",
+        "stage": stage,
+        "key": proposal.key,
+        "ordinal": proposal.ordinal,
+        **proposal_json(proposal),
+        "planned_at": at,
+        "draft": draft,
+    }
+
+
+def serve(incoming: IO[str], outgoing: IO[str]) -> None:
+    """Answer lines until the server closes its end."""
+    studies: dict[int, StudyPlanner] = {}
+    for line in incoming:
+        message = json.loads(line)
+        study_id = message["study"]
+        if "spec" in message:
+            studies[study_id] = StudyPlanner(message["spec"])
+        elif "forget" in message:
+            studies.pop(study_id, None)
+        elif "entries" in message:
+            studies[study_id].feed([Entry(*e) for e in message["entries"]])
+        else:
+            planner = studies[study_id]
+            _answer(outgoing, study_id, planner.log.at, planner.verdicts(), done=False)
+            _answer(outgoing, study_id, planner.log.at, planner.decide(message["plan"]), done=True)
+
+
+def _answer(outgoing: IO[str], study_id: int, at: int, commands: list[Command], *, done: bool) -> None:
+    answer = {"study": study_id, "at": at, "commands": commands, "done": done}
+    outgoing.write(json.dumps(answer, allow_nan=False) + "\n")
+    outgoing.flush()
+
+
+def main() -> None:
+    os.nice(NICE)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    sys.stdout = sys.stderr  # what a library prints must not mix with the answers
+    serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()
