@@ -1,0 +1,54 @@
+# Everything runs in .venv inside the checkout; `make demo` and `make test` set it up by themselves.
+# A fresh machine needs Python 3.11 or newer (with its venv module) and make, nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint format clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# The stamp's name is a hash of what decides the set-up: it is stale exactly when that has changed.
+STAMP := .venv/.set-up-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+setup: $(STAMP) ## Create .venv with everything pinned in constraints.txt
+
+# torch goes first and alone: where a machine offers a build of its own (CPU, another CUDA), pip then
+# takes that one, and what follows finds it installed instead of looking for the newest.
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Tunesmith needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
+	    "$$($(PYTHON) --version 2>&1 || true). Try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
+	  rm -rf .venv; echo "No virtual environment: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv (a few minutes, once)"
+	@$(PIP) install --quiet -c constraints.txt torch==2.13.0
+	@$(PIP) install --quiet -c constraints.txt -e '.[worker,postgres,test,lint]'
+	@rm -f .venv/.set-up-*
+	@touch $@
+
+demo: $(STAMP) ## A real study on this machine: a service, two workers, four stages, at most 4 minutes
+	@$(BIN)/tunesmith demo
+
+test: $(STAMP) ## Unit, contract, property, API and end-to-end tests, on SQLite and PostgreSQL
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(STAMP) ## The tests that need minutes
+	$(BIN)/python -m pytest -m long
+
+lint: $(STAMP) ## ruff, and mypy --strict on all packages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy -p tunesmith_studies -p tunesmith_service -p tunesmith_workers
+
+format: $(STAMP) ## Let ruff lay the code out
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove what the demo and the tools left (not .venv)
+	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find studies service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +
