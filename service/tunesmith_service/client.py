@@ -1,0 +1,505 @@
+"""The wire over HTTP: `WorkerClient` for supervisors (async), `Client` for people and the command line.
+
+Both share one place for timeouts, retries and the way back from a problem document to the exception
+of `errors` that the service refused with. Network errors, 408, 425, 429 and every 5xx but 507 are
+tried again with full jitter; what is still failing when the time is up is raised as `Unavailable`.
+Every call is safe to repeat: workers' writes carry claim ids and sequence numbers, and what people
+create carries an Idempotency-Key that stays the same over the retries of one call.
+
+Random source, clock and sleep are passed in, so a seeded simulation can drive a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import math
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from tunesmith_service import errors, wire
+from tunesmith_service.errors import (
+    AlreadyFinal,
+    Conflict,
+    Forbidden,
+    LeaseLost,
+    NoSpace,
+    NotFound,
+    Refused,
+    SeqGap,
+    SnapshotReused,
+    TunesmithError,
+    Unauthorized,
+    Unavailable,
+)
+
+__all__ = [
+    "AlreadyFinal",
+    "Client",
+    "Conflict",
+    "CorruptDownloadError",
+    "Forbidden",
+    "Lease",
+    "LeaseLost",
+    "NoSpace",
+    "NotFound",
+    "Refused",
+    "Retries",
+    "SeqGap",
+    "SnapshotReused",
+    "TunesmithError",
+    "Unauthorized",
+    "Unavailable",
+    "WorkerClient",
+]
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+BEAT_SECONDS = 5.0
+TRANSFER_SECONDS = 60.0  # the service makes bytes durable before it answers a PUT
+CHUNK_BYTES = 256 * 1024  # small enough that reading one does not hold up a beat
+FLOOR_SECONDS = 0.5
+CAP_SECONDS = 30.0
+RETRY_AFTER_LIMIT_SECONDS = 120.0  # a proxy's mistake must not put a worker to sleep for a day
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+class CorruptDownloadError(TunesmithError):
+    """Bytes came that do not hash to what was asked for; nothing was left on disk."""
+
+    type = "corrupt_download"
+
+
+class _TryAgain(Unavailable):
+    """Retryable; `retry_after` is what the service asked for, in seconds."""
+
+    retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a worker's write must carry to be accepted."""
+
+    trial_id: int
+    incarnation: int
+    attempt: int
+    secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {wire.LEASE_HEADER: f"{self.incarnation}.{self.attempt}.{self.secret}"}
+
+
+class Retries:
+    """How long to wait before another try: full jitter from 0.5 s, doubling, capped.
+
+    The budget keeps many workers from doubling the load on a service in trouble: each call earns a
+    tenth of a retry. When it is spent, a retry is not refused, since a worker's write may not be
+    lost, but waits near the cap.
+    """
+
+    BUDGET_SHARE = 0.1
+    BUDGET_MAX = 10.0
+
+    def __init__(self, random: Random | None = None) -> None:
+        self._random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
+        self._budget = self.BUDGET_MAX
+
+    def earn(self) -> None:
+        self._budget = min(self.BUDGET_MAX, self._budget + self.BUDGET_SHARE)
+
+    def pause(self, tries: int, *, cap: float = CAP_SECONDS, retry_after: float = 0.0) -> float:
+        """Seconds to wait after `tries` (1, 2, …) failed tries; never above `cap` for a beat's small cap."""
+        if self._budget < 1:
+            wait = self._random.uniform(cap / 2, cap)
+        else:
+            self._budget -= 1
+            wait = self._random.uniform(0, min(cap, FLOOR_SECONDS * 2 ** min(tries - 1, 16)))
+        if cap < CAP_SECONDS:
+            return min(cap, retry_after + wait)
+        return min(retry_after, RETRY_AFTER_LIMIT_SECONDS) + wait
+
+
+def _all_errors(base: type[TunesmithError]) -> Iterator[type[TunesmithError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _all_errors(child)
+
+
+_BY_TYPE = {
+    f"urn:tunesmith:{e.type}": e for e in _all_errors(TunesmithError) if e.__module__ == errors.__name__
+}
+
+
+def _is_retryable(status: int) -> bool:
+    return status in (408, 425, 429) or (status >= 500 and status != NoSpace.status)
+
+
+def failure(response: httpx.Response) -> TunesmithError | None:
+    """The exception that a reply stands for; None for a 2xx. The body must have been read."""
+    if response.is_success:
+        return None
+    try:
+        problem = wire.Problem.model_validate_json(response.content)
+    except ValidationError:  # not from us: a proxy's page, or not Tunesmith at all
+        text = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+        problem = wire.Problem(type="", title="", status=response.status_code, detail=text)
+    if _is_retryable(response.status_code):
+        again = _TryAgain(problem.detail, outcome=problem.outcome)
+        again.retry_after = _retry_after(response)
+        return again
+    kind = _BY_TYPE.get(problem.type) or _by_status(response.status_code)
+    return kind(problem.detail, errors=problem.errors, outcome=problem.outcome)
+
+
+def _by_status(status: int) -> type[TunesmithError]:
+    plain = (NotFound, Conflict, errors.Unprocessable, Unauthorized, Forbidden, errors.TooLarge, NoSpace)
+    return next((e for e in plain if e.status == status), Refused)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds; 0 where there is none (a date is not obeyed: clocks differ)."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else 0.0
+
+
+@contextmanager
+def _network(url: object) -> Iterator[None]:
+    """A network error is something to try again."""
+    try:
+        yield
+    except httpx.TransportError as e:
+        reason = str(e) or type(e).__name__
+        raise _TryAgain(f"no answer from {url}: {reason}; is the service running there?") from e
+
+
+def _read(response: httpx.Response, model: type[M]) -> M:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as e:
+        raise _TryAgain(f"{response.request.url} answered something else than Tunesmith does: {e}") from e
+
+
+def _options(url: str, token: str) -> dict[str, Any]:
+    """What both kinds of httpx client are made with. Raises ValueError for a URL that cannot be one."""
+    base = httpx.URL(url)
+    if base.scheme not in ("http", "https") or not base.host:
+        raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
+    return {
+        "base_url": base.join("/api/v1/"),
+        "headers": {"Authorization": f"Bearer {token}"},
+        "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        "trust_env": not _is_loopback(base.host),  # a proxy of the environment cannot reach our loopback
+    }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _HashedFile:
+    """Bytes written beside `path`, renamed to it once all are there and hash to `sha256`."""
+
+    def __init__(self, path: Path, sha256: str | None) -> None:
+        self._path, self._sha256 = path, sha256
+        self._part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        self._hash = hashlib.sha256()
+        self._file: BinaryIO = self._part.open("xb")
+
+    def write(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
+        self._file.write(chunk)
+
+    def keep(self) -> None:
+        self._file.close()
+        if self._sha256 not in (None, got := self._hash.hexdigest()):
+            raise CorruptDownloadError(f"bytes of {self._sha256} came as {got}; nothing was kept")
+        os.replace(self._part, self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+class WorkerClient:
+    """A supervisor's side of the wire. Each call is tried until it is answered, or for `retry_for` seconds.
+
+    Args:
+        url: of the service, such as http://127.0.0.1:8787.
+        on_trouble: told about each failed try that will be repeated, with the pause in seconds.
+    Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        random: Random | None = None,
+        clock: Callable[[], float] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_trouble: Callable[[Unavailable, float], None] = lambda failure, pause: None,
+    ) -> None:
+        self.retries = Retries(random)
+        self._http = httpx.AsyncClient(transport=transport, **_options(url, token))
+        self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._sleep = sleep
+        self._on_trouble = on_trouble
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def register(self, body: wire.Register) -> wire.Registered:
+        return await self._call("PUT", f"workers/{body.worker_id}", body, wire.Registered)
+
+    async def claim(self, body: wire.ClaimRequest) -> wire.ClaimReply:
+        """A long poll. A claim whose answer got lost is repeated with its id and gets the same lease."""
+        timeout = body.wait_seconds + READ_SECONDS
+        return await self._call("POST", "claims", body, wire.ClaimReply, read_timeout=timeout)
+
+    async def beat(self, lease: Lease) -> wire.Renewed:
+        """One try alone: the caller must know when the beat that was answered had been sent."""
+        return await self._call(
+            "POST", _of(lease, "heartbeat"), wire.Heartbeat(), wire.Renewed,
+            lease=lease, read_timeout=BEAT_SECONDS, retry_for=0,
+        )  # fmt: skip
+
+    async def report(self, lease: Lease, body: wire.Report) -> wire.Reported:
+        return await self._call("POST", _of(lease, "reports"), body, wire.Reported, lease=lease)
+
+    async def log(self, lease: Lease, body: wire.LogChunk) -> wire.Reported:
+        return await self._call("POST", _of(lease, "logs"), body, wire.Reported, lease=lease)
+
+    async def commit_snapshot(self, lease: Lease, body: wire.CommitSnapshot) -> wire.Reported:
+        return await self._call("POST", _of(lease, "snapshots"), body, wire.Reported, lease=lease)
+
+    async def commit_artifact(self, lease: Lease, body: wire.CommitArtifact) -> wire.Reported:
+        return await self._call("POST", _of(lease, "artifacts"), body, wire.Reported, lease=lease)
+
+    async def finish(self, lease: Lease, body: wire.Finish) -> wire.Finished:
+        return await self._call("POST", _of(lease, "finish"), body, wire.Finished, lease=lease)
+
+    async def release(
+        self, lease: Lease, body: wire.Release, *, retry_for: float = math.inf
+    ) -> wire.Finished:
+        return await self._call(
+            "POST", _of(lease, "release"), body, wire.Finished, lease=lease, retry_for=retry_for
+        )
+
+    async def put_blob(self, lease: Lease, path: Path, sha256: str) -> None:
+        """Send a file's bytes, read as they go. The same bytes again are a no-op."""
+        size = os.stat(path).st_size
+
+        async def once() -> None:
+            await self._try(
+                "PUT", _of(lease, f"blobs/{sha256}"),
+                content=_chunks(path), read_timeout=TRANSFER_SECONDS,
+                headers={**lease.headers, "Content-Length": str(size),
+                         "Content-Type": "application/octet-stream"},
+            )  # fmt: skip
+
+        await self._persist(once)
+
+    async def fetch_snapshot(self, lease: Lease, sha256: str, path: Path) -> None:
+        """Bring a snapshot to `path`, which appears only once its bytes hash to `sha256`.
+
+        Raises: CorruptDownloadError; the call may be repeated.
+        """
+
+        async def once() -> None:
+            target = _of(lease, f"snapshots/{sha256}")
+            with _network(self._http.base_url):
+                async with self._http.stream("GET", target, headers=lease.headers) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        raise failure(response) or Refused(f"{target}: {response.status_code}")
+                    with _HashedFile(path, sha256) as file:
+                        async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                            file.write(chunk)
+                        file.keep()
+
+        await self._persist(once)
+
+    async def _call(
+        self, method: str, path: str, body: BaseModel, model: type[M], *, lease: Lease | None = None,
+        read_timeout: float = READ_SECONDS, retry_for: float = math.inf,
+    ) -> M:  # fmt: skip
+        headers = {"Content-Type": "application/json", **(lease.headers if lease else {})}
+        content = body.model_dump_json().encode()
+
+        async def once() -> M:
+            return _read(
+                await self._try(method, path, content=content, headers=headers, read_timeout=read_timeout),
+                model,
+            )
+
+        return await self._persist(once, retry_for)
+
+    async def _try(
+        self, method: str, path: str, *, content: bytes | AsyncIterator[bytes],
+        headers: Mapping[str, str], read_timeout: float,
+    ) -> httpx.Response:  # fmt: skip
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read_timeout, pool=None)
+        with _network(self._http.base_url):
+            response = await self._http.request(
+                method, path, content=content, headers=dict(headers), timeout=timeout
+            )
+        if (refused := failure(response)) is not None:
+            raise refused
+        return response
+
+    async def _persist(self, once: Callable[[], Awaitable[T]], retry_for: float = math.inf) -> T:
+        self.retries.earn()
+        started, tries = self._clock(), 0
+        while True:
+            try:
+                return await once()
+            except _TryAgain as trouble:
+                tries += 1
+                if self._clock() - started >= retry_for:
+                    raise
+                pause = self.retries.pause(tries, retry_after=trouble.retry_after)
+                self._on_trouble(trouble, pause)
+                await self._sleep(pause)
+
+
+def _of(lease: Lease, what: str) -> str:
+    return f"leases/{lease.trial_id}/{what}"
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    # Reads from the page cache take well under a millisecond a chunk; a thread for each would cost more.
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+class Client:
+    """What people and the command line ask of a service. Replies are the JSON of the API, as plain values.
+
+    Args:
+        retry_for: seconds to keep trying while the service does not answer; 0: one try alone.
+    Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        retry_for: float = 10.0,
+        transport: httpx.BaseTransport | None = None,
+        random: Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.retries = Retries(random)
+        self._http = httpx.Client(transport=transport, **_options(url, token))
+        self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
+        """GET a path given as its parts, such as `get("studies", "digits-demo", "best")`."""
+        return self._call("GET", path, query=query)
+
+    def post(self, *path: str | int, json: Any = None, **query: str | int | float | bool | None) -> Any:
+        """POST; all tries of one call carry the same Idempotency-Key."""
+        return self._call("POST", path, json=json, query=query)
+
+    def put(self, *path: str | int, json: Any = None) -> Any:
+        return self._call("PUT", path, json=json)
+
+    def delete(self, *path: str | int) -> Any:
+        return self._call("DELETE", path)
+
+    def pages(self, *path: str | int, **query: str | int | float | bool | None) -> Iterator[Any]:
+        """Every item of a list that comes in pages."""
+        while True:
+            page = self.get(*path, **query)
+            yield from page["items"]
+            if page.get("next") is None:
+                return
+            query["cursor"] = page["next"]
+
+    def download(self, *path: str | int, to: Path, sha256: str | None = None) -> None:
+        """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""
+
+        def once() -> None:
+            with _network(self._http.base_url), self._http.stream("GET", _path(path)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise failure(response) or Refused(f"{_path(path)}: {response.status_code}")
+                with _HashedFile(to, sha256) as file:
+                    for chunk in response.iter_bytes(CHUNK_BYTES):
+                        file.write(chunk)
+                    file.keep()
+
+        self._persist(once)
+
+    def _call(
+        self, method: str, path: tuple[str | int, ...], *, json: Any = None,
+        query: Mapping[str, str | int | float | bool | None] | None = None,
+    ) -> Any:  # fmt: skip
+        headers = {"Idempotency-Key": secrets.token_hex(16)} if method == "POST" else {}
+        params = {k: v for k, v in (query or {}).items() if v is not None}
+
+        def once() -> Any:
+            with _network(self._http.base_url):
+                response = self._http.request(
+                    method, _path(path), params=params, headers=headers,
+                    **({} if json is None else {"json": json}),
+                )  # fmt: skip
+            if (refused := failure(response)) is not None:
+                raise refused
+            return response.json() if response.content else None
+
+        return self._persist(once)
+
+    def _persist(self, once: Callable[[], T]) -> T:
+        self.retries.earn()
+        started, tries = self._clock(), 0
+        while True:
+            try:
+                return once()
+            except _TryAgain as trouble:
+                tries += 1
+                pause = self.retries.pause(tries, retry_after=trouble.retry_after)
+                if self._clock() + pause - started >= self._retry_for:
+                    raise
+                self._sleep(pause)
+
+
+def _path(parts: tuple[str | int, ...]) -> str:
+    """Names of people never become path syntax: each part is quoted whole."""
+    return "/".join(quote(str(part), safe="") for part in parts)
