@@ -1,0 +1,168 @@
+"""Sends a spool's entries one after another, and decides what each refusal means.
+
+| refusal | what follows |
+|---|---|
+| none, or `duplicate` | the next entry |
+| seq_gap | the reports from the expected number on are sent again |
+| no_space, of a snapshot | the file stays here and is tried once more before the last word |
+| no_space, of anything else | tried again until there is room |
+| any, of a log chunk or artifact (the lease is still ours) | that one is given up, with a warning |
+| any other | raised: the attempt is over |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from tunesmith_service import wire
+from tunesmith_service.client import (
+    AlreadyFinal,
+    Forbidden,
+    LeaseLost,
+    NoSpace,
+    Refused,
+    SeqGap,
+    SnapshotReused,
+    Unauthorized,
+    WorkerClient,
+)
+
+from tunesmith_workers.spool import Entry, Spool
+
+T = TypeVar("T")
+
+ENDS_THE_LEASE = (LeaseLost, AlreadyFinal, Unauthorized, Forbidden)
+
+
+class Delivery:
+    """Carries one attempt's writes to the service."""
+
+    def __init__(
+        self,
+        client: WorkerClient,
+        spool: Spool,
+        *,
+        log: structlog.stdlib.BoundLogger,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._client, self._spool, self._log, self._sleep = client, spool, log, sleep
+        self._lease = spool.lease
+        self._kept: Entry | None = None
+
+    async def run(self) -> wire.Finished:
+        """Send until the last word about the attempt is accepted.
+
+        Raises: Refused, when the service will take no more of this attempt.
+        """
+        while True:
+            entry = await self._spool.head()
+            if (finished := await self._deliver(entry)) is not None:
+                return finished
+
+    async def flush(self) -> None:
+        """Send what is there, for an attempt whose supervisor died. Raises: Refused."""
+        while len(self._spool):
+            await self._deliver(await self._spool.head())
+
+    async def _deliver(self, entry: Entry) -> wire.Finished | None:
+        if entry.is_last_word and self._kept is not None:
+            await self._snapshot(self._kept, last_chance=True)
+        finished = await self._send(entry)
+        self._spool.accepted(entry)
+        return finished
+
+    async def _send(self, entry: Entry) -> wire.Finished | None:
+        body = entry.body
+        match entry.kind:
+            case "report":
+                await self._until_room(lambda: self._report(body))
+            case "log":
+                await self._or_without(entry, lambda: self._client.log(self._lease, wire.LogChunk(**body)))
+            case "snapshot":
+                await self._snapshot(entry)
+            case "artifact":
+                await self._or_without(entry, lambda: self._artifact(body))
+            case "finish":
+                return await self._until_room(
+                    lambda: self._client.finish(self._lease, wire.Finish.model_validate(body))
+                )
+            case "release":
+                return await self._until_room(
+                    lambda: self._client.release(self._lease, wire.Release.model_validate(body))
+                )
+            case other:
+                raise ValueError(f"a spool holds no {other!r}")
+        return None
+
+    async def _report(self, body: dict[str, Any]) -> None:
+        try:
+            await self._client.report(self._lease, wire.Report.model_validate(body))
+        except SeqGap as gap:
+            expected = (gap.outcome or {}).get("expected_seq", 0)
+            try:
+                again = self._spool.reports_from(expected)
+            except KeyError:
+                raise gap from None
+            self._log.warning("reports_sent_again", from_seq=expected, to_seq=body["seq"])
+            for each in [*again, body]:
+                await self._client.report(self._lease, wire.Report.model_validate(each))
+
+    async def _snapshot(self, entry: Entry, *, last_chance: bool = False) -> None:
+        path, step, sha256 = Path(entry.body["path"]), entry.body["step"], entry.body["sha256"]
+        try:
+            await self._client.put_blob(self._lease, path, sha256)
+            await self._client.commit_snapshot(self._lease, wire.CommitSnapshot(step=step, sha256=sha256))
+            self._log.info("snapshot_committed", step=step)
+        except NoSpace as refusal:
+            self._log.warning("snapshot_kept_here", step=step, reason=refusal.detail)
+            if not last_chance:
+                self._replace_kept(entry)
+            return
+        except SnapshotReused:  # other bytes of the same step are there: the trial can go on from those
+            self._log.info("snapshot_stands_already", step=step)
+        except FileNotFoundError:  # a leftover spool whose snapshot was accepted and unlinked before
+            self._log.info("snapshot_gone", step=step)
+        _unlink(path)
+        self._replace_kept(None)
+
+    def _replace_kept(self, entry: Entry | None) -> None:
+        if self._kept is not None and self._kept is not entry:
+            _unlink(Path(self._kept.body["path"]))
+        self._kept = entry
+
+    async def _artifact(self, body: dict[str, Any]) -> None:
+        path = Path(body["path"])
+        await self._client.put_blob(self._lease, path, body["sha256"])
+        commit = wire.CommitArtifact(name=body["name"], sha256=body["sha256"])
+        await self._client.commit_artifact(self._lease, commit)
+        _unlink(path)
+
+    async def _or_without(self, entry: Entry, send: Callable[[], Awaitable[object]]) -> None:
+        """A trial is worth more than its log or a picture of it."""
+        try:
+            await send()
+        except ENDS_THE_LEASE:
+            raise
+        except (Refused, FileNotFoundError, ValueError) as refusal:
+            self._log.warning(f"{entry.kind}_given_up", reason=str(refusal))
+
+    async def _until_room(self, send: Callable[[], Awaitable[T]]) -> T:
+        tries = 0
+        while True:
+            try:
+                return await send()
+            except NoSpace as refusal:
+                tries += 1
+                pause = self._client.retries.pause(tries)
+                self._log.warning(
+                    "service_has_no_space", reason=refusal.detail, again_in_seconds=round(pause, 1)
+                )
+                await self._sleep(pause)
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
