@@ -77,6 +77,18 @@ class Float(_Parameter):
         slack = 1e-9 * max(abs(self.low), abs(self.high))
         return (self.zero and value == 0) or self.low - slack <= value <= self.high + slack
 
+    def cast(self, value: Scalar) -> float:
+        """The same number as a float: 1 and 1.0 are one cell."""
+        return float(value)
+
+    def positive(self) -> Float:
+        """The range alone, without the zero beside it."""
+        return self.model_copy(update={"zero": False}) if self.zero else self
+
+    def shown(self) -> str:
+        """The range for people, such as `0 or [1e-06, 0.01]`."""
+        return ("0 or " if self.zero else "") + f"[{self.low:g}, {self.high:g}]"
+
     def position(self, value: float) -> float:
         """Where `value` lies on the scale: 0 at low, 1 at high; a zero beside a log range is 0."""
         if self.zero:
@@ -91,7 +103,8 @@ class Float(_Parameter):
             position = (position - ZERO_SHARE) / (1 - ZERO_SHARE)
         p = min(max(position, 0.0), 1.0)
         if self.log:
-            return min(max(self.low * (self.high / self.low) ** p, self.low), self.high)
+            spread: float = self.low * (self.high / self.low) ** p
+            return min(max(spread, self.low), self.high)
         return self.low + (self.high - self.low) * p
 
     def _plain(self, value: float) -> float:
@@ -105,7 +118,7 @@ class Float(_Parameter):
         """`points` values evenly spaced on the scale, ends included; a zero comes first and extra."""
         if points < 1:
             raise ValueError(f"a grid needs at least one point, got {points}")
-        plain = self.model_copy(update={"zero": False})
+        plain = self.positive()
         spread = [0.5] if points == 1 else [i / (points - 1) for i in range(points)]
         return ((0.0,) if self.zero else ()) + tuple(tidy(plain.value(p)) for p in spread)
 
@@ -133,6 +146,12 @@ class Int(_Parameter):
                 raise ValueError(f"values holds {v}, outside [{self.low}, {self.high}]")
         return self
 
+    def cast(self, value: Scalar) -> int:
+        return int(value)
+
+    def shown(self) -> str:
+        return f"the whole numbers from {self.low} to {self.high}"
+
     def contains(self, value: Scalar) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
 
@@ -146,7 +165,7 @@ class Int(_Parameter):
     def value(self, position: float) -> int:
         p = min(max(position, 0.0), 1.0)
         if self.log:
-            raw = self.low * (self.high / self.low) ** p
+            raw: float = self.low * (self.high / self.low) ** p
         else:
             raw = self.low + round((self.high - self.low) * p / self.step) * self.step
         return min(max(round(raw), self.low), self.high)
@@ -170,6 +189,12 @@ class Choice(_Parameter):
         if len({(type(v), v) for v in self.values}) != len(self.values):
             raise ValueError(f"values must differ, got {list(self.values)}")
         return self
+
+    def cast(self, value: Scalar) -> Scalar:
+        return value
+
+    def shown(self) -> str:
+        return f"the choices {list(self.values)}"
 
     def contains(self, value: Scalar) -> bool:
         return any(type(v) is type(value) and v == value for v in self.values)
@@ -280,6 +305,28 @@ class Space(RootModel[dict[str, Parameter]]):
             if all(other in on and params.get(other) in wanted for other, wanted in when.items()):
                 on.append(name)
         return tuple(on)
+
+    def switched_on(self, params: Params) -> dict[str, Scalar]:
+        """These values without those that are not active here; names outside the space stay."""
+        active = self.active(params)
+        return {n: v for n, v in params.items() if n not in self.root or n in active}
+
+    def without(self, held: Params) -> Space:
+        """What is left to vary once `held` is held, with conditions on held choices settled."""
+        left: dict[str, Float | Int | Choice] = {}
+        for name in self.order():
+            parameter = self.root[name]
+            if name in held or not self._can_be_active(name, held):
+                continue
+            when = {other: wanted for other, wanted in parameter.when.items() if other not in held}
+            left[name] = parameter.model_copy(update={"when": when})
+        return Space.model_construct(root={n: left[n] for n in self.root if n in left})
+
+    def _can_be_active(self, name: str, held: Params) -> bool:
+        return all(
+            held[other] in wanted if other in held else self._can_be_active(other, held)
+            for other, wanted in self.root[name].when.items()
+        )
 
     def problems(self, params: Params) -> list[str]:
         """What is wrong with these values, one sentence each; empty if they are a point of the space."""

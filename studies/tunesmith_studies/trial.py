@@ -12,6 +12,9 @@ from typing import Any
 
 from tunesmith_studies.space import Scalar
 
+HAND = "hand:"
+"""The key of a trial that a person enqueued begins with this."""
+
 
 class TrialState(StrEnum):
     """Optuna's names where it has them. `paused` joins when a stage reaches it."""
@@ -121,6 +124,12 @@ class Work:
             "keep_snapshot": self.keep_snapshot,
         }
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Work:
+        """The inverse of `to_json`; what is missing has its default, what is unknown is left out."""
+        known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
+        return cls(**known)
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -156,6 +165,11 @@ class Trial:
     planned_at: int = 0
     draft: bool = False
     ended_at: int | None = None
+
+    @property
+    def by_hand(self) -> bool:
+        """Enqueued by a person: it counts in a stage's ranking and never keeps the stage waiting."""
+        return self.key.startswith(HAND)
 
     @property
     def is_diverged(self) -> bool:

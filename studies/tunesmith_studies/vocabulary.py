@@ -1,0 +1,97 @@
+"""The hyperparameters that the built-in trainer understands; it hands all others to the model builder.
+
+Needs no Optuna. Nothing refuses a study by it: somebody's own training loop may give a name another
+meaning. The trainer says what it cannot use, and stages ask here what may change mid-training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith_studies.space import Scalar
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+SCHEDULES = (
+    "constant", "inverse_time", "step", "exponential", "inverse_sqrt", "cosine", "piecewise", "one_cycle",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameter:
+    """One word of the vocabulary.
+
+    Attributes:
+        type: what its values are.
+        default: used where a study says nothing; None: the trainer works it out, as `help` says.
+        help: one line for people, with the unit.
+        choices: the allowed words; empty for numbers.
+        low, high: bounds, both included.
+        mid_training: may change at a snapshot, so that branches may differ in it.
+    """
+
+    type: Literal["float", "int", "str"]
+    default: Scalar | None
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = math.inf
+    mid_training: bool = False
+
+
+HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
+    "optimizer": Hyperparameter("str", "sgd", "Which of torch's optimizers trains.", OPTIMIZERS),
+    "lr": Hyperparameter(
+        "float", 0.01, "Learning rate; where the schedule begins, one_cycle's peak.", mid_training=True
+    ),
+    "momentum": Hyperparameter(
+        "float", None, "Of sgd (0), momentum and nesterov (0.9), rmsprop (0).", high=1, mid_training=True
+    ),
+    "beta1": Hyperparameter("float", 0.9, "Adam's decay of the mean gradient.", high=1, mid_training=True),
+    "beta2": Hyperparameter(
+        "float", 0.999, "Adam's decay of the squared gradient.", high=1, mid_training=True
+    ),
+    "alpha": Hyperparameter(
+        "float", 0.99, "RMSprop's decay of the squared gradient.", high=1, mid_training=True
+    ),
+    "eps": Hyperparameter(
+        "float", None, "Added to denominators: 1e-10 for adagrad, else 1e-8.", mid_training=True
+    ),
+    "weight_decay": Hyperparameter(
+        "float", 0.0, "L2 term in the gradient; decoupled for adamw.", mid_training=True
+    ),
+    "schedule": Hyperparameter(
+        "str", "constant", "How the learning rate changes over the epochs.", SCHEDULES
+    ),
+    "decay": Hyperparameter("float", 0.1, "For inverse_time: lr / (1 + decay · epoch).", mid_training=True),
+    "gamma": Hyperparameter(
+        "float", None, "Factor of step (0.1), exponential (0.95), piecewise (0.1).", mid_training=True
+    ),
+    "step_size": Hyperparameter("int", None, "For step: epochs between factors; a third of them.", low=1),
+    "milestones": Hyperparameter(
+        "str", "0.5,0.75", 'For piecewise: epochs such as "10,15", or shares of the run below 1.'
+    ),
+    "pct_start": Hyperparameter(
+        "float", 0.3, "For one_cycle: share of the run in which the rate rises.", high=1
+    ),
+    "div_factor": Hyperparameter("float", 25.0, "For one_cycle: peak over first rate.", low=1),
+    "final_div_factor": Hyperparameter("float", 1e4, "For one_cycle: first over last rate.", low=1),
+    "momentum_low": Hyperparameter("float", 0.85, "For one_cycle: momentum at the peak rate.", high=1),
+    "momentum_high": Hyperparameter("float", 0.95, "For one_cycle: momentum at the ends.", high=1),
+    "batch_size": Hyperparameter("int", 32, "Samples in a batch.", low=1),
+    "accumulation": Hyperparameter("int", 1, "Batches whose gradients make one step.", low=1),
+    "dropout": Hyperparameter(
+        "float", 0.0, "Share of units dropped in training; the model reads it.", high=1, mid_training=True
+    ),
+    "label_smoothing": Hyperparameter(
+        "float", 0.0, "Share of the target spread over all classes.", high=1, mid_training=True
+    ),
+    "clip_norm": Hyperparameter(
+        "float", 0.0, "Largest norm of the gradient; 0 clips none.", mid_training=True
+    ),
+    "early_stopping": Hyperparameter(
+        "int", 0, "Stop after this many epochs without a better objective; 0 never.", mid_training=True
+    ),
+}
