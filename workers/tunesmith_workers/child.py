@@ -1,0 +1,221 @@
+"""The trainer child: one warm process a slot, on the other end of the supervisor's socket.
+
+    python -m tunesmith_workers.child --fd 5 --tasks my_tasks.py --data spam=spam.npz --threads 1
+
+It trains one trial after another and says what `messages` lists. It has no token and no network of
+its own to speak to, and it does not outlive its supervisor: the kernel kills it with its parent, and
+the end of the socket ends it. SIGTERM and SIGINT are the supervisor's to answer, so they are ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tunesmith_service.wire import WorkOrder, show_number
+
+from tunesmith_workers import messages, rng, trainer
+from tunesmith_workers.chatter import Chatter
+from tunesmith_workers.endings import Ending, EpochResult, Said, Saved, Wish
+from tunesmith_workers.loop import Trial, TrialEnded
+from tunesmith_workers.snapshots import SnapshotCorrupt
+from tunesmith_workers.tasks import builtin
+from tunesmith_workers.tasks.registry import Loop, Registry, TaskError, versions
+
+_PR_SET_PDEATHSIG = 1
+_MESSAGE_CHARS, _TRACEBACK_CHARS = 16_384, 65_536  # what wire.TrialError takes
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parent = os.getppid()
+    options = _parser().parse_args(arguments)
+    die_with(parent)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        registry = builtin.registry([Path(f) for f in options.tasks], dict(options.data))
+    except (TaskError, SnapshotCorrupt, ValueError, OSError) as e:
+        sys.exit(str(e))
+    link = Link(socket.socket(fileno=options.fd))
+    link.say(ready(registry))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    while True:
+        order = link.next_order()
+        run_order(link, registry, order, device, options.threads)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("tunesmith_workers.child", description="For the supervisor alone.")
+    parser.add_argument("--fd", type=int, required=True, help="this end of the socket to the supervisor")
+    parser.add_argument("--tasks", action="append", default=[], metavar="FILE", help="a task file")
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="NAME=FILE", type=_named, help="a data file as a task"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads that torch computes with")
+    return parser
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"write NAME=FILE, such as spam=spam.npz, got {text!r}")
+    return name, Path(path)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies; leave at once if it is dead already."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def ready(registry: Registry) -> dict[str, Any]:
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
+    return {"say": "ready", "tasks": registry.digests(), "devices": devices, "versions": versions()}
+
+
+@dataclass(slots=True)
+class Order:
+    """A trial to run, and what the supervisor wants of it by now; set by the reading thread."""
+
+    message: Mapping[str, Any]
+    wish: Wish | None = None
+
+    def asked(self) -> Wish | None:
+        return self.wish
+
+
+class Link:
+    """The socket. A thread reads, so that a wish is seen between two batches; any thread may say."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._saying = threading.Lock()
+        self._newest = Order({})
+        threading.Thread(target=self._read, name="link", daemon=True).start()
+
+    def say(self, message: Mapping[str, Any]) -> None:
+        line = messages.encode(message)
+        with self._saying:
+            self._connection.sendall(line)
+
+    def next_order(self) -> Order:
+        return self._orders.get()
+
+    def _read(self) -> None:
+        try:
+            with self._connection.makefile("rb") as lines:
+                for line in lines:
+                    self._take(messages.decode(line))
+        finally:
+            # The supervisor is gone, or speaks another language: nothing is left to train for. The
+            # main thread may be deep in a kernel, so no exception would reach it in time.
+            os._exit(1)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message["do"]:
+            case "run":
+                self._newest = Order(message)
+                self._orders.put(self._newest)
+            case "hand_back" | "abandon" as wish:
+                self._newest.wish = wish
+
+
+def run_order(link: Link, registry: Registry, order: Order, device: torch.device, threads: int) -> None:
+    """Run one trial and say how it ended, whatever happens."""
+    chatter = Chatter(lambda text: link.say({"say": "log", "text": text}))
+
+    def say(said: Said) -> None:
+        chatter.flush()
+        link.say(spoken(said))
+
+    with chatter:
+        try:
+            ending = train(registry, order, device=device, threads=threads, say=say)
+        except (Exception, SystemExit) as e:
+            ending = failure(e)
+    say(ending)
+
+
+def train(registry: Registry, order: Order, *, device: torch.device, threads: int, say: Any) -> Ending:
+    """Run the trial on the built-in trainer or on its own loop; `say` gets all but the ending."""
+    work = WorkOrder.model_validate(order.message["work"])
+    resume = Path(order.message["resume"]) if order.message.get("resume") else None
+    scratch = Path(order.message["scratch"])
+    entry = registry[work.task]
+    if isinstance(entry.task, Loop):
+        trial = Trial(work, device=device, scratch=scratch, say=say, asked=order.asked, resume=resume)
+        rng.begin(trial.seed, threads)
+        with suppress(TrialEnded):
+            entry.task.run(trial)
+        return trial.ending()
+    for said in trainer.epochs(
+        entry, work, device=device, scratch=scratch, resume=resume, asked=order.asked, threads=threads
+    ):
+        if isinstance(said, Ending):
+            return said
+        say(said)
+    raise RuntimeError("the trainer stopped without an ending")
+
+
+def spoken(said: Said) -> dict[str, Any]:
+    """A message as it travels."""
+    if isinstance(said, EpochResult):
+        metrics = {name: show_number(value) for name, value in said.metrics.items()}
+        return {"say": "points", "points": [{"step": said.step, "metrics": metrics}]}
+    if isinstance(said, Saved):
+        file = {"path": str(said.file.path), "sha256": said.file.sha256, "size": said.file.size}
+        return {"say": "snapshot", "step": said.step, "batch": said.batch, "final": said.final, **file}
+    return {
+        "say": "ended",
+        "state": said.state,
+        "stop_reason": said.stop_reason,
+        "error": said.error,
+        "retryable": said.retryable,
+    }
+
+
+def failure(error: BaseException) -> Ending:
+    """A failed trial, with what a person needs to repair it. Faults of the machine are retryable."""
+    kind = kind_of(error)
+    text = "".join(traceback.format_exception(error))
+    said = {"kind": kind, "message": str(error)[:_MESSAGE_CHARS], "traceback": text[-_TRACEBACK_CHARS:]}
+    retryable = kind in ("out_of_memory", "device_fault")
+    return Ending("failed", "error", error=said, retryable=retryable)
+
+
+def kind_of(error: BaseException) -> str:
+    """What to call an error: its class, or a name of ours for faults that classes do not tell apart."""
+    text = str(error)
+    if isinstance(error, SnapshotCorrupt):
+        return "snapshot_corrupt"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
+    ):
+        return "out_of_memory"
+    if isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and text.startswith(("CUDA error", "cuDNN error", "CUBLAS error"))
+    ):
+        return "device_fault"
+    return type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Optimizers by name: torch's own classes, with a trial's hyperparameters.
+
+| optimizer | torch | reads beside lr and weight_decay |
+|---|---|---|
+| sgd | SGD | momentum (0) |
+| momentum | SGD | momentum (0.9) |
+| nesterov | SGD(nesterov=True) | momentum (0.9), above 0 |
+| adagrad | Adagrad | eps (1e-10) |
+| rmsprop | RMSprop | momentum (0), alpha (0.99), eps (1e-8) |
+| adam | Adam | beta1 (0.9), beta2 (0.999), eps (1e-8) |
+| adamw | AdamW | beta1 (0.9), beta2 (0.999), eps (1e-8) |
+
+`weight_decay` (0) is what torch means by it: an L2 term in the gradient of all but adamw, where it
+is decoupled; on all parameters, biases included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import nn
+from tunesmith_studies.vocabulary import HYPERPARAMETERS
+
+Params: TypeAlias = Mapping[str, bool | int | float | str]
+
+
+def real(params: Params, name: str, default: float | None = None) -> float:
+    """A number of the vocabulary; `default` where the vocabulary leaves it to the trainer.
+
+    Raises ValueError, naming it and its bounds, on what is no such number.
+    """
+    known = HYPERPARAMETERS[name]
+    value = params.get(name, known.default if default is None else default)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+        if math.isfinite(number) and known.low <= number <= known.high:
+            return number
+    kind = "a whole number" if known.type == "int" else "a number"
+    bounds = f"from {known.low:g} up" if math.isinf(known.high) else f"from {known.low:g} to {known.high:g}"
+    raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
+
+
+def whole(params: Params, name: str, default: int | None = None) -> int:
+    """A whole number of the vocabulary. Raises ValueError, naming it, on what is none."""
+    value = real(params, name, default)
+    if value != int(value):
+        raise ValueError(f"{name} must be a whole number, got {value:g}")
+    return int(value)
+
+
+def word(params: Params, name: str) -> str:
+    """One of the vocabulary's choices. Raises ValueError, naming them, on another."""
+    choices = HYPERPARAMETERS[name].choices
+    value = params.get(name, HYPERPARAMETERS[name].default)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return str(value)
+
+
+def _sgd(
+    model: nn.Module, params: Params, lr: float, decay: float, *, momentum: float, nesterov: bool
+) -> torch.optim.SGD:
+    momentum = real(params, "momentum", momentum)
+    return torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay, nesterov=nesterov)
+
+
+def _adagrad(model: nn.Module, params: Params, lr: float, decay: float) -> torch.optim.Adagrad:
+    return torch.optim.Adagrad(model.parameters(), lr, weight_decay=decay, eps=real(params, "eps", 1e-10))
+
+
+def _rmsprop(model: nn.Module, params: Params, lr: float, decay: float) -> torch.optim.RMSprop:
+    momentum, alpha = real(params, "momentum", 0.0), real(params, "alpha")
+    eps = real(params, "eps", 1e-8)
+    return torch.optim.RMSprop(model.parameters(), lr, alpha, eps, weight_decay=decay, momentum=momentum)
+
+
+def _adam(
+    model: nn.Module, params: Params, lr: float, decay: float, kind: type[torch.optim.Adam]
+) -> torch.optim.Adam:
+    betas = (real(params, "beta1"), real(params, "beta2"))
+    return kind(model.parameters(), lr, betas, eps=real(params, "eps", 1e-8), weight_decay=decay)
+
+
+_BUILDERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(_sgd, momentum=0.0, nesterov=False),
+    "momentum": partial(_sgd, momentum=0.9, nesterov=False),
+    "nesterov": partial(_sgd, momentum=0.9, nesterov=True),
+    "adagrad": _adagrad,
+    "rmsprop": _rmsprop,
+    "adam": partial(_adam, kind=torch.optim.Adam),
+    "adamw": partial(_adam, kind=torch.optim.AdamW),
+}
+
+
+def make_optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
+    """The optimizer that `params` describe. Raises ValueError on a name or value that makes none."""
+    build = _BUILDERS[word(params, "optimizer")]
+    return build(model, params, real(params, "lr"), real(params, "weight_decay"))

@@ -1,0 +1,160 @@
+"""Learning-rate schedules by name: torch's own classes, with a trial's hyperparameters.
+
+t is the epoch from 0, lr0 the trial's `lr`.
+
+| schedule | rate in epoch t | reads | torch |
+|---|---|---|---|
+| constant | lr0 | | ConstantLR |
+| inverse_time | lr0 / (1 + decay·t) | decay (0.1) | LambdaLR |
+| step | lr0 · gamma^⌊t / step_size⌋ | gamma (0.1), step_size (a third of the epochs) | StepLR |
+| exponential | lr0 · gamma^t | gamma (0.95) | ExponentialLR |
+| inverse_sqrt | lr0 / √(1 + t) | | LambdaLR |
+| cosine | from lr0 to 0 over the epochs | | CosineAnnealingLR |
+| piecewise | lr0 · gamma^(milestones passed) | gamma (0.1), milestones ("0.5,0.75") | MultiStepLR |
+| one_cycle | up to lr0 and down, each step | see `_one_cycle` | OneCycleLR |
+
+A schedule is a function of the position in training and of the trial's own hyperparameters, so a
+snapshot does not hold one: `replay` takes a fresh schedule to a position by stepping it there,
+which gives the same rates to the bit. That is also what makes a branch follow its own rate.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    StepLR,
+)
+from tunesmith_studies.vocabulary import HYPERPARAMETERS
+
+from tunesmith_workers.optim import Params, real, whole, word
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a trial trains: `epochs` in all, of `steps` optimizer steps each."""
+
+    epochs: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A scheduler of torch and when to step it: after each optimizer step, or after each epoch."""
+
+    scheduler: LRScheduler
+    per: Literal["step", "epoch"]
+
+    def after(self, what: Literal["step", "epoch"]) -> None:
+        if what == self.per:
+            self.scheduler.step()
+
+    def replay(self, epoch: int, step: int, length: Length) -> None:
+        """Bring a fresh schedule to where it stands after `epoch` epochs and `step` steps."""
+        done = min(epoch * length.steps + step, length.epochs * length.steps)
+        advance(self.scheduler, epoch if self.per == "epoch" else done)
+
+
+def advance(scheduler: LRScheduler, count: int) -> None:
+    """Step a scheduler `count` times without its optimizer."""
+    with warnings.catch_warnings():
+        # torch warns of a scheduler stepped before its optimizer, which is what is meant here.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+        for _ in range(count):
+            scheduler.step()
+
+
+def _constant(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)
+
+
+def _inverse_time(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    decay = real(params, "decay")
+    return LambdaLR(optimizer, lambda t: 1 / (1 + decay * t))
+
+
+def _step(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    size = whole(params, "step_size", max(1, length.epochs // 3))
+    return StepLR(optimizer, step_size=size, gamma=real(params, "gamma", 0.1))
+
+
+def _exponential(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    return ExponentialLR(optimizer, gamma=real(params, "gamma", 0.95))
+
+
+def _inverse_sqrt(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    return LambdaLR(optimizer, lambda t: 1 / math.sqrt(1 + t))
+
+
+def _cosine(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    return CosineAnnealingLR(optimizer, T_max=length.epochs)
+
+
+def _piecewise(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    return MultiStepLR(optimizer, milestones=_milestones(params, length), gamma=real(params, "gamma", 0.1))
+
+
+def _milestones(params: Params, length: Length) -> list[int]:
+    """Epochs at which the rate falls, from a text such as "10,15", or as shares of the run: "0.5,0.75"."""
+    text = str(params.get("milestones", HYPERPARAMETERS["milestones"].default))
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f'milestones must be numbers with commas between, such as "10,15", got {text!r}'
+        ) from None
+    if any(not math.isfinite(v) or v <= 0 for v in values) or values != sorted(set(values)):
+        raise ValueError(f"milestones must rise from above 0, got {text!r}")
+    return [round(v * length.epochs) if v < 1 else int(v) for v in values]
+
+
+def _one_cycle(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
+    """torch's OneCycleLR over the whole run with `lr` as its peak.
+
+    Reads pct_start (0.3), div_factor (25), final_div_factor (1e4), and momentum_low (0.85) and
+    momentum_high (0.95), between which momentum, or Adam's beta1, falls while the rate rises. An
+    optimizer without momentum keeps none.
+    """
+    group = optimizer.param_groups[0]
+    return OneCycleLR(
+        optimizer,
+        max_lr=group["lr"],
+        total_steps=length.epochs * length.steps,
+        pct_start=real(params, "pct_start"),
+        div_factor=real(params, "div_factor"),
+        final_div_factor=real(params, "final_div_factor"),
+        cycle_momentum=group.get("momentum", 0.0) > 0 or "betas" in group,
+        base_momentum=real(params, "momentum_low"),
+        max_momentum=real(params, "momentum_high"),
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[Optimizer, Params, Length], LRScheduler]] = {
+    "constant": _constant,
+    "inverse_time": _inverse_time,
+    "step": _step,
+    "exponential": _exponential,
+    "inverse_sqrt": _inverse_sqrt,
+    "cosine": _cosine,
+    "piecewise": _piecewise,
+    "one_cycle": _one_cycle,
+}
+
+
+def make_schedule(optimizer: Optimizer, params: Params, length: Length) -> Schedule:
+    """The schedule that `params` describe. Raises ValueError on a name or value that makes none."""
+    name = word(params, "schedule")
+    scheduler = _BUILDERS[name](optimizer, params, length)
+    return Schedule(scheduler, per="step" if name == "one_cycle" else "epoch")
