@@ -108,6 +108,11 @@ class Earlier:
     trials: tuple[Trial, ...]
     result: StageResult
 
+    def best(self, top: int) -> tuple[Trial, ...]:
+        """Its best `top` trials, best first."""
+        by_number = {t.number: t for t in self.trials}
+        return tuple(by_number[r.trial] for r in self.result.ranking[:top])
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -134,7 +139,8 @@ class History:
         return tuple(t for t in self.trials if not t.state.is_finished)
 
     def by_key(self) -> dict[str, Trial]:
-        return {t.key: t for t in self.trials}
+        """By planned key; a trial that was tried again (`key/retry:n`) is told by its newest try."""
+        return {t.key.partition("/retry:")[0]: t for t in self.trials}
 
     def source_of(self, stage: Stage) -> Earlier | None:
         """The stage that `stage` builds on: the one it names, or the last that ranked something."""
@@ -165,7 +171,9 @@ class Seed:
 def training_seed(study: StudySpec, stage: str, ordinal: int) -> int:
     """Seed of weights and data order: one per stage, or one per trial, as the study says."""
     seed = Seed(study.seed)
-    return seed.stream(stage, "train") if study.seed_mode == "shared" else seed.stream(stage, "train", ordinal)
+    return (
+        seed.stream(stage, "train") if study.seed_mode == "shared" else seed.stream(stage, "train", ordinal)
+    )
 
 
 def rank(history: History) -> tuple[Ranked, ...]:

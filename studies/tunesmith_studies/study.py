@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tunesmith_studies.space import Scalar, Space
 from tunesmith_studies.stages import AnyStage
+from tunesmith_studies.stages.base import Forecast
 
 
 class Objective(BaseModel):
@@ -17,7 +19,7 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metric: str = Field(default="val/loss", max_length=128)
+    metric: str = Field(default="val/loss", min_length=1, max_length=128)
     direction: Literal["minimize", "maximize"] = "minimize"
     reduce: Literal["last", "best", "mean"] = "last"
     k: int = Field(default=3, ge=1, description="For reduce: mean, how many of the last points.")
@@ -39,6 +41,13 @@ class Limits(BaseModel):
     deadline: datetime | None = Field(default=None, description="With a time zone, else UTC.")
     max_concurrent: int | None = Field(default=None, ge=1)
 
+    @field_validator("deadline")
+    @classmethod
+    def _utc_unless_said(cls, deadline: datetime | None) -> datetime | None:
+        if deadline is not None and deadline.tzinfo is None:
+            return deadline.replace(tzinfo=UTC)
+        return deadline
+
 
 class StudySpec(BaseModel):
     """A study as a person describes it; `studies/tunesmith_studies/examples` has files to run."""
@@ -55,8 +64,95 @@ class StudySpec(BaseModel):
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     seed: int = Field(default=0, ge=0, lt=2**53)
     seed_mode: Literal["shared", "per_trial"] = "shared"
-    keep_best: int = Field(default=3, ge=0, le=100, description="Snapshots of this many best trials are kept.")
+    keep_best: int = Field(
+        default=3, ge=0, le=100, description="Snapshots of this many best trials are kept."
+    )
     retries: int = Field(default=2, ge=0, le=20, description="Retries of a trial after retryable failures.")
     snapshot_every_seconds: float = Field(default=600, gt=0)
-    fresh_wait_seconds: float = Field(default=0.25, ge=0, description="How long a claim waits for a fresh draft.")
+    fresh_wait_seconds: float = Field(
+        default=0.25, ge=0, description="How long a claim waits for a fresh draft."
+    )
     notes: str = Field(default="", max_length=16384)
+
+    @field_validator("stages")
+    @classmethod
+    def _complete_stages(cls, stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
+        """Give each stage a name of its own and its pruner numbers instead of `auto`."""
+        named: list[AnyStage] = []
+        for stage in stages:
+            named.append(complete_stage(stage, [s.name for s in named + list(stages)]))
+        return tuple(named)
+
+    @model_validator(mode="after")
+    def _runs(self) -> StudySpec:
+        found = [
+            InitErrorDetails(
+                type=PydanticCustomError("study", "{sentence}", {"sentence": sentence}),
+                loc=where,
+                input=None,
+            )
+            for where, sentence in self.problems()
+        ]
+        if found:
+            raise ValidationError.from_exception_data("StudySpec", found)
+        return self
+
+    def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What keeps this study from running: the place in the specification and a sentence each."""
+        for name in self.fixed:
+            if name in self.space:
+                yield ("fixed", name), f"{name} stands in space and in fixed; leave it in one of them"
+        for i, stage in enumerate(self.stages):
+            earlier = self.stages[:i]
+            for sentence in stage_problems(self, stage, earlier):
+                yield ("stages", i), f"stage {stage.name}: {sentence}"
+
+    def with_stage(self, stage: AnyStage) -> StudySpec:
+        """This study with one more stage at its end, checked. Raises ValidationError as creation does."""
+        stages = [*self.to_json()["stages"], stage.model_dump(mode="json")]
+        return StudySpec.from_json(self.to_json() | {"stages": stages})
+
+    def stages_after(self, name: str) -> tuple[AnyStage, ...]:
+        names = [s.name for s in self.stages]
+        return self.stages[names.index(name) + 1 :] if name in names else ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Complete and canonical: equal studies give equal JSON."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> StudySpec:
+        return cls.model_validate(data)
+
+
+def complete_stage(stage: AnyStage, taken: list[str]) -> AnyStage:
+    """The stage with a name (its kind, then kind_2, kind_3, …) and a pruner without `auto`."""
+    update: dict[str, Any] = {}
+    if not stage.name:
+        n, name = 1, str(stage.kind)
+        while name in taken:
+            n += 1
+            name = f"{stage.kind}_{n}"
+        update["name"] = name
+    if stage.pruner is not None:
+        update["pruner"] = stage.pruner.resolved(stage.epochs)
+    return stage.model_copy(update=update) if update else stage
+
+
+def stage_problems(study: StudySpec, stage: AnyStage, earlier: tuple[AnyStage, ...]) -> list[str]:
+    """A sentence for each thing that keeps `stage` from running after `earlier`."""
+    names = [s.name for s in earlier]
+    if stage.name in names:
+        return [f"two stages are named {stage.name}; give one of them another name"]
+    if stage.source is not None and stage.source not in names:
+        known = ", ".join(names) if names else "none, for it is the first"
+        return [f"its source {stage.source!r} is no earlier stage; earlier ones are: {known}"]
+    return stage.problems(study)
+
+
+def forecast(study: StudySpec) -> dict[str, Forecast]:
+    """What each stage runs at most, by name, before anything has run."""
+    planned: dict[str, Forecast] = {}
+    for stage in study.stages:
+        planned[stage.name] = stage.forecast(study, planned)
+    return planned

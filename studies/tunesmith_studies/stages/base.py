@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith_studies.planning import Done, Earlier, History, Plan, Ranked, Seed, StageResult, training_seed
+from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.pruners import Pruner
-from tunesmith_studies.space import Scalar
+from tunesmith_studies.space import Scalar, Space
+from tunesmith_studies.trial import Work
 
 if TYPE_CHECKING:
-    from tunesmith_studies.planning import History, Plan, Seed
     from tunesmith_studies.study import StudySpec
+
+
+class Forecast(BaseModel):
+    """Trials, epochs and end-of-trial snapshots that a stage plans at most."""
+
+    trials: int
+    epochs: int
+    snapshots: int = 0
 
 
 class Stage(BaseModel):
@@ -25,13 +36,17 @@ class Stage(BaseModel):
 
     kind: str
     name: str = Field(default="", max_length=128, description="Unique in the study; the kind if empty.")
-    source: str | None = Field(default=None, description="Earlier stage to build on; default the last that ranked.")
+    source: str | None = Field(
+        default=None, description="Earlier stage to build on; default the last that ranked."
+    )
     epochs: int = Field(ge=1, description="Full passes over the training split for each trial.")
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the training split to use.")
     fixed: Mapping[str, Scalar] = Field(
         default_factory=dict, description="Hyperparameters held for this stage; over the study's own."
     )
     pruner: Pruner | None = Field(default=None, description="Compares trials within this stage.")
+
+    # --- what each kind answers ---------------------------------------------------------------------
 
     def problems(self, study: StudySpec) -> list[str]:
         """What keeps this stage from running in that study, a sentence each with what to do."""
@@ -45,10 +60,101 @@ class Stage(BaseModel):
         """How much this stage will run at most, before anything has run."""
         raise NotImplementedError
 
+    @property
+    def goes_on_from_source(self) -> bool:
+        """Whether this stage starts trials from snapshots that its source's trials leave."""
+        return False
 
-class Forecast(BaseModel):
-    """Trials, epochs and end-of-trial snapshots that a stage plans at most."""
+    # --- what they have in common -------------------------------------------------------------------
 
-    trials: int
-    epochs: int
-    snapshots: int = 0
+    def held(self, study: StudySpec) -> dict[str, Scalar]:
+        """Hyperparameters that do not vary in this stage."""
+        return {**study.fixed, **self.fixed}
+
+    def open_space(self, study: StudySpec) -> Space:
+        """What of the space is left to vary here; conditions on a held choice are settled."""
+        return study.space.without(self.held(study))
+
+    def source_in(self, study: StudySpec) -> Stage | None:
+        """The stage that this one will build on if all before it rank something."""
+        names = [s.name for s in study.stages]
+        before = study.stages[: names.index(self.name)] if self.name in names else study.stages
+        if self.source is not None:
+            return next((s for s in before if s.name == self.source), None)
+        return before[-1] if before else None
+
+    def keeps_snapshots(self, study: StudySpec) -> bool:
+        """Whether a later stage may go on from the snapshots of this one's trials."""
+        return any(
+            later.goes_on_from_source and later.source in (None, self.name)
+            for later in study.stages_after(self.name)
+        )
+
+    def work(self, history: History, ordinal: int, **changes: Any) -> Work:
+        """A trial of this stage's budget; `changes` are fields of Work."""
+        usual = {
+            "epochs": self.epochs,
+            "seed": training_seed(history.study, self.name, ordinal),
+            "data_fraction": self.data_fraction,
+        }
+        return Work(**(usual | changes))
+
+    def done(self, history: History, why: str, **chosen: Any) -> Done:
+        """The end of this stage with its trials ranked by the objective; failed if none ranks."""
+        ranking = by_objective(history)
+        if not ranking:
+            return nothing_ranks(history)
+        best = next(t for t in history.trials if t.number == ranking[0].trial)
+        shown = show_params(best.params, self.open_space(history.study).names())
+        metric = history.study.objective.metric
+        return Done(
+            StageResult(
+                ranking=ranking,
+                why=f"{why} Best is trial {best.number} with {shown}: {metric} {ranking[0].value:.4g}.",
+                chosen={"params": dict(best.params), **chosen},
+                numbers=spent(history),
+            )
+        )
+
+
+def spent(history: History) -> dict[str, Any]:
+    """How many trials ended how, and the epochs they trained."""
+    ends = Counter(outcome(t.state, t.is_diverged) for t in history.trials if t.state.is_finished)
+    return {"epochs": sum(t.epochs_run for t in history.trials), "trials": dict(sorted(ends.items()))}
+
+
+def outcome(state: str, is_diverged: bool) -> str:
+    return "diverged" if is_diverged else str(state)
+
+
+def nothing_ranks(history: History) -> Done:
+    """The end of a stage in which no trial finished with a finite objective."""
+    numbers = spent(history)
+    ends = ", ".join(f"{n} {how}" for how, n in numbers["trials"].items()) or "none was run"
+    metric = history.study.objective.metric
+    return failed(f"No trial ended with a finite {metric} ({ends}), so there is nothing to rank.", numbers)
+
+
+def failed(why: str, numbers: Mapping[str, Any] | None = None) -> Done:
+    return Done(StageResult(ranking=(), why=why, numbers=numbers or {}, failed=True))
+
+
+def source_or_why(stage: Stage, history: History) -> Earlier | str:
+    """The stage to build on, or a sentence that says why there is none."""
+    source = history.source_of(stage)
+    if source is None:
+        wanted = stage.source or "an earlier stage"
+        return f"{stage.name} builds on {wanted}, which has left no result; it may have been skipped."
+    if not source.result.ranking:
+        return f"{stage.name} builds on {source.stage.name}, which ranked nothing: {source.result.why}"
+    return source
+
+
+def show_params(params: Mapping[str, Scalar], names: tuple[str, ...]) -> str:
+    """`lr=0.01, weight_decay=0.0001` for people."""
+    values = {n: params[n] for n in names if n in params}
+    shown = [f"{n}={v:.4g}" if isinstance(v, float) else f"{n}={v}" for n, v in values.items()]
+    return ", ".join(shown) if shown else "nothing varied"
+
+
+__all__ = ["Forecast", "Ranked", "Stage", "failed", "nothing_ranks", "show_params", "source_or_why", "spent"]

@@ -1,0 +1,143 @@
+"""An Optuna study rebuilt from a stage's trials, for one question of a sampler or a pruner.
+
+Beside `samplers` and `pruners`, which import this inside functions, nothing here may be imported:
+Optuna takes a second to load. What is rebuilt is thrown away after the question; only the
+translation of single trials is kept, by identity, and may be dropped at any moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import InMemoryStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from tunesmith_studies.study import Objective
+from tunesmith_studies.trial import Trial, TrialState
+
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+"""Optuna wants times; nothing that we offer reads them."""
+
+_BY_HAND = 1_000_000
+"""Numbers of trials by hand start here, so that planned ones keep their ordinal as their number."""
+
+_STATES = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+    TrialState.CANCELLED: OptunaState.FAIL,
+    # A trial that waits will run with just these values: to a sampler it is as good as running.
+    TrialState.RUNNING: OptunaState.RUNNING,
+    TrialState.WAITING: OptunaState.RUNNING,
+}
+
+
+class RowStorage(InMemoryStorage):
+    """Optuna's storage in memory, filled with trials at once and without copying them.
+
+    Optuna's own `create_new_trial` copies each trial deeply and numbers it by its place; here a
+    trial keeps its number, and 10,000 of them take milliseconds.
+    """
+
+    def __init__(self, name: str, direction: str, trials: Iterable[FrozenTrial]) -> None:
+        super().__init__()
+        minimize = direction == "minimize"
+        directions = [StudyDirection.MINIMIZE if minimize else StudyDirection.MAXIMIZE]
+        self.study_id = self.create_new_study(directions, name)
+        for trial in trials:
+            self.put(trial)
+        complete = [t for t in self._studies[self.study_id].trials if t.state is OptunaState.COMPLETE]
+        # Of equal values Optuna calls the one best that ended first.
+        for trial in sorted(complete, key=lambda t: t.datetime_complete or EPOCH):
+            self._update_cache(trial._trial_id, self.study_id)
+
+    def put(self, trial: FrozenTrial) -> None:
+        trials = self._studies[self.study_id].trials
+        self._trial_id_to_study_id_and_number[trial._trial_id] = (self.study_id, len(trials))
+        trials.append(trial)
+
+
+def open_study(
+    name: str,
+    direction: str,
+    trials: Iterable[FrozenTrial],
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> Study:
+    """A study over these trials; its pruner never prunes, so that samplers see every trial."""
+    storage = RowStorage(name, direction, trials)
+    return Study(name, storage, sampler or optuna.samplers.RandomSampler(0), optuna.pruners.NopPruner())
+
+
+def number_of(trial: Trial) -> int:
+    """The number that Optuna sees: the ordinal within the stage, which no other study shifts."""
+    return _BY_HAND + trial.number if trial.by_hand else trial.ordinal
+
+
+Translate = Callable[[Trial], tuple[dict[str, Any], dict[str, BaseDistribution]]]
+
+
+def frozen(
+    trial: Trial,
+    objective: Objective,
+    *,
+    translate: Translate | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> FrozenTrial:
+    """One trial as Optuna sees it.
+
+    Args:
+        translate: gives its parameters and their distributions; none for pruners.
+        attributes: system attributes, such as rungs or a generation.
+    """
+    curve = dict(trial.metric(objective.metric))
+    state, value = _STATES[trial.state], trial.value
+    if state is OptunaState.COMPLETE and value is None:
+        state = OptunaState.FAIL
+    if state is OptunaState.PRUNED:  # as `Study.tell` does: the last value, unless it is NaN
+        value = curve[max(curve)] if curve and not math.isnan(curve[max(curve)]) else None
+    params, distributions = translate(trial) if translate else ({}, {})
+    ended = EPOCH + timedelta(microseconds=trial.ended_at) if trial.ended_at is not None else None
+    return FrozenTrial(
+        number=number_of(trial),
+        trial_id=trial.number,
+        state=state,
+        value=value if state in (OptunaState.COMPLETE, OptunaState.PRUNED) else None,
+        datetime_start=EPOCH,
+        datetime_complete=ended,
+        params=params,
+        distributions=distributions,
+        user_attrs={},
+        system_attrs=dict(attributes or {}),
+        intermediate_values=curve,
+    )
+
+
+class Kept:
+    """Translations of trials that have not changed since: a cache that may be emptied at any moment.
+
+    A trial is a frozen value, and the log makes a new one for every change, so its identity says
+    whether it is the one translated before. Holding on to it keeps its identity its own.
+    """
+
+    def __init__(self, most: int = 50_000) -> None:
+        self._most = most
+        self._kept: dict[tuple[int, Hashable], tuple[Trial, FrozenTrial]] = {}
+
+    def get(self, trial: Trial, question: Hashable, make: Callable[[], FrozenTrial]) -> FrozenTrial:
+        """`make()`, or what it gave for this trial and question before."""
+        found = self._kept.get((id(trial), question))
+        if found is None:
+            if len(self._kept) >= self._most:
+                self._kept.clear()
+            found = self._kept[id(trial), question] = (trial, make())
+        return found[1]
+
+    def clear(self) -> None:
+        self._kept.clear()
