@@ -33,6 +33,7 @@ from pydantic import BaseModel, ValidationError
 from tunesmith_service import errors, wire
 from tunesmith_service.errors import (
     AlreadyFinal,
+    ClaimStale,
     Conflict,
     Forbidden,
     LeaseLost,
@@ -48,6 +49,7 @@ from tunesmith_service.errors import (
 
 __all__ = [
     "AlreadyFinal",
+    "ClaimStale",
     "Client",
     "Conflict",
     "CorruptDownloadError",
@@ -113,22 +115,22 @@ class Retries:
     lost, but waits near the cap.
     """
 
-    BUDGET_SHARE = 0.1
-    BUDGET_MAX = 10.0
+    CALLS_PER_RETRY = 10
+    BUDGET_CALLS = 200  # twenty retries: a restart of the service costs a few slots not that much
 
     def __init__(self, random: Random | None = None) -> None:
         self._random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
-        self._budget = self.BUDGET_MAX
+        self._earned = self.BUDGET_CALLS
 
     def earn(self) -> None:
-        self._budget = min(self.BUDGET_MAX, self._budget + self.BUDGET_SHARE)
+        self._earned = min(self.BUDGET_CALLS, self._earned + 1)
 
     def pause(self, tries: int, *, cap: float = CAP_SECONDS, retry_after: float = 0.0) -> float:
         """Seconds to wait after `tries` (1, 2, …) failed tries; never above `cap` for a beat's small cap."""
-        if self._budget < 1:
+        if self._earned < self.CALLS_PER_RETRY:
             wait = self._random.uniform(cap / 2, cap)
         else:
-            self._budget -= 1
+            self._earned -= self.CALLS_PER_RETRY
             wait = self._random.uniform(0, min(cap, FLOOR_SECONDS * 2 ** min(tries - 1, 16)))
         if cap < CAP_SECONDS:
             return min(cap, retry_after + wait)
@@ -248,7 +250,8 @@ class WorkerClient:
 
     Args:
         url: of the service, such as http://127.0.0.1:8787.
-        on_trouble: told about each failed try that will be repeated, with the pause in seconds.
+        on_trouble: told about each failed try that will be repeated, with the pause in seconds; and
+            with None when a repeated one was answered.
     Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
     """
 
@@ -261,7 +264,7 @@ class WorkerClient:
         random: Random | None = None,
         clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        on_trouble: Callable[[Unavailable, float], None] = lambda failure, pause: None,
+        on_trouble: Callable[[Unavailable | None, float], None] = lambda failure, pause: None,
     ) -> None:
         self.retries = Retries(random)
         self._http = httpx.AsyncClient(transport=transport, **_options(url, token))
@@ -376,7 +379,7 @@ class WorkerClient:
         started, tries = self._clock(), 0
         while True:
             try:
-                return await once()
+                answer = await once()
             except _TryAgain as trouble:
                 tries += 1
                 if self._clock() - started >= retry_for:
@@ -384,6 +387,10 @@ class WorkerClient:
                 pause = self.retries.pause(tries, retry_after=trouble.retry_after)
                 self._on_trouble(trouble, pause)
                 await self._sleep(pause)
+            else:
+                if tries:
+                    self._on_trouble(None, 0.0)
+                return answer
 
 
 def _of(lease: Lease, what: str) -> str:

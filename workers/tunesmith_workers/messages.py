@@ -1,8 +1,8 @@
 """What supervisor and trainer child say to each other: one JSON object a line over a socket.
 
 No torch here: both ends import this. Numbers that are not finite travel as on the wire.
-The supervisor starts `python -m tunesmith_workers.child --fd N [--tasks FILE]… [--data NAME=FILE]…`, where N is
-its end of the socket. A task or data file that cannot be used: one line on stderr that says why, exit code 1.
+The supervisor starts `python -m tunesmith_workers.child --fd N --threads N [--tasks FILE]…
+[--data NAME=FILE]…`. A file that cannot be used: one line on stderr that says why, exit code 1.
 
 To the child:
   {"do": "run", "work": <wire.WorkOrder>, "resume": path or null, "scratch": directory}

@@ -3,7 +3,7 @@
 worker.json   worker id and slot ids, random, kept for good (mode 0600)
 lock          held while a supervisor lives; names its process id
 spool/        writes that the service has not accepted yet, one file an attempt
-scratch/      the trainers' own directories, emptied at each start
+scratch/      the trainers' own directories, those of earlier starts removed
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ class State:
             part.rename(path)
         return worker_id, slot_ids[:slots]
 
-    def empty_scratch(self) -> None:
+    def empty_scratch(self, *, but: Path) -> None:
         """Only after leftover spools are done with: they name snapshots in here."""
         for entry in self.scratch.iterdir():
-            shutil.rmtree(entry, ignore_errors=True)
+            if entry != but:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def open_state(directory: Path | None, name: str | None, environ: Mapping[str, str]) -> State:

@@ -1,0 +1,165 @@
+"""The command `tunesmith worker`, also `python -m tunesmith_workers`. No torch here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+import structlog
+from tunesmith_service.client import Forbidden, Unauthorized
+
+from tunesmith_workers import devices as machine
+from tunesmith_workers.attempt import Patience
+from tunesmith_workers.child_process import ChildStartError
+from tunesmith_workers.state import State, StateInUseError, open_state
+from tunesmith_workers.supervisor import Options, Supervisor
+
+REFUSED_EXIT_CODE = 4
+DEFAULT_URL = "http://127.0.0.1:8787"
+
+
+@click.command()
+@click.option("--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True, help="Of the service.")
+@click.option(
+    "--token", envvar="TUNESMITH_TOKEN", help="Of the role worker. Better --token-file: others see arguments."
+)
+@click.option(
+    "--token-file",
+    envvar="TUNESMITH_TOKEN_FILE",
+    type=click.Path(path_type=Path),
+    help="A file that holds the token.",
+)
+@click.option(
+    "--tasks", multiple=True, type=click.Path(path_type=Path), help="A Python file with tasks; repeatable."
+)
+@click.option("--data", multiple=True, metavar="NAME=FILE", help="A data file as the task NAME; repeatable.")
+@click.option(
+    "--slots", type=click.IntRange(1, 256), help="Trials at a time where there is no GPU.  [default: 1]"
+)
+@click.option("--devices", help="Use these alone, such as cuda:0,cuda:1 or cpu.  [default: every GPU]")
+@click.option(
+    "--slots-per-device",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Trials that share a GPU.",
+)
+@click.option(
+    "--devices-per-slot", type=click.IntRange(1, 64), default=1, show_default=True, help="GPUs of one trial."
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for identity, spool and scratch space.  [default: a free one in ~/.local/state]",
+)
+@click.option("--name", help="For people; also names the default state directory.  [default: the host's]")
+@click.option("--once", is_flag=True, help="Take one trial a slot, then leave.")
+@click.option(
+    "--exit-when-idle",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Leave after so long without any trial.",
+)
+@click.option(
+    "--max-offline",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Train on for so long while the service does not answer.",
+)
+@click.option(
+    "--stall-timeout",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Kill a trainer that says nothing for so long.  [default: never]",
+)
+def worker(
+    *, url: str, token: str | None, token_file: Path | None, tasks: tuple[Path, ...], data: tuple[str, ...],
+    slots: int | None, devices: str | None, slots_per_device: int, devices_per_slot: int,
+    state: Path | None, name: str | None, once: bool, exit_when_idle: float | None, max_offline: float,
+    stall_timeout: float | None,
+) -> None:  # fmt: skip
+    """Train trials of a Tunesmith service on this machine, one at a time on each slot.
+
+    SIGTERM, SIGINT and SIGUSR1 hand the trials back with a snapshot within 25 seconds; a second one
+    hands them back at once. Exit codes: 1 a task or data file cannot be used, 4 the service refuses
+    the token.
+    """
+    configure_logs()
+    try:
+        found = machine.named(devices) if devices else machine.discover(os.environ)
+        dealt = machine.deal(
+            found, slots=slots, slots_per_device=slots_per_device, devices_per_slot=devices_per_slot
+        )
+        home = open_state(state, name, os.environ)
+        options = Options(
+            url=url, token=_token(token, token_file),
+            name=name or f"{socket.gethostname()}:{home.directory.name}",
+            tasks=tuple(file.resolve() for file in tasks), data=dict(map(_named_file, data)),
+            once=once, exit_when_idle=exit_when_idle,
+            patience=Patience(max_offline=max_offline, stall=stall_timeout),
+        )  # fmt: skip
+        supervisor = Supervisor(options, home, dealt)
+    except (ValueError, OSError) as e:
+        raise click.UsageError(str(e)) from e
+    except StateInUseError as e:
+        raise click.ClickException(str(e)) from e
+    _run(supervisor, home)
+
+
+def _run(supervisor: Supervisor, home: State) -> None:
+    try:
+        asyncio.run(supervisor.run())
+    except ChildStartError as e:
+        raise click.ClickException(str(e)) from e
+    except (Unauthorized, Forbidden) as e:
+        click.echo(f"Error: the service refuses this worker's token: {e.detail}", err=True)
+        sys.exit(REFUSED_EXIT_CODE)
+    finally:
+        home.close()
+
+
+def _token(token: str | None, file: Path | None) -> str:
+    """Raises: ValueError, OSError."""
+    if token is None and file is not None:
+        token = file.read_text().strip()
+    if not token:
+        raise ValueError(
+            "a worker needs a token of the role worker (tunesmith token create --role worker): "
+            "give it with --token-file, --token or TUNESMITH_TOKEN"
+        )
+    return token
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise ValueError(f"--data takes NAME=FILE, such as spam=spam.npz, got {text!r}")
+    return name, Path(path).resolve()
+
+
+def configure_logs() -> None:
+    """One line a change of state on stderr: for eyes on a terminal, key=value elsewhere."""
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    worker()

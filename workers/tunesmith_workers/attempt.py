@@ -1,0 +1,497 @@
+"""One attempt of a trial, from its grant to the last word about it.
+
+Everything that can happen while a trial trains arrives in one mailbox, in one order: what the child
+says or that it died, that the lease is over, that a person wants the trial handed back, that time is
+up. `Attempt.drive` takes one thing after another; the table is the whole story.
+
+| stands | happens | follows |
+|---|---|---|
+| training | points, logs, files | queued in the spool |
+| training | the child ended it | finish (or release) queued: closing |
+| training | the child died | finish as failed, retryable, `killed`: closing |
+| training | hand back, or away too long | the child is asked to hand back: handing back |
+| training, handing back | lease lost, pruned, cancelled | the child is told to abandon it: abandoning |
+| training, handing back | a write is malformed | child killed, finish as `protocol_error`: closing |
+| handing back | the child handed back | release queued: closing |
+| handing back, closing | time up, or a second signal | child killed, released with the last snapshot: over |
+| closing | everything accepted, or refused for good | over |
+| abandoning | the child ended, died, or 5 s passed | over |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, TypeAlias
+
+import structlog
+from tunesmith_service import wire
+from tunesmith_service.client import (
+    CorruptDownloadError,
+    Forbidden,
+    Lease,
+    Refused,
+    TunesmithError,
+    Unauthorized,
+    WorkerClient,
+)
+
+from tunesmith_workers.beats import Beats
+from tunesmith_workers.child_process import ChildProcess, Death
+from tunesmith_workers.delivery import ENDS_THE_LEASE, Delivery
+from tunesmith_workers.spool import Spool
+
+ABANDON_SECONDS = 4.0  # from the refusal to the child's end, at most 5 s
+RELEASE_SECONDS = 3.0
+LOG_SECONDS = 2.0
+LOG_FLUSH_CHARACTERS = 65_536
+DOWNLOADS = 3
+
+Stands: TypeAlias = Literal["training", "handing_back", "abandoning", "closing", "over"]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long an attempt bears with what goes wrong, in seconds.
+
+    Attributes:
+        hand_back: from the signal to the release; Kubernetes kills after 30.
+        max_offline: without an answer of the service, before training stops.
+        stall: without a word from the child, before it is killed; None: for ever.
+    """
+
+    hand_back: float = 25.0
+    max_offline: float = 600.0
+    stall: float | None = None
+
+
+# --- what can happen ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    refusal: TunesmithError
+    by_delivery: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    finished: wire.Finished
+
+
+@dataclass(frozen=True, slots=True)
+class _HandBack:
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class _NoResume:
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """Nothing was heard from the service for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stalled:
+    """Nothing was heard from the child for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TimeUp:
+    of: Literal["abandon", "child", "release"]
+
+
+@dataclass(frozen=True, slots=True)
+class _FlushLog:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Bug:
+    error: BaseException
+
+
+_Happening: TypeAlias = (
+    _Said
+    | Death
+    | _Refused
+    | _Delivered
+    | _HandBack
+    | _NoResume
+    | _Away
+    | _Stalled
+    | _TimeUp
+    | _FlushLog
+    | _Bug
+)
+
+
+@dataclass(slots=True)
+class Tools:
+    """What every attempt of a worker uses."""
+
+    client: WorkerClient
+    url: str
+    spools: Path
+    patience: Patience = field(default_factory=Patience)
+    random: Random = field(default_factory=Random)
+    clock: Callable[[], float] = lambda: asyncio.get_running_loop().time()
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Attempt:
+    """Drives one attempt of one trial on one child."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        child: ChildProcess,
+        grant: wire.Grant,
+        secret: str,
+        scratch: Path,
+        *,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._tools, self._child, self._grant, self._scratch, self._log = tools, child, grant, scratch, log
+        self._lease = Lease(grant.trial_id, grant.incarnation, grant.attempt, secret)
+        self._spool = Spool.create(tools.spools, self._lease, tools.url)
+        self._beats = Beats(
+            tools.client, self._lease, grant.ttl_seconds,
+            random=tools.random, clock=tools.clock, sleep=tools.sleep, log=log,
+        )  # fmt: skip
+        self._mailbox: asyncio.Queue[_Happening] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._delivering: asyncio.Task[None] | None = None
+        self._stands: Stands = "training"
+        self._cause = "shutdown"  # of the release, should there be one
+        self._signals = 0
+        self._warm = False
+        self._keep_spool = False
+        self._fatal: TunesmithError | None = None
+        self._heard_child_at = tools.clock()
+        self._log_text: list[str] = []
+
+    def hand_back(self, cause: str) -> None:
+        """Stop soon and give the trial back with a snapshot; a second time: now."""
+        self._mailbox.put_nowait(_HandBack(cause))
+
+    async def drive(self) -> bool:
+        """Train until the service has the last word about this attempt.
+
+        Returns: whether the child is warm for another trial.
+        Raises: Unauthorized or Forbidden when the service no longer takes this worker's token.
+        """
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._start(self._beat())
+        self._start(self._train())
+        self._start(self._watch())
+        self._deliver()
+        try:
+            while self._stands != "over":
+                await self._take(await self._mailbox.get())
+        finally:
+            await self._stop(*self._tasks)
+            self._spool.close(keep=self._keep_spool)
+            if not self._keep_spool:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._fatal is not None:
+            raise self._fatal
+        return self._warm and self._child.is_alive
+
+    # --- what follows from what happens ---
+
+    async def _take(self, happening: _Happening) -> None:
+        match happening:
+            case _Said(message):
+                await self._on_said(message)
+            case Death():
+                self._on_death(happening)
+            case _Refused(refusal, by_delivery):
+                await self._on_refused(refusal, by_delivery)
+            case _Delivered(finished):
+                self._log.info("attempt_ended", state=finished.state, stop_reason=finished.stop_reason)
+                self._stands = "over"
+            case _HandBack(cause):
+                await self._on_hand_back(cause)
+            case _NoResume(kind, reason) if self._stands in ("training", "handing_back"):
+                self._fail(kind, reason, retryable=True)
+                self._warm = True  # it was not asked yet
+            case _Away() if self._stands == "training":
+                await self._ask_back("shutdown")
+                self._after(self._tools.patience.hand_back, _TimeUp("child"))
+            case _Stalled() if self._stands == "training":
+                self._fail(
+                    "stalled", f"no word from the trainer for {self._tools.patience.stall} s", retryable=True
+                )
+                await self._child.kill()
+            case _TimeUp(of):
+                await self._on_time_up(of)
+            case _FlushLog():
+                self._flush_log()
+            case _Bug(error):
+                raise error
+
+    async def _on_said(self, message: dict[str, Any]) -> None:
+        self._heard_child_at = self._tools.clock()
+        if self._stands == "abandoning" and message.get("say") == "ended":
+            self._stands = "over"
+        elif self._stands in ("training", "handing_back"):
+            try:
+                self._note(message)
+            except (KeyError, TypeError, ValueError) as e:
+                await self._protocol_error(f"the trainer said something that cannot be sent: {e}")
+            if self._spool.full and self._stands == "training":
+                self._log.warning("spool_full")
+                self._mailbox.put_nowait(_Away())
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Raises: KeyError, TypeError or ValueError for a message that breaks the protocol."""
+        match message["say"]:
+            case "points":
+                points = [
+                    wire.ReportPoint.model_validate(p).model_dump(mode="json") for p in message["points"]
+                ]
+                self._flush_log()
+                self._spool.add_points(points)
+            case "log":
+                self._add_log(message["text"])
+            case "snapshot":
+                self._spool.add_file("snapshot", {k: message[k] for k in ("step", "sha256", "path")})
+            case "artifact":
+                self._spool.add_file("artifact", {k: message[k] for k in ("name", "sha256", "path")})
+            case "ended":
+                self._on_ended(message)
+            case other:
+                raise ValueError(f"{other!r} is no message")
+
+    def _on_ended(self, message: dict[str, Any]) -> None:
+        state = message["state"]
+        if state == "released":
+            self._last_word("release", {"cause": self._cause})
+        elif state == "abandoned":
+            self._fail("protocol_error", "the trainer gave the trial up unasked", retryable=True)
+        else:
+            finish = wire.Finish(
+                state=state,
+                stop_reason=message["stop_reason"] or "error",
+                error=_error(**message["error"]) if message.get("error") else None,
+                retryable=bool(message.get("retryable")),
+            )
+            self._warm = state in ("complete", "pruned")
+            self._last_word("finish", finish.model_dump(mode="json"))
+
+    def _on_death(self, death: Death) -> None:
+        if self._stands == "abandoning":
+            self._stands = "over"
+        elif self._stands in ("training", "handing_back"):
+            self._log.warning("trainer_died", reason=str(death))
+            self._fail("killed", str(death), traceback=death.tail, retryable=True)
+
+    async def _on_refused(self, refusal: TunesmithError, by_delivery: bool) -> None:
+        if isinstance(refusal, Unauthorized | Forbidden):
+            self._fatal = refusal
+        if self._stands == "closing":
+            if by_delivery:  # a beat may cross an accepted finish; the delivery knows better
+                self._log.warning("last_word_refused", reason=refusal.type, detail=refusal.detail)
+                self._stands = "over"
+        elif self._stands != "abandoning":
+            if isinstance(refusal, ENDS_THE_LEASE):
+                await self._abandon(refusal)
+            else:
+                await self._protocol_error(refusal.detail, forget=True)
+
+    async def _abandon(self, refusal: TunesmithError) -> None:
+        self._log.info("trial_gone", reason=refusal.type, outcome=refusal.outcome)
+        self._stands = "abandoning"
+        await self._stop_delivering()
+        self._spool.forget()
+        await self._child.say({"do": "abandon"})
+        self._after(ABANDON_SECONDS, _TimeUp("abandon"))
+
+    async def _protocol_error(self, reason: str, *, forget: bool = False) -> None:
+        """We or the service cannot read what was said: the trial needs a person, not another try."""
+        self._log.error("protocol_error", reason=reason)
+        if forget:
+            await self._stop_delivering()
+            self._spool.forget()
+            self._deliver()
+        self._fail("protocol_error", reason)
+        await self._child.kill()
+
+    async def _on_hand_back(self, cause: str) -> None:
+        self._signals += 1
+        if self._stands in ("abandoning", "over"):
+            return
+        if self._signals > 1:
+            await self._release_now()
+            return
+        if self._stands == "training":
+            await self._ask_back(cause)
+        self._after(self._tools.patience.hand_back - RELEASE_SECONDS, _TimeUp("release"))
+
+    async def _ask_back(self, cause: str) -> None:
+        self._log.info("handing_back", cause=cause)
+        self._stands, self._cause = "handing_back", cause
+        await self._child.say({"do": "hand_back"})
+
+    async def _on_time_up(self, of: str) -> None:
+        if of == "abandon" and self._stands == "abandoning":
+            self._stands = "over"
+        elif of == "child" and self._stands == "handing_back":
+            self._last_word("release", {"cause": self._cause})
+            await self._child.kill()
+        elif of == "release" and self._stands in ("handing_back", "closing"):
+            await self._release_now()
+
+    async def _release_now(self) -> None:
+        """Give the trial back with its last snapshot, past all that still waits; a last word goes first.
+        What the service does not answer in time is left for this worker's next start."""
+        await self._stop_delivering()
+        if self._stands != "closing":
+            self._spool.forget()
+            self._last_word("release", {"cause": self._cause})
+        self._stands = "over"
+        await self._child.kill()
+        flushing = asyncio.create_task(self._delivery().flush())
+        done, _ = await asyncio.wait([flushing], timeout=RELEASE_SECONDS)
+        await self._stop(flushing)
+        self._keep_spool = not done
+        self._log.info("released" if done else "left_to_the_next_start", cause=self._cause)
+
+    def _fail(self, kind: str, message: str, *, traceback: str = "", retryable: bool = False) -> None:
+        error = _error(kind, message, traceback)
+        finish = wire.Finish(state="failed", stop_reason="error", error=error, retryable=retryable)
+        self._last_word("finish", finish.model_dump(mode="json"))
+
+    def _last_word(self, kind: str, body: dict[str, Any]) -> None:
+        self._flush_log()
+        self._stands = "closing"
+        self._spool.close_with(kind, body)
+
+    # --- logs: many small prints make one chunk ---
+
+    def _add_log(self, text: str) -> None:
+        if not self._log_text:
+            self._after(LOG_SECONDS, _FlushLog())
+        self._log_text.append(text)
+        if sum(map(len, self._log_text)) >= LOG_FLUSH_CHARACTERS:
+            self._flush_log()
+
+    def _flush_log(self) -> None:
+        if self._log_text and self._stands in ("training", "handing_back"):
+            self._spool.add_log("".join(self._log_text))
+        self._log_text.clear()
+
+    # --- what runs beside ---
+
+    async def _train(self) -> None:
+        try:
+            resume = await self._fetch_resume()
+        except Refused as refusal:
+            if isinstance(refusal, ENDS_THE_LEASE):
+                self._mailbox.put_nowait(_Refused(refusal, by_delivery=False))
+            else:
+                self._mailbox.put_nowait(_NoResume("snapshot_missing", refusal.detail))
+            return
+        except CorruptDownloadError as e:
+            self._mailbox.put_nowait(_NoResume("snapshot_corrupt", e.detail))
+            return
+        await self._child.say({
+            "do": "run", "work": self._grant.work.model_dump(mode="json"),
+            "resume": str(resume) if resume else None, "scratch": str(self._scratch),
+        })  # fmt: skip
+        while True:
+            try:
+                said = await self._child.next()
+            except ValueError as e:
+                said = {"say": f"something unreadable: {e}"}
+            self._mailbox.put_nowait(said if isinstance(said, Death) else _Said(said))
+            if isinstance(said, Death):
+                return
+
+    async def _fetch_resume(self) -> Path | None:
+        """Raises: Refused; CorruptDownloadError after the last of a few tries."""
+        ref = self._grant.work.resume
+        if ref is None:
+            return None
+        path = self._scratch / "resume.safetensors"
+        for _ in range(DOWNLOADS - 1):
+            with contextlib.suppress(CorruptDownloadError):
+                await self._tools.client.fetch_snapshot(self._lease, ref.sha256, path)
+                return path
+        await self._tools.client.fetch_snapshot(self._lease, ref.sha256, path)
+        return path
+
+    async def _watch(self) -> None:
+        """Notes when the service or the child has been silent for too long."""
+        patience = self._tools.patience
+        while True:
+            await self._tools.sleep(1.0)
+            if self._beats.silent_seconds() > patience.max_offline:
+                self._mailbox.put_nowait(_Away())
+            if patience.stall is not None and self._tools.clock() - self._heard_child_at > patience.stall:
+                self._mailbox.put_nowait(_Stalled())
+
+    async def _beat(self) -> None:
+        try:
+            await self._beats.run()
+        except Refused as refusal:
+            self._mailbox.put_nowait(_Refused(refusal, by_delivery=False))
+
+    def _delivery(self) -> Delivery:
+        return Delivery(self._tools.client, self._spool, log=self._log, sleep=self._tools.sleep)
+
+    def _deliver(self) -> None:
+        async def send() -> None:
+            try:
+                self._mailbox.put_nowait(_Delivered(await self._delivery().run()))
+            except Refused as refusal:
+                self._mailbox.put_nowait(_Refused(refusal, by_delivery=True))
+
+        self._delivering = self._start(send())
+
+    async def _stop_delivering(self) -> None:
+        if self._delivering is not None:
+            await self._stop(self._delivering)
+
+    def _after(self, seconds: float, happening: _Happening) -> None:
+        async def wait() -> None:
+            await self._tools.sleep(seconds)
+            self._mailbox.put_nowait(happening)
+
+        self._start(wait())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._mailbox.put_nowait(_Bug(error))
+
+    async def _stop(self, *tasks: asyncio.Task[None]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _error(kind: str, message: str = "", traceback: str = "") -> wire.TrialError:
+    """Clipped to what the wire takes; of a traceback the end says most."""
+    return wire.TrialError(kind=kind[:128], message=message[:16_384], traceback=traceback[-65_536:])

@@ -1,0 +1,192 @@
+"""One slot: a warm child, and one trial after another on it.
+
+A claim is made only with a child that is ready, so never before the last one is reaped; a task or
+data file that was edited replaces the child before the next claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import structlog
+from tunesmith_service import wire
+from tunesmith_service.client import ClaimStale, Forbidden, Refused, Unauthorized
+
+from tunesmith_workers.attempt import Attempt, Tools
+from tunesmith_workers.child_process import ChildProcess, ChildStartError
+
+CLAIM_SECONDS = 20.0
+LOOK_SECONDS = 1.0  # how often a broken task file is looked at again
+
+Stamp: TypeAlias = tuple[tuple[int, int] | None, ...]
+
+
+class Owner(Protocol):
+    """What a slot needs of its supervisor."""
+
+    worker_id: str
+    boot_id: str
+    tools: Tools
+
+    async def declare(self, tasks: Mapping[str, str], *, again: bool = False) -> None:
+        """Have these tasks registered before a claim; `again` although nothing has changed."""
+
+    @property
+    def has_declared(self) -> bool: ...
+
+    def claim_seconds(self) -> float:
+        """How long the next claim may wait."""
+
+    def began(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def found_nothing(self, *, draining: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where a slot stands and what its child is started with."""
+
+    number: int
+    slot_id: str
+    scratch: Path
+    arguments: Sequence[str]
+    environ: Mapping[str, str]
+    files: Sequence[Path]  # task and data files that the child has read
+
+
+class Slot:
+    """Runs until `stop`; `once`: takes one trial alone."""
+
+    def __init__(
+        self, owner: Owner, seat: Seat, log: structlog.stdlib.BoundLogger, *, once: bool = False
+    ) -> None:
+        self._owner, self._seat, self._once = owner, seat, once
+        self._log = log.bind(slot=seat.number)
+        self._child: ChildProcess | None = None
+        self._stamp: Stamp = ()
+        self._attempt: Attempt | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def stop(self, cause: str) -> None:
+        """Hand back what runs, or leave at once if nothing does. A second time: release now."""
+        self._stopping = True
+        if self._attempt is not None:
+            self._attempt.hand_back(cause)
+        elif self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """Raises: ChildStartError when the first child does not start; Unauthorized, Forbidden."""
+        self._task = asyncio.current_task()
+        try:
+            while not self._stopping:
+                child = await self._ready_child()
+                secret = secrets.token_hex(16)
+                if (grant := await self._claim(child, secret)) is None:
+                    continue
+                await self._train(grant, secret)
+                if self._once:
+                    return
+        finally:
+            await self._end_child()
+
+    # --- the child ---
+
+    async def _ready_child(self) -> ChildProcess:
+        if self._child is not None and self._stamp != _stamp(self._seat.files):
+            self._log.info("files_changed", detail="starting the trainer anew")
+            await self._end_child()
+        if self._child is not None and not self._child.is_alive:
+            await self._end_child()
+        while self._child is None:
+            await self._start_child()
+        await self._owner.declare(self._child.tasks)
+        return self._child
+
+    async def _start_child(self) -> None:
+        self._stamp = _stamp(self._seat.files)
+        try:
+            self._child = await ChildProcess.start(self._seat.arguments, self._seat.environ)
+        except ChildStartError as e:
+            if not self._owner.has_declared:
+                raise
+            self._log.error("trainer_does_not_start", reason=str(e), detail="waiting for an edit")
+            await self._await_edit()
+        else:
+            self._log.info("trainer_ready", pid=self._child.pid)
+
+    async def _await_edit(self) -> None:
+        """Until a file is another than the one that did not load; half a minute at most, for other causes."""
+        for _ in range(30):
+            if self._stamp != _stamp(self._seat.files):
+                return
+            await self._owner.tools.sleep(LOOK_SECONDS)
+
+    async def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            await child.kill()
+
+    # --- trials ---
+
+    async def _claim(self, child: ChildProcess, secret: str) -> wire.Grant | None:
+        owner, wait = self._owner, self._owner.claim_seconds()
+        asked_at = owner.tools.clock()
+        body = wire.ClaimRequest(
+            claim_id=secrets.token_hex(16), worker_id=owner.worker_id, boot_id=owner.boot_id,
+            slot_id=self._seat.slot_id, secret=secret, wait_seconds=wait,
+        )  # fmt: skip
+        try:
+            reply = await owner.tools.client.claim(body)
+        except (Unauthorized, Forbidden):
+            raise
+        except ClaimStale:  # its answer came too late to be of use; the next claim has an id of its own
+            return None
+        except Refused as e:  # such as a service that has lost its database and does not know us
+            self._log.warning("claim_refused", reason=e.type, detail=e.detail)
+            await owner.declare(child.tasks, again=True)
+            await owner.tools.sleep(owner.tools.random.uniform(0.5, 2.0))
+            return None
+        if reply.grant is None:
+            owner.found_nothing(draining=reply.draining)
+            if owner.tools.clock() - asked_at < min(wait, 1.0):  # answered at once: it drains, or shuts down
+                await owner.tools.sleep(owner.tools.random.uniform(0.5, 1.5))
+        return reply.grant
+
+    async def _train(self, grant: wire.Grant, secret: str) -> None:
+        work = grant.work
+        log = self._log.bind(study=work.study, trial=work.number, attempt=grant.attempt)
+        log.info("claimed", stage=work.stage, epochs=work.epochs, resume=work.resume and work.resume.step)
+        child = await self._ready_child()  # it may have died while we waited for a trial
+        scratch = self._seat.scratch / f"{grant.trial_id}-{grant.incarnation}-{grant.attempt}"
+        self._attempt = Attempt(self._owner.tools, child, grant, secret, scratch, log=log)
+        self._owner.began()
+        try:
+            if self._stopping:  # asked to stop between the grant and here
+                self._attempt.hand_back("shutdown")
+            warm = await self._attempt.drive()
+        finally:
+            self._attempt = None
+            self._owner.ended()
+        if not warm:
+            await self._end_child()
+
+
+def _stamp(files: Sequence[Path]) -> Stamp:
+    """What changes when a file is edited; None for one that is not there just now."""
+    stamps: list[tuple[int, int] | None] = []
+    for file in files:
+        stamps.append(None)
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            stamps[-1] = (stat.st_mtime_ns, stat.st_size)
+    return tuple(stamps)

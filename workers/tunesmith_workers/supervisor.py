@@ -1,0 +1,231 @@
+"""One process a machine: registers the worker and owns its slots. No torch here.
+
+A supervisor that was killed is followed by one with the same worker id and a new boot id: what the
+old one had not sent is sent first, under its own leases; then registering hands its trials back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from random import Random
+
+import structlog
+from tunesmith_service import wire
+from tunesmith_service.client import Forbidden, Refused, Unauthorized, Unavailable, WorkerClient
+
+from tunesmith_workers import devices
+from tunesmith_workers.attempt import Patience, Tools
+from tunesmith_workers.child_process import ChildStartError, cleaned
+from tunesmith_workers.delivery import Delivery
+from tunesmith_workers.slot import CLAIM_SECONDS, Seat, Slot
+from tunesmith_workers.spool import Spool, leftovers
+from tunesmith_workers.state import State
+
+SIGNALS = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown", signal.SIGUSR1: "preempted"}
+TROUBLE_SECONDS = 60.0  # between two lines about the same trouble
+FATAL = (ChildStartError, Unauthorized, Forbidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person asks of a worker.
+
+    Attributes:
+        tasks: files that define tasks. data: data files by the name of the task they become.
+        once: take one trial a slot, then leave.
+        exit_when_idle: leave after so many seconds without any trial; None: never.
+    """
+
+    url: str
+    token: str
+    name: str
+    tasks: tuple[Path, ...] = ()
+    data: Mapping[str, Path] = field(default_factory=dict)
+    once: bool = False
+    exit_when_idle: float | None = None
+    patience: Patience = field(default_factory=Patience)
+
+
+class Supervisor:
+    """`run` returns when every slot has ended. An `Owner` of its slots."""
+
+    def __init__(
+        self,
+        options: Options,
+        state: State,
+        slots: devices.Slots,
+        *,
+        environ: Mapping[str, str] | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._options, self._state = options, state
+        self._log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(worker=options.name)
+        self.worker_id, slot_ids = state.identity(len(slots.devices))
+        self.boot_id = secrets.token_hex(16)
+        self._scratch = state.scratch / self.boot_id
+        random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
+        client = WorkerClient(options.url, options.token, random=random, on_trouble=self._on_trouble)
+        self.tools = Tools(client, options.url, state.spool, options.patience, random)
+        environ = os.environ if environ is None else environ
+        self._wire_slots = [
+            wire.Slot(slot_id=slot_id, devices=[d.name for d in own])
+            for slot_id, own in zip(slot_ids, slots.devices, strict=True)
+        ]
+        self._slots = [
+            Slot(self, self._seat(i, slot_id, own, slots.threads, environ), self._log, once=options.once)
+            for i, (slot_id, own) in enumerate(zip(slot_ids, slots.devices, strict=True))
+        ]
+        self._declaring = asyncio.Lock()
+        self._declared: dict[str, str] | None = None
+        self._busy = 0
+        self._idle_since: float | None = None
+        self._draining = False
+        self._trouble_at: float | None = None
+
+    def _seat(
+        self, number: int, slot_id: str, own: tuple[devices.Device, ...], threads: int,
+        environ: Mapping[str, str],
+    ) -> Seat:  # fmt: skip
+        options = self._options
+        scratch = self._scratch / str(number)
+        scratch.mkdir(parents=True)
+        arguments = ["--threads", str(threads)]
+        arguments += [part for file in options.tasks for part in ("--tasks", str(file))]
+        arguments += [part for name, file in options.data.items() for part in ("--data", f"{name}={file}")]
+        clean = cleaned(environ) | devices.environment(own, threads) | {"TMPDIR": str(scratch)}
+        return Seat(number, slot_id, scratch, arguments, clean, (*options.tasks, *options.data.values()))
+
+    async def run(self) -> None:
+        """Serve until stopped by a signal, or by `once` or `exit_when_idle`.
+
+        Raises: ChildStartError if a task or data file cannot be used; Unauthorized or Forbidden if the
+            service does not take the token.
+        """
+        loop = asyncio.get_running_loop()
+        for number, cause in SIGNALS.items():
+            loop.add_signal_handler(number, self.stop, cause)
+        self._idle_since = self.tools.clock()
+        self._log.info("started", url=self._options.url, slots=len(self._slots), state=self._state.directory)
+        try:
+            await self._serve_all()
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+            await self.tools.client.aclose()
+            self._log.info("stopped")
+
+    def stop(self, cause: str) -> None:
+        """Hand everything back and leave; a second time: at once."""
+        self._log.info("stopping", cause=cause)
+        for slot in self._slots:
+            slot.stop(cause)
+
+    async def _serve_all(self) -> None:
+        serving = {asyncio.create_task(self._serve(slot)) for slot in self._slots}
+        done, others = await asyncio.wait(serving, return_when=asyncio.FIRST_EXCEPTION)
+        failed = [e for task in done if not task.cancelled() and (e := task.exception()) is not None]
+        if failed:
+            self._log.error("cannot_go_on", reason=str(failed[0]))
+            self.stop("shutdown")
+            if others:
+                await asyncio.wait(others)
+            raise failed[0]
+
+    async def _serve(self, slot: Slot) -> None:
+        """A fault of ours in one slot must not end the trials of the others."""
+        while True:
+            try:
+                return await slot.run()
+            except FATAL:
+                raise
+            except Exception:
+                self._log.exception("slot_failed", detail="it begins anew")
+                await self.tools.sleep(5.0)
+
+    # --- what slots need ---
+
+    @property
+    def has_declared(self) -> bool:
+        return self._declared is not None
+
+    async def declare(self, tasks: Mapping[str, str], *, again: bool = False) -> None:
+        async with self._declaring:
+            if self._declared == tasks and not again:
+                return
+            if self._declared is None:
+                await self._send_leftovers()
+            for name in sorted(tasks):
+                if self._declared is not None and self._declared.get(name) != tasks[name]:
+                    self._log.info("task_changed", task=name, digest=tasks[name][:12])
+            await self.tools.client.register(
+                wire.Register(
+                    worker_id=self.worker_id, boot_id=self.boot_id, name=self._options.name,
+                    version=metadata.version("tunesmith"), tasks=dict(tasks), slots=self._wire_slots,
+                )
+            )  # fmt: skip
+            self._declared = dict(tasks)
+            self._log.info("registered", tasks=sorted(tasks))
+
+    async def _send_leftovers(self) -> None:
+        for path in leftovers(self._state.spool):
+            try:
+                spool = Spool.load(path)
+            except ValueError as e:
+                self._log.warning("spool_unreadable", reason=str(e))
+                path.unlink()
+                continue
+            if spool.url != self._options.url:
+                self._log.warning("spool_of_another_service", url=spool.url, path=str(path))
+                continue
+            log = self._log.bind(trial_id=spool.lease.trial_id, attempt=spool.lease.attempt)
+            count = len(spool)
+            try:
+                await Delivery(self.tools.client, spool, log=log).flush()
+                log.info("leftovers_sent", writes=count)
+            except Refused as e:
+                log.info("leftovers_refused", writes=count, reason=e.type)
+            spool.close()
+        self._state.empty_scratch(but=self._scratch)
+
+    def claim_seconds(self) -> float:
+        limit = self._options.exit_when_idle
+        return CLAIM_SECONDS if limit is None else max(0.0, min(CLAIM_SECONDS, limit - self._idle_seconds()))
+
+    def began(self) -> None:
+        self._busy += 1
+
+    def ended(self) -> None:
+        self._busy -= 1
+        self._idle_since = self.tools.clock()
+
+    def found_nothing(self, *, draining: bool) -> None:
+        if draining != self._draining:
+            self._draining = draining
+            self._log.info("draining" if draining else "drained_no_more")
+        limit = self._options.exit_when_idle
+        if limit is not None and self._busy == 0 and self._idle_seconds() >= limit:
+            self._log.info("idle", seconds=round(self._idle_seconds()))
+            self.stop("shutdown")
+
+    def _idle_seconds(self) -> float:
+        if self._busy or self._idle_since is None:
+            return 0.0
+        return self.tools.clock() - self._idle_since
+
+    def _on_trouble(self, trouble: Unavailable | None, pause: float) -> None:
+        """One line when the service goes away, one a minute while it is, one when it is back."""
+        now = self.tools.clock()
+        if trouble is None:
+            if self._trouble_at is not None:
+                self._log.info("service_answers_again")
+            self._trouble_at = None
+        elif self._trouble_at is None or now - self._trouble_at > TROUBLE_SECONDS:
+            self._trouble_at = now
+            self._log.warning("service_away", reason=trouble.detail, again_in_seconds=round(pause, 1))
