@@ -200,14 +200,14 @@ def test_an_upload_is_read_in_pieces_and_from_the_start_on_each_try(tmp_path: Pa
     file.write_bytes(bytes(range(256)) * 4096)  # 1 MiB
     pieces: list[int] = []
 
-    async def handle(request: httpx.Request) -> httpx.Response:
-        sent = [len(piece) async for piece in request.stream]  # type: ignore[union-attr]
-        pieces.extend(sent)
-        assert sum(sent) == int(request.headers["Content-Length"])
-        return httpx.Response(503) if len(pieces) == len(sent) else httpx.Response(204)
+    class Line(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            sent = [len(piece) async for piece in request.stream]
+            pieces.extend(sent)
+            assert sum(sent) == int(request.headers["Content-Length"])
+            return httpx.Response(503 if len(pieces) == len(sent) else 204)
 
-    service = Service()
-    client = WorkerClient(URL, "t", transport=httpx.MockTransport(handle), sleep=service.sleep)
+    client = WorkerClient(URL, "t", transport=Line(), sleep=Service().sleep)
     asyncio.run(client.put_blob(LEASE, file, "0" * 64))
     assert max(pieces) <= CHUNK_BYTES
     assert sum(pieces) == 2 * file.stat().st_size
