@@ -128,11 +128,15 @@ def _one_cycle(optimizer: Optimizer, params: Params, length: Length) -> LRSchedu
     optimizer without momentum keeps none.
     """
     group = optimizer.param_groups[0]
+    total = length.epochs * length.steps
+    rising = min(real(params, "pct_start"), 1 - 1 / total)
+    if rising * total == 1:  # torch divides by the rise's length less one step
+        rising = math.nextafter(rising, 0)
     return OneCycleLR(
         optimizer,
         max_lr=group["lr"],
-        total_steps=length.epochs * length.steps,
-        pct_start=real(params, "pct_start"),
+        total_steps=total,
+        pct_start=rising,
         div_factor=real(params, "div_factor"),
         final_div_factor=real(params, "final_div_factor"),
         cycle_momentum=group.get("momentum", 0.0) > 0 or "betas" in group,

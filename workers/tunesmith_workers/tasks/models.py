@@ -64,11 +64,14 @@ def _whole(values: Mapping[str, object], name: str, low: int, high: int) -> int:
 
 
 def mlp(shape: Shape, hidden: int, depth: int, dropout: float) -> nn.Sequential:
-    """`depth` hidden layers of `hidden` units with ReLU, each followed by dropout; depth 0 is linear."""
+    """`depth` hidden layers of `hidden` units with ReLU, each followed by dropout; depth 0 is linear.
+
+    A dropout of 0 is a layer too (torch skips it): branches may differ in it, and names must fit.
+    """
     layers: list[nn.Module] = [nn.Flatten()]
     width = shape.inputs
     for _ in range(depth):
-        layers += [nn.Linear(width, hidden), nn.ReLU()] + ([nn.Dropout(dropout)] if dropout else [])
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout)]
         width = hidden
     return nn.Sequential(*layers, nn.Linear(width, shape.classes))
 
@@ -85,7 +88,5 @@ def cnn(shape: Shape, hidden: int, depth: int, dropout: float) -> nn.Sequential:
             layers.append(nn.MaxPool2d(2))
             height, width = height // 2, width // 2
         channels = out
-    layers += [nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU()]
-    return nn.Sequential(
-        *layers, *([nn.Dropout(dropout)] if dropout else []), nn.Linear(hidden, shape.classes)
-    )
+    dense = [nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, *dense, nn.Linear(hidden, shape.classes))

@@ -1,0 +1,139 @@
+import math
+
+import pytest
+from torch import nn
+from tunesmith_studies.vocabulary import HYPERPARAMETERS
+from tunesmith_workers.optim import make_optimizer
+from tunesmith_workers.schedules import Length, Schedule, make_schedule
+
+LR, EPOCHS, STEPS = 0.3, 12, 5
+LENGTH = Length(EPOCHS, STEPS)
+OTHERS = {
+    "constant": {}, "inverse_time": {"decay": 0.7}, "step": {"step_size": 5, "gamma": 0.3},
+    "exponential": {"gamma": 0.9}, "inverse_sqrt": {}, "cosine": {}, "piecewise": {"milestones": "3,8"},
+    "one_cycle": {},
+}  # fmt: skip
+
+
+def fresh(params: dict[str, object]) -> Schedule:
+    optimizer = make_optimizer(nn.Linear(1, 1), {"lr": LR, "optimizer": "momentum"} | params)
+    return make_schedule(optimizer, params, LENGTH)
+
+
+def groups(params: dict[str, object]) -> list[dict[str, float]]:
+    """Rate and momentum at every optimizer step."""
+    schedule, seen = fresh(params), []
+    optimizer = schedule.scheduler.optimizer
+    for _ in range(EPOCHS):
+        for _ in range(STEPS):
+            group = optimizer.param_groups[0]
+            seen.append({"lr": group["lr"], "momentum": group["momentum"]})
+            optimizer.step()
+            schedule.after("step")
+        schedule.after("epoch")
+    return seen
+
+
+def rates(params: dict[str, object]) -> list[float]:
+    """The rate of every epoch; checks that it does not change within one."""
+    seen = [g["lr"] for g in groups(params)]
+    assert all(seen[i] == seen[i - i % STEPS] for i in range(len(seen)))
+    return seen[::STEPS]
+
+
+@pytest.mark.parametrize(
+    ("params", "formula"),
+    [
+        ({}, lambda t: LR),
+        ({"schedule": "constant"}, lambda t: LR),
+        ({"schedule": "inverse_time"}, lambda t: LR / (1 + 0.1 * t)),
+        ({"schedule": "inverse_time", "decay": 0.7}, lambda t: LR / (1 + 0.7 * t)),
+        ({"schedule": "step"}, lambda t: LR * 0.1 ** (t // 4)),
+        ({"schedule": "step", "step_size": 5, "gamma": 0.3}, lambda t: LR * 0.3 ** (t // 5)),
+        ({"schedule": "exponential"}, lambda t: LR * 0.95**t),
+        ({"schedule": "exponential", "gamma": 0.5}, lambda t: LR * 0.5**t),
+        ({"schedule": "inverse_sqrt"}, lambda t: LR / math.sqrt(1 + t)),
+        ({"schedule": "cosine"}, lambda t: LR * (1 + math.cos(math.pi * t / EPOCHS)) / 2),
+        ({"schedule": "piecewise"}, lambda t: LR * 0.1 ** ((t >= 6) + (t >= 9))),
+        (
+            {"schedule": "piecewise", "milestones": "3, 8", "gamma": 0.5},
+            lambda t: LR * 0.5 ** ((t >= 3) + (t >= 8)),
+        ),
+    ],
+)
+def test_each_schedule_follows_its_formula(params, formula):
+    assert rates(params) == pytest.approx([formula(t) for t in range(EPOCHS)], rel=1e-9)
+
+
+def one_cycle(step: int, low: float, peak: float, last: float) -> float:
+    """Cosine from low to peak over the first 30 % of the steps, then to last; the recipe's §1.5."""
+    total = EPOCHS * STEPS
+    top = 0.3 * total - 1
+    if step <= top:
+        return peak + (low - peak) * (1 + math.cos(math.pi * step / top)) / 2
+    return last + (peak - last) * (1 + math.cos(math.pi * (step - top) / (total - 1 - top))) / 2
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_while_momentum_does_the_opposite():
+    seen = groups({"schedule": "one_cycle"})
+    steps = range(EPOCHS * STEPS)
+    assert [g["lr"] for g in seen] == pytest.approx(
+        [one_cycle(s, LR / 25, LR, LR / 25 / 1e4) for s in steps], rel=1e-9
+    )
+    assert [g["momentum"] for g in seen] == pytest.approx(
+        [one_cycle(s, 0.95, 0.85, 0.95) for s in steps], rel=1e-9
+    )
+    assert max(g["lr"] for g in seen) == pytest.approx(LR)
+
+
+def test_one_cycle_cycles_beta1_of_adam_and_leaves_plain_sgd_without_momentum():
+    adam = fresh({"schedule": "one_cycle", "optimizer": "adam", "momentum_high": 0.97})
+    assert adam.scheduler.optimizer.param_groups[0]["betas"] == (0.97, 0.999)
+    sgd = fresh({"schedule": "one_cycle", "optimizer": "sgd"})
+    assert sgd.scheduler.optimizer.param_groups[0]["momentum"] == 0
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS["schedule"].choices)
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (4, 0), (7, 3), (EPOCHS, 0)])
+def test_a_replayed_schedule_stands_where_one_that_ran_there_stands_to_the_bit(name, epoch, step):
+    params = {"schedule": name} | OTHERS[name]
+    ran, replayed = fresh(params), fresh(params)
+    for index in range(epoch * STEPS + step):
+        ran.scheduler.optimizer.step()
+        ran.after("step")
+        if (index + 1) % STEPS == 0:
+            ran.after("epoch")
+    replayed.replay(epoch, step, LENGTH)
+    assert replayed.scheduler.optimizer.param_groups[0]["lr"] == ran.scheduler.optimizer.param_groups[0]["lr"]
+    assert replayed.scheduler.state_dict().keys() == ran.scheduler.state_dict().keys()
+    assert replayed.scheduler.last_epoch == ran.scheduler.last_epoch
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"schedule": "warmup"}, "schedule must be one of constant, .*, got 'warmup'"),
+        (
+            {"schedule": "piecewise", "milestones": "a,b"},
+            'milestones must be numbers .* such as "10,15", got',
+        ),
+        ({"schedule": "piecewise", "milestones": "8,3"}, "milestones must rise from above 0, got '8,3'"),
+        ({"schedule": "step", "step_size": 0}, "step_size must be a whole number from 1 up, got 0"),
+        ({"schedule": "step", "step_size": 1.5}, "step_size must be a whole number, got 1.5"),
+        ({"schedule": "one_cycle", "pct_start": 2}, "pct_start must be a number from 0 to 1, got 2"),
+    ],
+)
+def test_a_value_that_makes_no_schedule_is_named(params, message):
+    with pytest.raises(ValueError, match=message):
+        fresh(params)
+
+
+@pytest.mark.parametrize("rising", [0.0, 0.25, 0.3, 1.0])
+@pytest.mark.parametrize("total", range(1, 12))
+def test_one_cycle_works_for_runs_of_any_length(total, rising):
+    optimizer = make_optimizer(nn.Linear(1, 1), {"lr": LR, "optimizer": "momentum"})
+    schedule = make_schedule(optimizer, {"schedule": "one_cycle", "pct_start": rising}, Length(total, 1))
+    for _ in range(total):
+        optimizer.step()
+        schedule.after("step")
+    assert 0 < optimizer.param_groups[0]["lr"] <= LR
