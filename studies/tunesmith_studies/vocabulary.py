@@ -18,6 +18,9 @@ SCHEDULES = (
     "constant", "inverse_time", "step", "exponential", "inverse_sqrt", "cosine", "piecewise", "one_cycle",
 )  # fmt: skip
 
+ANY_LENGTH_SCHEDULES = ("constant", "inverse_time", "exponential", "inverse_sqrt")
+"""Schedules whose rate in an epoch does not depend on how many will follow, so a run may be prolonged."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:

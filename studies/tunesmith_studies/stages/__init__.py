@@ -5,11 +5,13 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from tunesmith_studies.stages.coarse_grid import CoarseGrid
+from tunesmith_studies.stages.random import Random
 from tunesmith_studies.stages.refine_grid import RefineGrid
+from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
 
 AnyStage: TypeAlias = Annotated[
-    CoarseGrid | RefineGrid,
+    CoarseGrid | RefineGrid | Random | WeightDecayRestarts,
     Field(discriminator="kind"),
 ]
 
-__all__ = ["AnyStage", "CoarseGrid", "RefineGrid"]
+__all__ = ["AnyStage", "CoarseGrid", "Random", "RefineGrid", "WeightDecayRestarts"]

@@ -13,6 +13,7 @@ from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.pruners import Pruner
 from tunesmith_studies.space import Scalar, Space
 from tunesmith_studies.trial import Work
+from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
 
 if TYPE_CHECKING:
     from tunesmith_studies.study import StudySpec
@@ -89,6 +90,17 @@ class Stage(BaseModel):
             later.goes_on_from_source and later.source in (None, self.name)
             for later in study.stages_after(self.name)
         )
+
+    def prolonging_problems(self, study: StudySpec) -> list[str]:
+        """Why a trial may not go on from a snapshot in this stage: its rate depends on the run's length."""
+        schedule = self.held(study).get("schedule", "constant")
+        if "schedule" not in self.open_space(study) and schedule in ANY_LENGTH_SCHEDULES:
+            return []
+        found = "varies in the space" if "schedule" in self.open_space(study) else f"is {schedule}"
+        return [
+            "going on from a snapshot needs a rate that does not depend on the run's length, and the "
+            f"schedule {found}; hold schedule: constant under fixed"
+        ]
 
     def work(self, history: History, ordinal: int, **changes: Any) -> Work:
         """A trial of this stage's budget; `changes` are fields of Work."""

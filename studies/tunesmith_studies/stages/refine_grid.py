@@ -69,9 +69,7 @@ class RefineGrid(Stage):
                 f"continue_snapshots needs the source's data_fraction {source.data_fraction:g}, "
                 f"got {self.data_fraction:g}; make them equal, or leave continue_snapshots out"
             )
-        schedule = self.held(study).get("schedule", "constant")
-        if "schedule" in self.open_space(study) or schedule != "constant":
-            yield "continue_snapshots needs a constant rate; hold schedule: constant in both stages"
+        yield from self.prolonging_problems(study)
 
     # --- planning -----------------------------------------------------------------------------------
 
