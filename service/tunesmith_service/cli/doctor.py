@@ -1,0 +1,150 @@
+"""`tunesmith doctor`: what keeps studies from running here, with a line that repairs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import click
+import httpx
+
+from tunesmith_service.cli import text
+from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, Session
+from tunesmith_service.errors import TunesmithError, Unavailable
+
+LOW_DISK_BYTES = 2 * 2**30
+"""Below this a service refuses new studies and snapshots; see its setting reserve_bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `fix` says what to do where it is not ok."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    fix: str = ""
+
+
+@click.command(cls=PeopleCommand)
+def doctor(session: Session) -> None:
+    """Look for what keeps studies from running, and say how to repair it; exit code 1 on a failure."""
+    findings = list(examine(session))
+    session.show([asdict(f) for f in findings], lambda _: "\n".join(map(_line, findings)))
+    failed = [f.name for f in findings if f.state == "fail"]
+    if failed:
+        raise CommandError(
+            ExitCode.FAILED, f"not in order: {', '.join(failed)}", "the lines above say what to do"
+        )
+
+
+def _line(finding: Finding) -> str:
+    fix = f"\n      → {finding.fix}" if finding.fix else ""
+    return f"{text.bold(finding.state.rjust(4))}  {finding.name}: {finding.detail}{fix}"
+
+
+def examine(session: Session) -> Iterator[Finding]:
+    """All findings, from the nearest to the farthest."""
+    yield _disk(session)
+    yield _torch()
+    try:
+        yield _server(session)
+        yield _database(session)
+        yield from _workers(session)
+    except Unavailable as e:
+        yield Finding("server", "fail", str(e), "start one with `tunesmith up`, or name it with --url URL")
+    except TunesmithError as e:
+        fix = "name a good one with --token-file FILE; an admin makes one with `tunesmith token create`"
+        yield Finding("token", "fail", e.detail, fix)
+
+
+def _disk(session: Session) -> Finding:
+    home = session.where.home
+    place = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < LOW_DISK_BYTES:
+        fix = "free some space, or give another --home"
+        return Finding("disk", "fail", f"{text.size(free)} free at {place}: snapshots are refused", fix)
+    return Finding("disk", "ok", f"{text.size(free)} free at {place}")
+
+
+def _torch() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        fix = "for a worker on this machine: pip install 'tunesmith[worker]'"
+        return Finding("torch", "warn", "not installed: this machine can serve, not train", fix)
+    import torch  # noqa: PLC0415  (seconds, and only a worker's machine has it)
+
+    count = torch.cuda.device_count()
+    names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
+    devices = f"{count} GPU: {', '.join(names)}" if count else "no GPU, trains on the CPU"
+    return Finding("torch", "ok", f"{torch.__version__}, {devices}")
+
+
+def _server(session: Session) -> Finding:
+    ours = version("tunesmith")
+    theirs = _ask(session, "healthz").json().get("version")
+    at = f"answers at {session.where.url}"
+    if theirs != ours:
+        fix = "install the same version on both sides"
+        return Finding("server", "warn", f"{at} with version {theirs}, this is {ours}", fix)
+    return Finding("server", "ok", f"{at}, version {theirs}")
+
+
+def _database(session: Session) -> Finding:
+    reply = _ask(session, "readyz")
+    if reply.is_success:
+        return Finding("database", "ok", _said(reply.json()))
+    fix = "look at the service's log; it recovers by itself"
+    return Finding("database", "fail", _said(reply.json()), fix)
+
+
+def _said(ready: dict[str, Any]) -> str:
+    return ready.get("detail") or ", ".join(f"{k} {v}" for k, v in ready.items())
+
+
+def _ask(session: Session, path: str) -> httpx.Response:
+    """A page outside the API, which needs no token."""
+    try:
+        return httpx.get(f"{session.where.url}/{path}", timeout=5, trust_env=False)
+    except httpx.TransportError as e:
+        raise Unavailable(f"no answer from {session.where.url}: {e}") from e
+
+
+def _workers(session: Session) -> Iterator[Finding]:
+    workers = list(session.client.pages("workers"))
+    online = [w for w in workers if w["online"]]
+    slots = sum(len(w["slots"]) for w in online)
+    if online:
+        yield Finding("workers", "ok", f"{len(online)} online with {slots} slots")
+    else:
+        fix = "start one with `tunesmith worker`, here or on a machine with a GPU"
+        yield Finding("workers", "warn", f"none online ({len(workers)} known)", fix)
+    for study in session.client.pages("studies", state="active"):
+        yield serves(study, online)
+
+
+def serves(study: dict[str, Any], online: list[dict[str, Any]]) -> Finding:
+    """Whether some worker can run an active study's trials, and if not, why."""
+    name, task, pinned = f"study {study['name']}", study["task"], study.get("task_digest")
+    offers = {w["name"]: w["tasks"][task] for w in online if task in w["tasks"]}
+    if not offers:
+        known = sorted({t for w in online for t in w["tasks"]})
+        detail = f"waits: no worker online serves task {task!r}; they serve {', '.join(known) or 'nothing'}"
+        return Finding(name, "fail", detail, f"start a worker that has it: {_start(task)}")
+    if pinned is not None and pinned not in offers.values():
+        worker, digest = next(iter(offers.items()))
+        has = f"{worker} has {task}@{digest[:12]}"
+        detail = f"waits: began with {task}@{pinned[:12]}, {has}: its code, data or versions changed"
+        fix = "start a worker with what the study began with, or begin a new study"
+        return Finding(name, "fail", detail, fix)
+    if all(w["draining"] for w in online if w["name"] in offers):
+        return Finding(name, "warn", "its workers take no new trial", "undrain one, or start another")
+    return Finding(name, "ok", f"{len(offers)} worker(s) serve {task}")
+
+
+def _start(task: str) -> str:
+    return f"`tunesmith worker --tasks FILE.py` for your own code, `--data {task}=FILE` for a data file"

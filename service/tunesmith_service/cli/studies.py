@@ -1,0 +1,114 @@
+"""`tunesmith study …` and `tunesmith best`."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import click
+
+from tunesmith_service.cli import study_file, views, watching
+from tunesmith_service.cli.base import PeopleCommand, PeopleGroup, Session
+
+study_argument = click.argument("study")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.group(cls=PeopleGroup)
+def study() -> None:
+    """Create, follow and steer studies."""
+
+
+@study.command()
+@click.option(
+    "-f", "--file", "source", required=True, metavar="FILE",
+    help="A study file, - for standard input, or the name of a shipped example such as digits-demo.",
+)  # fmt: skip
+@click.option("--name", help="A name for the study, instead of the one in the file.")
+@click.option("--dry-run", is_flag=True, help="Only say how many trials, epochs and bytes it plans.")
+@click.option("--watch", "watch_it", is_flag=True, help="Follow it until it ends.")
+def create(session: Session, source: str, name: str | None, dry_run: bool, watch_it: bool) -> None:
+    """Create a study from a file. Workers start on it at once.
+
+    A dry run checks the file and forecasts the most that the study may run; nothing is created.
+    """
+    spec = study_file.read(source)
+    if name is not None:
+        spec["name"] = name
+    if dry_run:
+        session.show(session.client.post("studies", json=spec, dry_run=True), views.forecast)
+        return
+    created = session.client.post("studies", json=spec)
+    if watch_it:
+        session.note(views.created(created))
+        _watch(session, created["name"])
+    else:
+        session.show(created, views.created)
+
+
+@study.command("list")
+@click.option("--archived", is_flag=True, help="Those put away, too.")
+def list_(session: Session, archived: bool) -> None:
+    """List studies, newest first."""
+    found = list(session.client.pages("studies", archived=True if archived else None))
+    session.show(found, views.study_list)
+
+
+@study.command()
+@study_argument
+def show(session: Session, study: str) -> None:
+    """Show a study: its stages, why they chose what they chose, and its best trial."""
+    session.show(session.client.get("studies", study), views.study_page)
+
+
+@study.command()
+@study_argument
+def watch(session: Session, study: str) -> None:
+    """Follow a study until it ends; exit code 7 if it ended badly."""
+    _watch(session, study)
+
+
+def _watch(session: Session, study: str) -> None:
+    last = watching.follow(session, watching.until_ended(session, study))
+    session.show(last, views.study_page)
+    watching.judge(last)
+
+
+@study.command()
+@study_argument
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Give up with exit code 8.")
+def wait(session: Session, study: str, timeout: float | None) -> None:
+    """Wait in silence until a study ends; exit code 7 if it ended badly."""
+    (last,) = deque(watching.until_ended(session, study, timeout=timeout), maxlen=1)
+    session.show(last, views.ended)
+    watching.judge(last)
+
+
+@study.command()
+@study_argument
+def pause(session: Session, study: str) -> None:
+    """Hand out no more trials; those that run go on."""
+    session.show(session.client.post("studies", study, "pause"), views.moved)
+
+
+@study.command()
+@study_argument
+def resume(session: Session, study: str) -> None:
+    """Go on with a paused study."""
+    session.show(session.client.post("studies", study, "resume"), views.moved)
+
+
+@study.command()
+@study_argument
+@yes_option
+def stop(session: Session, study: str, yes: bool) -> None:
+    """End a study: its waiting and running trials are cancelled. There is no way back."""
+    session.confirm(f"Stop study {study} and cancel its trials?", yes=yes)
+    session.show(session.client.post("studies", study, "stop"), views.moved)
+
+
+@click.command(cls=PeopleCommand)
+@study_argument
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="So many trials.")
+def best(session: Session, study: str, top: int) -> None:
+    """Show the best trial of a study, or the best few."""
+    session.show(session.client.get("studies", study, "best", top=top), views.best)

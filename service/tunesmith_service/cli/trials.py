@@ -1,0 +1,134 @@
+"""`tunesmith trial …`"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import click
+import yaml
+
+from tunesmith_service.cli import views
+from tunesmith_service.cli.base import PeopleGroup, Session
+from tunesmith_service.cli.studies import study_argument, yes_option
+
+STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
+FOLLOW_SECONDS = 1.0
+
+number_argument = click.argument("number", type=click.IntRange(min=0))
+
+
+@click.group(cls=PeopleGroup)
+def trial() -> None:
+    """Look into trials, and queue some by hand."""
+
+
+@trial.command("list")
+@study_argument
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--stage", help="Only those of this stage.")
+@click.option("--sort", default="number", show_default=True, help="number or value; - before it: downwards.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
+def list_(
+    session: Session, study: str, *, state: str | None, stage: str | None, sort: str, limit: int
+) -> None:
+    """List the trials of a study."""
+    found = session.client.pages(
+        "studies", study, "trials", state=state, stage=stage, sort=sort, limit=min(limit, 1000)
+    )
+    session.show(list(itertools.islice(found, limit)), views.trial_list)
+
+
+@trial.command()
+@study_argument
+@number_argument
+def show(session: Session, study: str, number: int) -> None:
+    """Show one trial: its settings, attempts, curve, and why it failed."""
+    answer = session.client.get("studies", study, "trials", number)
+    curve = session.client.get("studies", study, "trials", number, "curve")
+    session.show(answer | {"curve": curve}, views.trial_page)
+
+
+@trial.command()
+@study_argument
+@number_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until the trial ends.")
+def logs(session: Session, study: str, number: int, follow: bool) -> None:
+    """Print what a trial's training wrote."""
+    shown = 0
+    while True:
+        state = session.client.get("studies", study, "trials", number)["state"] if follow else ""
+        text = views.log_text(session.client.get("studies", study, "trials", number, "logs"))
+        if session.as_json and not follow:
+            session.show({"text": text}, str)
+            return
+        click.echo(text[shown:], nl=False)
+        shown = len(text)
+        if state not in ("waiting", "running"):
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+@trial.command()
+@study_argument
+@click.option("--stage", help="Stage to queue it in; else the active one.")
+@click.option(
+    "-p", "--param", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter; repeat."
+)
+@click.option(
+    "--like", type=click.IntRange(min=0), metavar="NUMBER", help="Start from this trial's settings."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Train so long; else as the stage does.")
+def enqueue(
+    session: Session,
+    study: str,
+    *,
+    stage: str | None,
+    settings: tuple[str, ...],
+    like: int | None,
+    epochs: int | None,
+) -> None:
+    """Queue one trial by hand: `-p lr=0.01 -p optimizer=adam`, or `--like 12 -p lr=0.02`."""
+    base = session.client.get("studies", study, "trials", like) if like is not None else None
+    body: dict[str, Any] = {"params": [dict(base["params"] if base else {}) | parse(settings)]}
+    if base and stage is None:
+        stage = base["stage"]
+    body |= {k: v for k, v in (("stage", stage), ("epochs", epochs)) if v is not None}
+    session.show(session.client.post("studies", study, "trials", json=body), views.enqueued)
+
+
+@trial.command()
+@study_argument
+@number_argument
+@yes_option
+def cancel(session: Session, study: str, number: int, yes: bool) -> None:
+    """End one trial that waits or runs."""
+    session.confirm(f"Cancel trial #{number} of {study}?", yes=yes)
+    session.show(session.client.post("studies", study, "trials", number, "cancel"), views.cancelled)
+
+
+def parse(settings: Iterable[str]) -> dict[str, Any]:
+    """Hyperparameters as typed: a number where it reads like one, true, false, else text.
+
+    >>> parse(["lr=1e-3", "width=64", "nesterov=true", "optimizer=adam"])
+    {'lr': 0.001, 'width': 64, 'nesterov': True, 'optimizer': 'adam'}
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, written = setting.partition("=")
+        if not (name and equals):
+            raise ValueError(f"-p {setting}: write NAME=VALUE, such as -p lr=0.01")
+        found[name.strip()] = _scalar(written.strip())
+    return found
+
+
+def _scalar(written: str) -> bool | int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(written)
+        except ValueError:
+            continue
+    value = yaml.safe_load(written)
+    return value if isinstance(value, bool) else written

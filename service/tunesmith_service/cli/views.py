@@ -1,0 +1,244 @@
+"""The API's answers as text for people. Shapes are those of `tunesmith_service.api.models`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunesmith_service.cli import text
+
+Answer = Mapping[str, Any]
+
+STYLES = {"active": "bold", "done": "green", "complete": "green", "failed": "red", "skipped": "dim"}
+FINISHED = ("complete", "pruned", "failed", "cancelled")
+
+
+# --- studies --------------------------------------------------------------------------------------
+
+
+def study_list(studies: Sequence[Answer]) -> str:
+    if not studies:
+        return "No studies yet. `tunesmith study create -f digits-demo` starts a shipped example."
+    header = ("name", "state", "stage", "best", "done", "pruned", "failed", "running", "waiting", "created")
+    rows = [
+        (
+            s["name"], s["state"], s["stage"], s["best"] and s["best"]["value"], s["counts"]["complete"],
+            s["counts"]["pruned"], s["counts"]["failed"], s["counts"]["running"], s["counts"]["waiting"],
+            text.moment(s["created_at"]),
+        )
+        for s in studies
+    ]  # fmt: skip
+    return text.table(header, rows, right=header[3:9])
+
+
+def study_page(study: Answer) -> str:
+    """A study's facts, its stages with what they found, and the best trial."""
+    facts = {
+        "study": f"{study['name']} ({study['state']})",
+        "task": study["task"],
+        "objective": f"{study['direction']} {study['metric']}",
+        "trials": counts(study["counts"]),
+        "slot-hours": study["gpu_hours"],
+        "created": text.moment(study["created_at"]),
+        "ended": text.moment(study["ended_at"]),
+    }
+    facts |= {k: study[k] for k in ("reason",) if study[k]}
+    facts |= {"waits for": study["waiting_for"]} if study["waiting_for"] else {}
+    header = ("stage", "kind", "state", "trials", "epochs", "best")
+    rows = [
+        (s["name"], s["kind"], s["state"], progress(s), epochs_of(s), best_of_stage(s))
+        for s in study["stages"]
+    ]
+    parts = [text.facts(facts), text.table(header, rows, right=header[3:])]
+    why = [f"{s['name']}: {s['result']['why']}" for s in study["stages"] if s["result"]]
+    why += [f"{s['name']}: {s['reason']}" for s in study["stages"] if s["reason"] and not s["result"]]
+    if why:
+        parts.append("\n".join(why))
+    parts.append(best_line(study))
+    return "\n\n".join(parts)
+
+
+def counts(tally: Mapping[str, int]) -> str:
+    """
+    >>> counts({"waiting": 0, "running": 2, "complete": 5})
+    '2 running, 5 complete'
+    """
+    return ", ".join(f"{n} {state}" for state, n in tally.items() if n) or "none yet"
+
+
+def done_of(stage: Answer) -> tuple[int, int]:
+    """Trials that have ended, and as far as one knows all there will be."""
+    done = sum(stage["counts"][state] for state in FINISHED)
+    known = sum(stage["counts"].values())
+    if stage["state"] not in ("pending", "active"):
+        return done, known
+    forecast = stage["forecast"]
+    return done, max(known, forecast["trials"] if forecast else 0)
+
+
+def progress(stage: Answer) -> str:
+    done, planned = done_of(stage)
+    return f"{done}/{planned}"
+
+
+def epochs_of(stage: Answer) -> int | None:
+    """Epochs that the stage's trials have trained, once it has ended."""
+    spent: int | None = (stage["result"] or {}).get("numbers", {}).get("epochs")
+    return spent
+
+
+def best_of_stage(stage: Answer) -> float | None:
+    ranking = (stage["result"] or {}).get("ranking")
+    return ranking[0]["value"] if ranking else None
+
+
+def best_line(study: Answer) -> str:
+    best = study["best"]
+    if best is None:
+        return "No trial has finished yet."
+    value = f"{study['metric']} {text.value(best['value'])}"
+    return f"Best: #{best['number']} ({best['stage']}) {value}  {text.params(best['params'])}"
+
+
+def progress_line(study: Answer) -> str:
+    """One line that changes whenever something worth saying has."""
+    stages = [f"{s['name']} {progress(s)}" for s in study["stages"] if s["state"] != "pending"]
+    best = study["best"]
+    tail = f", best #{best['number']} {study['metric']} {text.value(best['value'])}" if best else ""
+    waits = f", waits: {study['waiting_for']}" if study["waiting_for"] else ""
+    return f"{study['name']} {study['state']}: {', '.join(stages)}{tail}{waits}"
+
+
+def ended(study: Answer) -> str:
+    return f"Study {study['name']} is {study['state']}. {best_line(study)}"
+
+
+def moved(study: Answer) -> str:
+    return f"Study {study['name']} is {study['state']}."
+
+
+def created(study: Answer) -> str:
+    trials = sum(f["trials"] for f in study["forecast"].values())
+    plan = f"at most {trials} trials in {len(study['forecast'])} stages"
+    lines = [f"Study {study['name']} is {study['state']}: {plan}."]
+    lines += [f"Warning: {w}" for w in study["warnings"]]
+    return "\n".join([*lines, f"Follow it: tunesmith study watch {study['name']}"])
+
+
+def forecast(plan: Answer) -> str:
+    """What a study would run at most."""
+    header = ("stage", "trials", "epochs", "snapshots")
+    rows = [(name, f["trials"], f["epochs"], f["snapshots"]) for name, f in plan["stages"].items()]
+    rows.append(("all", plan["trials"], plan["epochs"], plan["snapshots"]))
+    size = plan["snapshot_bytes"]
+    bytes_line = (
+        f"Snapshots: {text.size(size)} in all."
+        if size is not None
+        else "Snapshots: their size is known once a trial of this task has left one."
+    )
+    lines = [text.table(header, rows, right=header[1:]), bytes_line]
+    lines += [f"Warning: {w}" for w in plan["warnings"]]
+    return "\n".join([*lines, f"At most; nothing was created. Study: {plan['name']}"])
+
+
+def best(trials: Sequence[Answer]) -> str:
+    if not trials:
+        return "No trial has finished yet."
+    header = ("trial", "stage", "value", "settings")
+    return text.table(
+        header,
+        [(f"#{t['number']}", t["stage"], t["value"], text.params(t["params"])) for t in trials],
+        right=["value"],
+    )
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+
+def trial_list(trials: Sequence[Answer]) -> str:
+    if not trials:
+        return "No such trials."
+    header = ("trial", "stage", "state", "why", "epochs", "value", "settings")
+    rows = [
+        (
+            f"#{t['number']}", t["stage"], t["state"], t["stop_reason"], f"{t['step']}/{t['epochs']}",
+            t["value"], text.params(t["params"]),
+        )
+        for t in trials
+    ]  # fmt: skip
+    return text.table(header, rows, right=("epochs", "value"))
+
+
+def trial_page(trial: Answer) -> str:
+    """One trial: how it went, its attempts, its curve, and its error if it has one."""
+    facts = {
+        "trial": f"#{trial['number']} of stage {trial['stage']}, {trial['key']}",
+        "state": f"{trial['state']}, {trial['stop_reason']}" if trial["stop_reason"] else trial["state"],
+        "value": trial["value"],
+        "settings": text.params(trial["params"]),
+        "epochs": f"{trial['step']} of {trial['epochs']}",
+        "worker": trial["worker"],
+        "started": text.moment(trial["started_at"]),
+        "ended": text.moment(trial["ended_at"]),
+    }
+    if trial["start"]:
+        facts["goes on from"] = f"#{trial['start']['trial']} at epoch {trial['start']['step']}"
+    if trial["retry_of"] is not None:
+        facts["again after"] = f"#{trial['retry_of']}"
+    parts = [text.facts(facts)]
+    if len(trial["attempts"]) > 1:
+        header = ("attempt", "worker", "from epoch", "ending")
+        rows = [(a["attempt"], a["worker"], a["resume_step"], a["ending"]) for a in trial["attempts"]]
+        parts.append(text.table(header, rows))
+    if trial["curve"]["points"]:
+        parts.append(curve(trial["curve"]["points"]))
+    if trial["error"]:
+        error = trial["error"]
+        parts.append(f"{error['kind']}: {error['message']}\n{error.get('traceback', '')}".rstrip())
+    return "\n\n".join(parts)
+
+
+def curve(points: Sequence[Answer]) -> str:
+    names = list(dict.fromkeys(name for p in points for name in p["metrics"]))
+    header = ("epoch", *names)
+    return text.table(
+        header, [(p["step"], *(p["metrics"].get(n) for n in names)) for p in points], right=header
+    )
+
+
+def log_text(chunks: Sequence[Answer]) -> str:
+    return "".join(chunk["text"] for chunk in chunks)
+
+
+def enqueued(answer: Answer) -> str:
+    return "Queued " + ", ".join(f"#{n}" for n in answer["numbers"]) + "."
+
+
+def cancelled(answer: Answer) -> str:
+    return f"Trial #{answer['number']} is {answer['state']}."
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+def new_token(token: Answer) -> str:
+    expires = f"until {text.moment(token['expires_at'])}" if token["expires_at"] else "for ever"
+    return (
+        f"{token['token']}\n"
+        f"Token {token['key_id']} ({token['name']}, {token['role']}) works {expires}. It is shown this once."
+    )
+
+
+def secret_alone(token: Answer) -> str:
+    return str(token["token"])
+
+
+def token_list(tokens: Sequence[Answer]) -> str:
+    header = ("key id", "name", "role", "expires", "last used", "revoked")
+    moments = ("expires_at", "last_used_at", "revoked_at")
+    rows = [(t["key_id"], t["name"], t["role"], *(text.moment(t[m]) for m in moments)) for t in tokens]
+    return text.table(header, rows)
+
+
+def login(code: Answer) -> str:
+    return f"{code['url']}\nIt opens once, within {text.duration(code['expires_seconds'])}."
