@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,9 +52,9 @@ def run(
     asked: Callable[[], Wish | None] = lambda: None,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> list[Said]:
-    """All that a trial says."""
-    said = trainer.epochs(entry, work, device=CPU, scratch=scratch, resume=resume, asked=asked, clock=clock)
-    return list(said)
+    """All that a trial says; it writes into a directory of its own under `scratch`."""
+    own = Path(tempfile.mkdtemp(dir=scratch))
+    return list(trainer.epochs(entry, work, device=CPU, scratch=own, resume=resume, asked=asked, clock=clock))
 
 
 def wish_at(step: int, wish: Wish = "hand_back") -> Callable[[], Wish | None]:
@@ -83,7 +85,9 @@ def saved(said: list[Said]) -> list[Saved]:
 
 def tree(said: list[Said]) -> dict[str, Any]:
     """What the last snapshot holds."""
-    found = snapshots.load(saved(said)[-1].file.path)
+    file = saved(said)[-1].file
+    assert hashlib.sha256(file.path.read_bytes()).hexdigest() == file.sha256, "written over by another run"
+    found = snapshots.load(file.path)
     assert isinstance(found, dict)
     return found
 

@@ -41,8 +41,7 @@ def curve(said):
 def test_a_trial_handed_back_at_any_step_goes_on_as_if_never_interrupted(tmp_path, recipe, at):
     work = make_work(params=recipe | NET, epochs=4, keep_snapshot=True)
     whole = run(blobs(), work, tmp_path)
-    (tmp_path / "a").mkdir()
-    first = run(blobs(), work, tmp_path / "a", asked=wish_at(at))
+    first = run(blobs(), work, tmp_path, asked=wish_at(at))
     assert ending(first) == Ending("released")
     handed_back = saved(first)[-1]
     assert (handed_back.step, handed_back.batch) == divmod(at, STEPS)
@@ -56,12 +55,11 @@ def test_a_trial_handed_back_at_any_step_goes_on_as_if_never_interrupted(tmp_pat
 def test_a_trial_resumed_at_the_end_of_an_epoch_equals_one_never_interrupted(tmp_path, recipe):
     whole = run(blobs(), make_work(params=recipe | NET, epochs=4, keep_snapshot=True), tmp_path)
     clock = iter(range(0, 10**6, 10))
-    (tmp_path / "b").mkdir()
     every = make_work(params=recipe | NET, epochs=4, snapshot_every_seconds=5, keep_snapshot=True)
     often = run(
         blobs(),
         every,
-        tmp_path / "b",
+        tmp_path,
         clock=lambda: next(clock),
     )
     assert [(s.step, s.batch, s.final) for s in saved(often)] == [
@@ -330,7 +328,7 @@ def test_an_abandoned_trial_stops_before_its_next_step_and_writes_nothing(tmp_pa
     said = run(blobs(), make_work(params=SGD), tmp_path, asked=wish_at(STEPS + 1, "abandon"))
     assert len(points(said)) == 1
     assert ending(said) == Ending("abandoned")
-    assert list(tmp_path.iterdir()) == []
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def read_target(column: Column, tests: int = 0) -> Targets:
     values, name = column.values, column.name
     if values.dtype.kind not in "biufUS":
         raise TaskError(f"target {name!r} holds {values.dtype}; only numbers and texts are read")
-    found, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    found, codes = np.unique(values, return_inverse=True)
     if len(found) == 1:
         raise TaskError(
             f"target {name!r} has a single class ({found[0]!s} in all {len(values)} rows); "
@@ -83,7 +83,7 @@ def read_target(column: Column, tests: int = 0) -> Targets:
             "that is regression, which is not built in; give classes, or write a task file with a loss of "
             "your own"
         )
-    if len(found) > _MAX_CLASSES or counts.max() < 3:
+    if len(found) > min(_MAX_CLASSES, max(2, len(values) // 2)):
         raise TaskError(
             f"target {name!r} holds {len(found)} different values in {len(values)} rows, too many to be "
             "classes; the target is the column named target, label, class or y, else the last"
