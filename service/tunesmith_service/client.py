@@ -42,6 +42,7 @@ from tunesmith_service.errors import (
     Refused,
     SeqGap,
     SnapshotReused,
+    TooLarge,
     TunesmithError,
     Unauthorized,
     Unavailable,
@@ -62,6 +63,7 @@ __all__ = [
     "Retries",
     "SeqGap",
     "SnapshotReused",
+    "TooLarge",
     "TunesmithError",
     "Unauthorized",
     "Unavailable",
@@ -170,7 +172,7 @@ def failure(response: httpx.Response) -> TunesmithError | None:
 
 
 def _by_status(status: int) -> type[TunesmithError]:
-    plain = (NotFound, Conflict, errors.Unprocessable, Unauthorized, Forbidden, errors.TooLarge, NoSpace)
+    plain = (NotFound, Conflict, errors.Unprocessable, Unauthorized, Forbidden, TooLarge, NoSpace)
     return next((e for e in plain if e.status == status), Refused)
 
 
@@ -305,12 +307,8 @@ class WorkerClient:
     async def finish(self, lease: Lease, body: wire.Finish) -> wire.Finished:
         return await self._call("POST", _of(lease, "finish"), body, wire.Finished, lease=lease)
 
-    async def release(
-        self, lease: Lease, body: wire.Release, *, retry_for: float = math.inf
-    ) -> wire.Finished:
-        return await self._call(
-            "POST", _of(lease, "release"), body, wire.Finished, lease=lease, retry_for=retry_for
-        )
+    async def release(self, lease: Lease, body: wire.Release) -> wire.Finished:
+        return await self._call("POST", _of(lease, "release"), body, wire.Finished, lease=lease)
 
     async def put_blob(self, lease: Lease, path: Path, sha256: str) -> None:
         """Send a file's bytes, read as they go. The same bytes again are a no-op."""
@@ -455,9 +453,9 @@ class Client:
         while True:
             page = self.get(*path, **query)
             yield from page["items"]
-            if page.get("next") is None:
+            if page.get("next_cursor") is None:
                 return
-            query["cursor"] = page["next"]
+            query["cursor"] = page["next_cursor"]
 
     def download(self, *path: str | int, to: Path, sha256: str | None = None) -> None:
         """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""

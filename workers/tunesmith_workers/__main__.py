@@ -16,7 +16,7 @@ from tunesmith_workers import devices as machine
 from tunesmith_workers.attempt import Patience
 from tunesmith_workers.child_process import ChildStartError
 from tunesmith_workers.state import State, StateInUseError, open_state
-from tunesmith_workers.supervisor import Options, Supervisor
+from tunesmith_workers.supervisor import NotTakenError, Options, Supervisor
 
 REFUSED_EXIT_CODE = 4
 DEFAULT_URL = "http://127.0.0.1:8787"
@@ -115,7 +115,7 @@ def worker(
 def _run(supervisor: Supervisor, home: State) -> None:
     try:
         asyncio.run(supervisor.run())
-    except ChildStartError as e:
+    except (ChildStartError, NotTakenError) as e:
         raise click.ClickException(str(e)) from e
     except (Unauthorized, Forbidden) as e:
         click.echo(f"Error: the service refuses this worker's token: {e.detail}", err=True)

@@ -178,6 +178,7 @@ class Attempt:
         self._delivering: asyncio.Task[None] | None = None
         self._stands: Stands = "training"
         self._cause = "shutdown"  # of the release, should there be one
+        self._word = ""  # the last one, once it is known: finish or release
         self._signals = 0
         self._warm = False
         self._keep_spool = False
@@ -358,19 +359,18 @@ class Attempt:
             await self._release_now()
 
     async def _release_now(self) -> None:
-        """Give the trial back with its last snapshot, past all that still waits; a last word goes first.
+        """Give the trial back past all that still waits; a trial that has its finish sends all, finish last.
         What the service does not answer in time is left for this worker's next start."""
         await self._stop_delivering()
         if self._stands != "closing":
-            self._spool.forget()
             self._last_word("release", {"cause": self._cause})
         self._stands = "over"
         await self._child.kill()
-        flushing = asyncio.create_task(self._delivery().flush())
-        done, _ = await asyncio.wait([flushing], timeout=RELEASE_SECONDS)
-        await self._stop(flushing)
-        self._keep_spool = not done
-        self._log.info("released" if done else "left_to_the_next_start", cause=self._cause)
+        telling = self._start(self._tell_last())
+        in_time = self._start(self._sleep(RELEASE_SECONDS))
+        await asyncio.wait([telling, in_time], return_when=asyncio.FIRST_COMPLETED)
+        self._keep_spool = not telling.done()
+        self._log.info("left_to_the_next_start" if self._keep_spool else "released", cause=self._cause)
 
     def _fail(self, kind: str, message: str, *, traceback: str = "", retryable: bool = False) -> None:
         error = _error(kind, message, traceback)
@@ -379,7 +379,7 @@ class Attempt:
 
     def _last_word(self, kind: str, body: dict[str, Any]) -> None:
         self._flush_log()
-        self._stands = "closing"
+        self._stands, self._word = "closing", kind
         self._spool.close_with(kind, body)
 
     # --- logs: many small prints make one chunk ---
@@ -463,6 +463,18 @@ class Attempt:
                 self._mailbox.put_nowait(_Refused(refusal, by_delivery=True))
 
         self._delivering = self._start(send())
+
+    async def _tell_last(self) -> None:
+        with contextlib.suppress(Refused):  # then it is not ours to end any more
+            if self._word == "release":
+                await self._tools.client.release(
+                    self._lease, wire.Release.model_validate({"cause": self._cause})
+                )
+            else:
+                await self._delivery().flush()
+
+    async def _sleep(self, seconds: float) -> None:
+        await self._tools.sleep(seconds)
 
     async def _stop_delivering(self) -> None:
         if self._delivering is not None:

@@ -5,6 +5,7 @@
 | none, or `duplicate` | the next entry |
 | seq_gap | the reports from the expected number on are sent again |
 | no_space, of a snapshot | the file stays here and is tried once more before the last word |
+| too_large, of a snapshot | that one is given up, with a warning |
 | no_space, of anything else | tried again until there is room |
 | any, of a log chunk or artifact (the lease is still ours) | that one is given up, with a warning |
 | any other | raised: the attempt is over |
@@ -27,6 +28,7 @@ from tunesmith_service.client import (
     Refused,
     SeqGap,
     SnapshotReused,
+    TooLarge,
     Unauthorized,
     WorkerClient,
 )
@@ -122,6 +124,8 @@ class Delivery:
             if not last_chance:
                 self._replace_kept(entry)
             return
+        except TooLarge as refusal:
+            self._log.warning("snapshot_given_up", step=step, reason=refusal.detail)
         except SnapshotReused:  # other bytes of the same step are there: the trial can go on from those
             self._log.info("snapshot_stands_already", step=step)
         except FileNotFoundError:  # a leftover spool whose snapshot was accepted and unlinked before

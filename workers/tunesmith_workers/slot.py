@@ -24,7 +24,7 @@ from tunesmith_workers.child_process import ChildProcess, ChildStartError
 CLAIM_SECONDS = 20.0
 LOOK_SECONDS = 1.0  # how often a broken task file is looked at again
 
-Stamp: TypeAlias = tuple[tuple[int, int] | None, ...]
+Stamp: TypeAlias = dict[str, tuple[int, int] | None]
 
 
 class Owner(Protocol):
@@ -59,7 +59,8 @@ class Seat:
     scratch: Path
     arguments: Sequence[str]
     environ: Mapping[str, str]
-    files: Sequence[Path]  # task and data files that the child has read
+    tasks: Sequence[Path]
+    data: Sequence[Path]
 
 
 class Slot:
@@ -71,7 +72,7 @@ class Slot:
         self._owner, self._seat, self._once = owner, seat, once
         self._log = log.bind(slot=seat.number)
         self._child: ChildProcess | None = None
-        self._stamp: Stamp = ()
+        self._stamp: Stamp = {}
         self._attempt: Attempt | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -102,7 +103,7 @@ class Slot:
     # --- the child ---
 
     async def _ready_child(self) -> ChildProcess:
-        if self._child is not None and self._stamp != _stamp(self._seat.files):
+        if self._child is not None and self._stamp != _stamp(self._seat):
             self._log.info("files_changed", detail="starting the trainer anew")
             await self._end_child()
         if self._child is not None and not self._child.is_alive:
@@ -113,7 +114,7 @@ class Slot:
         return self._child
 
     async def _start_child(self) -> None:
-        self._stamp = _stamp(self._seat.files)
+        self._stamp = _stamp(self._seat)
         try:
             self._child = await ChildProcess.start(self._seat.arguments, self._seat.environ)
         except ChildStartError as e:
@@ -127,7 +128,7 @@ class Slot:
     async def _await_edit(self) -> None:
         """Until a file is another than the one that did not load; half a minute at most, for other causes."""
         for _ in range(30):
-            if self._stamp != _stamp(self._seat.files):
+            if self._stamp != _stamp(self._seat):
                 return
             await self._owner.tools.sleep(LOOK_SECONDS)
 
@@ -181,12 +182,14 @@ class Slot:
             await self._end_child()
 
 
-def _stamp(files: Sequence[Path]) -> Stamp:
-    """What changes when a file is edited; None for one that is not there just now."""
-    stamps: list[tuple[int, int] | None] = []
-    for file in files:
-        stamps.append(None)
-        with contextlib.suppress(OSError):
+def _stamp(seat: Seat) -> Stamp:
+    """What changes when a file is edited that the child has read, or a task file's neighbour, which it may
+    have imported."""
+    neighbours = {file for task in seat.tasks for file in task.parent.glob("*.py")}
+    stamp: dict[str, tuple[int, int] | None] = {}
+    for file in {*seat.tasks, *seat.data, *neighbours}:
+        stamp[str(file)] = None
+        with contextlib.suppress(OSError):  # not there just now: an editor may be about to put it back
             stat = file.stat()
-            stamps[-1] = (stat.st_mtime_ns, stat.st_size)
-    return tuple(stamps)
+            stamp[str(file)] = (stat.st_mtime_ns, stat.st_size)
+    return stamp

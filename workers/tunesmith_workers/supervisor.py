@@ -30,7 +30,13 @@ from tunesmith_workers.state import State
 
 SIGNALS = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown", signal.SIGUSR1: "preempted"}
 TROUBLE_SECONDS = 60.0  # between two lines about the same trouble
-FATAL = (ChildStartError, Unauthorized, Forbidden)
+
+
+class NotTakenError(Exception):
+    """The service does not take this worker, such as one that belongs to another project."""
+
+
+FATAL = (ChildStartError, Unauthorized, Forbidden, NotTakenError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,13 @@ class Supervisor:
         arguments += [part for file in options.tasks for part in ("--tasks", str(file))]
         arguments += [part for name, file in options.data.items() for part in ("--data", f"{name}={file}")]
         clean = cleaned(environ) | devices.environment(own, threads) | {"TMPDIR": str(scratch)}
-        return Seat(number, slot_id, scratch, arguments, clean, (*options.tasks, *options.data.values()))
+        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, tuple(options.data.values()))
 
     async def run(self) -> None:
         """Serve until stopped by a signal, or by `once` or `exit_when_idle`.
 
         Raises: ChildStartError if a task or data file cannot be used; Unauthorized or Forbidden if the
-            service does not take the token.
+            service does not take the token; NotTakenError if it does not take the worker.
         """
         loop = asyncio.get_running_loop()
         for number, cause in SIGNALS.items():
@@ -164,14 +170,21 @@ class Supervisor:
             for name in sorted(tasks):
                 if self._declared is not None and self._declared.get(name) != tasks[name]:
                     self._log.info("task_changed", task=name, digest=tasks[name][:12])
-            await self.tools.client.register(
-                wire.Register(
-                    worker_id=self.worker_id, boot_id=self.boot_id, name=self._options.name,
-                    version=metadata.version("tunesmith"), tasks=dict(tasks), slots=self._wire_slots,
-                )
-            )  # fmt: skip
+            await self._register(tasks)
             self._declared = dict(tasks)
             self._log.info("registered", tasks=sorted(tasks))
+
+    async def _register(self, tasks: Mapping[str, str]) -> None:
+        body = wire.Register(
+            worker_id=self.worker_id, boot_id=self.boot_id, name=self._options.name,
+            version=metadata.version("tunesmith"), tasks=dict(tasks), slots=self._wire_slots,
+        )  # fmt: skip
+        try:
+            await self.tools.client.register(body)
+        except (Unauthorized, Forbidden):
+            raise
+        except Refused as e:
+            raise NotTakenError(e.detail) from e
 
     async def _send_leftovers(self) -> None:
         for path in leftovers(self._state.spool):

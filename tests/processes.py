@@ -1,0 +1,129 @@
+"""Real processes for tests: a worker as people start it, and waiting for what it says.
+
+Nothing sleeps for luck: `until` looks again and again until a condition holds or its time is up, and
+then says what it saw.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.02
+
+
+def until(
+    look: Callable[[], T | None], seconds: float = 30.0, *, saw: Callable[[], object] = lambda: ""
+) -> T:
+    """What `look` returns, once that is true. Raises: AssertionError with `saw()` when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {seconds} s; saw: {saw()}"
+        threading.Event().wait(LOOK_SECONDS)
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+class Process:
+    """A process whose output is gathered line by line. Killed, with its group, when left."""
+
+    def __init__(
+        self, command: Sequence[str], *, directory: Path | None = None, environ: dict[str, str] | None = None
+    ) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("TUNESMITH_")}
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            command, cwd=directory, env=clean | (environ or {}), text=True, process_group=0,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.lines.append(line)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+    def says(self, *words: str, seconds: float = 30.0, times: int = 1) -> str:
+        """The line that holds all the words, once it was said so many times."""
+
+        def look() -> str | None:
+            found = [line for line in list(self.lines) if all(word in line for word in words)]
+            return found[times - 1] if len(found) >= times else None
+
+        return until(look, seconds, saw=lambda: self.said)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def ends(self, seconds: float = 30.0) -> int:
+        """Its exit code, and all it said has been read."""
+        code = until(lambda: (self.process.poll(),) if self.process.poll() is not None else None, seconds,
+                     saw=lambda: self.said)[0]  # fmt: skip
+        self._reading.join(seconds)
+        return code
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reading.join(10)
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Worker(Process):
+    """`tunesmith worker` against a service, with a state directory of its own."""
+
+    def __init__(
+        self, url: str, token: str, state: Path, *options: str, directory: Path | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        command = [sys.executable, "-m", "tunesmith_workers", "--url", url, "--state", str(state), *options]
+        own = {"TUNESMITH_TOKEN": token, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        super().__init__(command, directory=directory, environ=own | (environ or {}))
+
+    def child_pid(self, times: int = 1) -> int:
+        """Process id of the trainer that was the `times`-th to get ready."""
+        line = self.says("event=trainer_ready", times=times, seconds=60)
+        return int(next(part for part in line.split() if part.startswith("pid=")).removeprefix("pid="))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie has ended; it waits for its parent alone.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
