@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         registry = builtin.registry([Path(f) for f in options.tasks], dict(options.data))
-    except (TaskError, SnapshotCorrupt, ValueError, OSError) as e:
+    except TaskError as e:
         sys.exit(str(e))
     link = Link(socket.socket(fileno=options.fd))
     link.say(ready(registry))
