@@ -366,6 +366,13 @@ class RedeemLoginCode:
 
 
 @dataclass(frozen=True, slots=True)
+class EndSession:
+    """Log out. Outcome: None, also if there is no such session."""
+
+    session_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetBlobs:
     """Forget snapshots past their retention. Outcome: hashes that no row names any more."""
 
@@ -376,5 +383,5 @@ Command = (
     Register | Claim | Renew | Report | CommitSnapshot | AppendLog | CommitArtifact | Finish | Release
     | Sweep | Grace | Propose | Redraw | Prune | EndStage | FailStage | CreateStudy | AddStage | SkipStage
     | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken | TouchTokens
-    | CreateLoginCode | RedeemLoginCode | ForgetBlobs
+    | CreateLoginCode | RedeemLoginCode | EndSession | ForgetBlobs
 )  # fmt: skip

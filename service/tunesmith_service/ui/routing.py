@@ -1,0 +1,65 @@
+"""A route of the dashboard: its refusals are pages, and every answer carries the security headers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from tunesmith_service.errors import Forbidden, TunesmithError, Unauthorized
+from tunesmith_service.routing import Route
+from tunesmith_service.security import SAFE_METHODS
+from tunesmith_service.ui.rendering import PAGE_HEADERS, base, render
+
+
+class PageRoute(Route):
+    """See `routing.Route`; without a session it leads to the login page."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def page(request: Request) -> Response:
+            try:
+                _check_page_origin(request)
+                response = await answer(request)
+            except Unauthorized:
+                response = _to_login(request)
+            except TunesmithError as error:
+                response = _refusal(request, error)
+            for name, value in PAGE_HEADERS.items():
+                response.headers.setdefault(name, value)
+            return response
+
+        return page
+
+
+def _check_page_origin(request: Request) -> None:
+    """Browsers name the Origin of every change, so one without it is no page of ours. (That it is
+    the right one is checked for every route.)"""
+    if request.method not in SAFE_METHODS and "origin" not in request.headers:
+        raise Forbidden("changes under /ui/ come from a page of this dashboard; programs use /api/v1")
+
+
+def _to_login(request: Request) -> Response:
+    login = f"{base(request)}/login"
+    if "hx-request" in request.headers:  # a part of a page: the whole page must go
+        return Response(status_code=401, headers={"HX-Redirect": login})
+    if request.method in SAFE_METHODS and "text/html" in request.headers.get("accept", "text/html"):
+        return RedirectResponse(login, 303)
+    return PlainTextResponse("The session has ended; run `tunesmith login` for a new link.", 401)
+
+
+def _refusal(request: Request, error: TunesmithError) -> Response:
+    if "hx-request" in request.headers:
+        return PlainTextResponse(error.detail, error.status)
+    title = HTTPStatus(error.status).phrase.capitalize()
+    detail = error.detail[:1].upper() + error.detail[1:] + ("" if error.detail.endswith(".") else ".")
+    return render(request, "problem.html", status=error.status, title=title, detail=detail)
+
+
+router: Callable[..., APIRouter] = partial(APIRouter, route_class=PageRoute, redirect_slashes=False)

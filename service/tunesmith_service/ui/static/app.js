@@ -1,0 +1,109 @@
+// What every page does: local times, full values on copy, and one live stream a tab.
+"use strict";
+(() => {
+  const body = document.body;
+
+  // --- times: the server writes UTC, people read their own ---
+  function localTimes(root) {
+    const today = new Date().toDateString();
+    for (const el of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(el.dateTime);
+      const minutes = { hour: "2-digit", minute: "2-digit" };
+      el.textContent = at.toDateString() === today
+        ? at.toLocaleTimeString(undefined, { ...minutes, second: "2-digit" })
+        : at.toLocaleString(undefined, { day: "numeric", month: "short", ...minutes });
+      el.title = `${at.toLocaleString()} (${el.dateTime})`;
+    }
+  }
+  localTimes(document);
+  body.addEventListener("htmx:afterSettle", (event) => localTimes(event.detail.target.parentNode || document));
+
+  // --- a number copied by itself is copied in full ---
+  document.addEventListener("copy", (event) => {
+    const selection = document.getSelection();
+    const at = selection.anchorNode && selection.anchorNode.parentElement;
+    const figure = at && at.closest("data.num");
+    if (figure && selection.toString().trim() === figure.textContent) {
+      event.clipboardData.setData("text/plain", figure.value);
+      event.preventDefault();
+    }
+  });
+
+  // --- a change that was refused says why ---
+  const toast = document.getElementById("toast");
+  body.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.requestConfig.verb === "get") return; // a refresh; the next one may succeed
+    toast.textContent = event.detail.xhr.responseText || "That did not work; reload the page and try again.";
+    toast.hidden = false;
+  });
+
+  // --- refreshing: at most once a second, and never under somebody's selection ---
+  let due = false;
+  let resting = false;
+  let kinds = new Set();
+  function refresh() {
+    due = true;
+    if (resting) return;
+    due = false;
+    resting = true;
+    body.dispatchEvent(new CustomEvent("live"));
+    if (kinds.has("study")) body.dispatchEvent(new CustomEvent("live-study"));
+    kinds = new Set();
+    setTimeout(() => {
+      resting = false;
+      if (due) refresh();
+    }, 1000);
+  }
+  body.addEventListener("htmx:beforeRequest", (event) => {
+    const selection = document.getSelection();
+    const asked = event.detail.requestConfig.triggeringEvent;
+    if (asked && asked.type === "live" && !selection.isCollapsed && event.detail.elt.contains(selection.anchorNode)) {
+      event.preventDefault();
+    }
+  });
+
+  // --- pages without a stream of their own ask again every few seconds, while they are looked at ---
+  const every = Number(body.dataset.every);
+  if (every) setInterval(() => document.hidden || refresh(), every * 1000);
+
+  // --- the stream: closed while the tab is hidden, taken up again from the last event seen ---
+  const url = body.dataset.stream;
+  if (!url) return;
+  const lamp = document.querySelector("[data-live]");
+  const only = body.dataset.trial === undefined ? null : Number(body.dataset.trial);
+  let last = body.dataset.after;
+  let source = null;
+  let again = null;
+
+  function show(word) {
+    if (lamp.dataset.live === word) return;
+    lamp.dataset.live = word;
+    lamp.textContent = word;
+  }
+  function close() {
+    clearTimeout(again);
+    if (source) source.close();
+    source = null;
+  }
+  function open() {
+    close();
+    source = new EventSource(`${url}?after=${last}`);
+    source.onopen = () => show("live");
+    source.onerror = () => {
+      show("reconnecting");
+      // The browser tries again by itself unless the answer was not a stream.
+      if (source && source.readyState === EventSource.CLOSED) again = setTimeout(open, 2000);
+    };
+    source.addEventListener("changes", (event) => {
+      last = event.lastEventId;
+      const changes = JSON.parse(event.data);
+      const mine = changes.entries.filter((e) => only === null || e.trial === only || e.kind === "study");
+      for (const entry of mine) kinds.add(entry.kind);
+      if (changes.skipped) kinds.add("study");
+      if (changes.skipped || mine.length) refresh();
+    });
+  }
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  window.addEventListener("pagehide", close);
+  if (!document.hidden) open();
+})();

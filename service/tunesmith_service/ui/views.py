@@ -1,0 +1,295 @@
+"""What the templates show, worked out from rows: no SQL here, and no HTML.
+
+Rows come as `store` reads them; times are microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from tunesmith_studies.space import Choice, Scalar
+from tunesmith_studies.study import StudySpec, forecast
+from tunesmith_studies.trial import StageState, StudyState, TrialState
+
+from tunesmith_service.store import StageRow, Trial
+from tunesmith_service.ui import formats
+
+STATES = tuple(str(s) for s in TrialState)
+_BAR_ORDER = ("complete", "pruned", "failed", "cancelled", "running", "waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best complete trial of a study or stage."""
+
+    number: int
+    value: float
+    stage: str
+    params: list[tuple[str, Scalar]] = field(default_factory=list)  # those that vary
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A piece of a progress bar, in percent."""
+
+    state: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    name: str
+    kind: str
+    state: str
+    tally: str
+    bars: list[Bar]
+    best: Best | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A button that changes a study's state, behind a question."""
+
+    verb: str
+    label: str
+    question: str
+    meaning: str
+    risky: bool = False
+
+
+def bars(counts: Mapping[str, int], total: int) -> list[Bar]:
+    """States side by side, as shares of what is planned."""
+    out: list[Bar] = []
+    x = 0.0
+    total = max(total, sum(counts.values()))
+    for state in _BAR_ORDER:
+        if n := counts.get(state, 0):
+            width = 100 * n / total
+            out.append(Bar(state, round(x, 2), round(width, 2)))
+            x += width
+    return out
+
+
+def tally(counts: Mapping[str, int], planned: int | None) -> str:
+    """`37 of 64 trials: 35 complete, 1 pruned, 1 running`."""
+    total = sum(counts.values())
+    if not total:
+        return "no trial yet" if planned is None else f"up to {_trials(planned)}"
+    said = ", ".join(f"{counts[s]} {s}" for s in _BAR_ORDER if counts.get(s))
+    return f"{total} of up to {_trials(planned)}: {said}" if planned and planned > total else said
+
+
+def _trials(n: int) -> str:
+    return "1 trial" if n == 1 else f"{n} trials"
+
+
+def why(stage: StageRow) -> str:
+    """What a stage found; before that, why it stands where it stands; before that, what it will do."""
+    if stage.result and stage.result.get("why"):
+        return str(stage.result["why"])
+    if stage.reason:
+        return str(stage.reason)
+    return _plan(stage.spec)
+
+
+def _plan(spec: Mapping[str, Any]) -> str:
+    epochs = spec.get("epochs")
+    source = spec.get("source")
+    share = spec.get("data_fraction", 1.0)
+    parts = [f"{epochs} epochs a trial" if epochs != 1 else "1 epoch a trial"] if epochs else []
+    if share != 1.0:
+        parts.append(f"on {share:.0%} of the training set")
+    if source:
+        parts.append(f"builds on {source}")
+    text = ", ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def stage(row: StageRow, planned: int | None, bests: Mapping[str, Best]) -> StageView:
+    """A card of the pipeline; `planned` is how many trials the stage runs at most."""
+    return StageView(
+        name=row.name,
+        kind=row.kind,
+        state=row.state,
+        tally=tally(row.counts, planned),
+        bars=bars(row.counts, planned or 0),
+        best=bests.get(row.name),
+        why=why(row),
+    )
+
+
+def planned_trials(spec: Mapping[str, Any]) -> dict[str, int]:
+    """By stage, how many trials it runs at most; empty if this version cannot read the study."""
+    try:
+        return {name: f.trials for name, f in forecast(StudySpec.from_json(spec)).items()}
+    except ValidationError:
+        return {}
+
+
+def varied(spec: Mapping[str, Any]) -> list[str]:
+    """Names of the hyperparameters that the study varies, in its own order."""
+    return list(spec.get("space", {}))
+
+
+def now(stages: Sequence[StageRow]) -> str:
+    """Where a study's stages stand, in a few words."""
+    active = [s.name for s in stages if s.state == StageState.ACTIVE]
+    if active:
+        return ", ".join(active)
+    done = sum(s.state == StageState.DONE for s in stages)
+    return f"all {done} done" if done == len(stages) else f"{done} of {len(stages)} done"
+
+
+def moves(state: str, running: int, waiting: int) -> list[Move]:
+    """What a person may do with a study in this state."""
+    pause = Move(
+        "pause", "Pause…", "Pause this study?", "No new trial starts; those that run go on to their end."
+    )
+    resume = Move("resume", "Resume…", "Resume this study?", "Its waiting trials are handed out again.")
+    stop = Move(
+        "stop", "Stop…", "Stop this study for good?",
+        f"Its {running} running and {waiting} waiting trials are cancelled and the stages that are left are "
+        "skipped. What has been found stays. A stopped study cannot be resumed.",
+        risky=True,
+    )  # fmt: skip
+    return {StudyState.ACTIVE: [pause, stop], StudyState.PAUSED: [resume, stop]}.get(StudyState(state), [])
+
+
+# --- trials ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRow:
+    number: int
+    state: str
+    stage: str
+    value: float | None
+    newest: float | None  # the objective's metric in the newest report
+    params: Mapping[str, Scalar]
+    step: int
+    epochs: int
+    progress: float  # percent
+    time_us: int | None
+    note: str
+    is_best: bool
+
+
+def trial_row(row: Trial, metric: str, best: int | None, now_us: int) -> TrialRow:
+    """A row of the table of trials."""
+    epochs = int(row.work["epochs"])
+    newest = (row.last_metrics or {}).get(metric)
+    return TrialRow(
+        number=row.number,
+        state=row.state,
+        stage=row.stage,
+        value=row.value,
+        newest=newest if isinstance(newest, float | int) else None,
+        params=row.params,
+        step=row.step,
+        epochs=epochs,
+        progress=round(min(100 * row.step / epochs, 100), 1) if epochs else 0,
+        time_us=_time(row, now_us),
+        note=note(row),
+        is_best=row.number == best,
+    )
+
+
+def _time(row: Trial, now_us: int) -> int | None:
+    if row.started_us is None:
+        return None
+    return int((row.ended_us or now_us) - row.started_us)
+
+
+_REASONS = {
+    "budget": "ran to its end",
+    "early_stopping": "stopped early",
+    "plateau": "stopped at its plateau",
+    "pruned": "pruned by comparison",
+    "diverged": "diverged",
+}
+
+
+def note(row: Trial) -> str:
+    """What is worth knowing about a trial beyond its state. A lost worker is no failure."""
+    parts = []
+    if row.stop_reason in _REASONS and row.stop_reason != "budget":
+        parts.append(f"{_REASONS[row.stop_reason]} at epoch {row.step}")
+    if row.error:
+        parts.append(str(row.error.get("kind", "error")))
+    if row.state == TrialState.WAITING and row.attempt:
+        parts.append(f"requeued for attempt {row.attempt + 1}")
+    elif row.attempt > 1:
+        parts.append(f"attempt {row.attempt}")
+    if row.hand:
+        parts.append("by hand")
+    if row.retry_of is not None:
+        parts.append(f"again after #{row.retry_of}")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A hyperparameter of a trial: its value, where it lies in the space, and the best trial's."""
+
+    name: str
+    value: Scalar
+    at: float | None  # percent of the parameter's own scale; None where it has none
+    best: Scalar | None
+    best_at: float | None
+    where: str
+
+
+def trial_settings(
+    params: Mapping[str, Scalar], best: Mapping[str, Scalar], spec: StudySpec
+) -> list[Setting]:
+    """Varied hyperparameters first, in the study's order; then those that are fixed."""
+    varied = [n for n in spec.space.names() if n in params]
+    fixed = [n for n in params if n not in spec.space]
+    out = []
+    for name in varied:
+        parameter = spec.space[name]
+        where = f"{formats.number(params[name], pad=False)} in {parameter.shown()}"
+        if isinstance(parameter, Choice):
+            out.append(
+                Setting(name, params[name], None, best.get(name), None, f"one of {len(parameter.values)}")
+            )
+            continue
+        at, best_at = (_position(spec, name, p.get(name)) for p in (params, best))
+        out.append(Setting(name, params[name], at, best.get(name), best_at, where))
+    return out + [Setting(n, params[n], None, best.get(n), None, "fixed") for n in fixed]
+
+
+def _position(spec: StudySpec, name: str, value: Any) -> float | None:
+    parameter = spec.space[name]
+    if value is None or not parameter.contains(value):
+        return None
+    return round(100 * parameter.position(value), 1)
+
+
+_ENDINGS = {
+    "finish": "finished",
+    "retry": "failed, to be tried again",
+    "preempted": "handed back: preempted",
+    "shutdown": "handed back: the worker shut down",
+    "expired": "lost: its lease expired",
+    "reboot": "lost: its worker started anew",
+    "verdict": "pruned by comparison",
+}
+
+
+def ending(cause: str | None, outcome: Mapping[str, Any] | None) -> str:
+    """How an attempt ended: why, and what then became of the trial."""
+    if cause is None:
+        return "running"
+    said = _ENDINGS.get(cause, cause.replace("_", " "))
+    state, reason = (outcome or {}).get("state"), (outcome or {}).get("stop_reason")
+    if state == TrialState.WAITING:
+        return f"{said}; the trial waits again"
+    if cause == "finish" and state:
+        return f"{state}: {_REASONS.get(reason or '', reason)}" if reason else str(state)
+    return said

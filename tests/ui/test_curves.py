@@ -1,0 +1,44 @@
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tunesmith_service.ui.curves import Line, decimate, robust_range, view
+
+finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@settings(max_examples=60)
+@given(values=st.lists(finite, min_size=1, max_size=300), most=st.integers(4, 60))
+def test_a_decimated_curve_is_short_ordered_and_keeps_ends_and_extremes(values, most):
+    points = list(enumerate(values))
+    kept = decimate(points, most)
+    assert len(kept) <= max(most, 4)
+    assert kept == sorted(set(kept))
+    assert set(kept) <= set(points)
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+    assert min(v for _, v in kept) == min(values)
+    assert max(v for _, v in kept) == max(values)
+
+
+def test_a_runaway_value_does_not_set_the_axis():
+    values = [0.5 + 0.001 * i for i in range(100)]
+    bounds = robust_range([*values, 1e9])
+    assert bounds is not None
+    assert bounds[0] == 0.5
+    assert bounds[1] < 1
+
+
+def test_one_value_still_has_an_axis():
+    assert robust_range([2.0]) == (1.9, 2.1)
+    assert robust_range([0.0]) == (-1.0, 1.0)
+    assert robust_range([]) is None
+
+
+def test_what_was_not_finite_is_marked_and_drawn_nowhere():
+    got = view("val/loss", ["val/loss"], [Line("#1", [(1, 0.9), (2, math.inf), (3, math.nan)])])
+    (curve,) = got["curves"]
+    assert (curve["steps"], curve["values"], curve["lost"], curve["value"]) == ([1], [0.9], [2, 3], 0.9)
+
+
+def test_a_curve_without_a_point_is_left_out():
+    assert view("val/loss", ["val/loss"], [Line("#1", [])])["curves"] == []
