@@ -39,6 +39,7 @@ from tunesmith_workers.loop import train
 def prints(trial):
     print("hello from", trial.params["name"])
     print("to stderr", file=sys.stderr)
+    trial.artifact("source", __file__)
     trial.report(1, {"val/loss": float("inf")})
 
 @train("fails")
@@ -205,6 +206,8 @@ def test_a_loop_of_one_s_own_prints_into_the_log_and_may_diverge(child):
     assert next(m for m in heard if m["say"] == "points")["points"] == [
         {"step": 1, "metrics": {"val/loss": "Infinity"}}
     ]
+    artifact = next(m for m in heard if m["say"] == "artifact")
+    assert (artifact["name"], Path(artifact["path"]).read_text()) == ("source", TASKS)
     assert end_of(heard) == ("pruned", "diverged", False)
 
 

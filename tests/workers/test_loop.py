@@ -1,3 +1,4 @@
+import hashlib
 import inspect
 import math
 import tempfile
@@ -149,6 +150,20 @@ def test_a_trunk_of_one_s_own_is_told_of_its_plateau(tmp_path):
 
     said = go(flat, work(epochs=50, stop_at_plateau=True), tmp_path)
     assert (len(points(said)), said[-1]) == (10, Ending("complete", "plateau"))
+
+
+def test_an_artifact_is_a_copy_of_the_file_as_it_was(tmp_path):
+    def draws(trial):
+        (tmp_path / "plot.svg").write_text("<svg/>")
+        trial.artifact("plot", tmp_path / "plot.svg")
+        (tmp_path / "plot.svg").write_text("drawn over")
+        trial.report(1, {"val/loss": 1.0})
+
+    artifact = go(draws, work(), tmp_path)[0]
+    assert artifact.name == "plot"
+    assert artifact.file.path.read_text() == "<svg/>"
+    assert artifact.file.sha256 == hashlib.sha256(b"<svg/>").hexdigest()
+    assert artifact.file.size == 6
 
 
 def test_a_loop_may_stop_by_a_rule_of_its_own(tmp_path):

@@ -29,9 +29,9 @@ from tunesmith_service.wire import WorkOrder, show_number
 
 from tunesmith_workers import messages, rng, trainer
 from tunesmith_workers.chatter import Chatter
-from tunesmith_workers.endings import Ending, EpochResult, Said, Saved, Wish
+from tunesmith_workers.endings import Artifact, Ending, EpochResult, Said, Saved, Wish
 from tunesmith_workers.loop import Trial, TrialEnded
-from tunesmith_workers.snapshots import SnapshotCorrupt
+from tunesmith_workers.snapshots import SnapshotCorrupt, WrittenFile
 from tunesmith_workers.tasks import builtin
 from tunesmith_workers.tasks.registry import Loop, Registry, TaskError, versions
 
@@ -181,8 +181,10 @@ def spoken(said: Said) -> dict[str, Any]:
         metrics = {name: show_number(value) for name, value in said.metrics.items()}
         return {"say": "points", "points": [{"step": said.step, "metrics": metrics}]}
     if isinstance(said, Saved):
-        file = {"path": str(said.file.path), "sha256": said.file.sha256, "size": said.file.size}
-        return {"say": "snapshot", "step": said.step, "batch": said.batch, "final": said.final, **file}
+        position = {"step": said.step, "batch": said.batch, "final": said.final}
+        return {"say": "snapshot", **position, **_described(said.file)}
+    if isinstance(said, Artifact):
+        return {"say": "artifact", "name": said.name, **_described(said.file)}
     return {
         "say": "ended",
         "state": said.state,
@@ -190,6 +192,10 @@ def spoken(said: Said) -> dict[str, Any]:
         "error": said.error,
         "retryable": said.retryable,
     }
+
+
+def _described(file: WrittenFile) -> dict[str, Any]:
+    return {"path": str(file.path), "sha256": file.sha256, "size": file.size}
 
 
 def failure(error: BaseException) -> Ending:

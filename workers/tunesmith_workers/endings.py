@@ -11,7 +11,7 @@ from tunesmith_service.wire import WorkOrder
 from tunesmith_studies.curves import epochs_since_best, plateaued
 
 from tunesmith_workers.optim import whole
-from tunesmith_workers.snapshots import SnapshotFile
+from tunesmith_workers.snapshots import WrittenFile
 
 Wish: TypeAlias = Literal["hand_back", "abandon"]
 Asked: TypeAlias = Callable[[], Wish | None]
@@ -37,8 +37,16 @@ class Saved:
 
     step: int
     batch: int
-    file: SnapshotFile
+    file: WrittenFile
     final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that shall be kept beside the trial, under `name`."""
+
+    name: str
+    file: WrittenFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,7 @@ class Ending:
     retryable: bool = False
 
 
-Said: TypeAlias = EpochResult | Saved | Ending
+Said: TypeAlias = EpochResult | Saved | Artifact | Ending
 
 RELEASED = Ending("released")
 ABANDONED = Ending("abandoned")

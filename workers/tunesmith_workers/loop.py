@@ -33,6 +33,7 @@ built-in trainer writes the same format.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ from tunesmith_workers.endings import (
     ABANDONED,
     BUDGET,
     RELEASED,
+    Artifact,
     Asked,
     Curve,
     Ending,
@@ -166,6 +168,18 @@ class Trial:
         final = self._step >= self.epochs or self._ending is not None
         self._say(Saved(self._step, 0, file, final))
         self._saved_at = self._clock()
+
+    def artifact(self, name: str, path: Path) -> None:
+        """Keep a copy of a file (a plot, a confusion matrix) with the trial; the same name replaces it.
+
+        Raises ValueError on a name of none or more than 128 characters, OSError if it cannot be read.
+        """
+        if not 0 < len(name) <= 128:
+            raise ValueError(f"an artifact's name has 1 to 128 characters, got {len(name)}")
+        self._writes += 1
+        copy = self.scratch / f"artifact-{self._writes}"
+        shutil.copyfile(path, copy)
+        self._say(Artifact(name, snapshots.flushed(copy)))
 
     def restore(self, *, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Stateful) -> int:
         """Go on from the trial's snapshot, if it has one. Returns the epochs that are done, else 0.

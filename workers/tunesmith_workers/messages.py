@@ -11,8 +11,9 @@ To the child:
 From the child:
   {"say": "ready", "tasks": {name: digest}, "devices": [...], "versions": {...}}   once, at its start
   {"say": "points", "points": [{"step": 1, "metrics": {"val/loss": 0.31}}]}
-  {"say": "snapshot", "path": ..., "step": 3, "sha256": ..., "size": ..., "final": false}
-                          the file is the supervisor's from here on: it uploads, then unlinks
+  {"say": "snapshot", "path": ..., "step": 3, "batch": 0, "sha256": ..., "size": ..., "final": false}
+                          taken after 3 epochs and 0 optimizer steps of the next; the file is the
+                          supervisor's from here on: it uploads, then unlinks
   {"say": "log", "text": ...}
   {"say": "artifact", "name": ..., "path": ..., "sha256": ..., "size": ...}
   {"say": "ended", "state": "complete" | "pruned" | "failed" | "released" | "abandoned",

@@ -18,7 +18,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,8 +48,8 @@ class SnapshotCorrupt(Exception):  # noqa: N818 - the word that errors are repor
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotFile:
-    """A snapshot on disk. `sha256` is of the whole file, in hex; `size` in bytes."""
+class WrittenFile:
+    """A file on disk. `sha256` is of the whole file, in hex; `size` in bytes."""
 
     path: Path
     sha256: str
@@ -59,7 +59,7 @@ class SnapshotFile:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def save(path: Path, tree: Tree) -> SnapshotFile:
+def save(path: Path, tree: Tree) -> WrittenFile:
     """Write `tree` to `path`: under a temporary name first, flushed to disk, then renamed.
 
     The same tree gives the same bytes. Raises TypeError, naming the place, on a value that a
@@ -72,17 +72,22 @@ def save(path: Path, tree: Tree) -> SnapshotFile:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(storages, temporary, {"tunesmith": json.dumps(header, allow_nan=False)})
-        digest = hashlib.sha256()
-        with temporary.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-            size = file.tell()
-            os.fsync(file.fileno())
+        written = flushed(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
-    return SnapshotFile(path, digest.hexdigest(), size)
+    return replace(written, path=path)
+
+
+def flushed(path: Path) -> WrittenFile:
+    """What a file holds, once it is on disk for good."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        os.fsync(file.fileno())
+        return WrittenFile(path, digest.hexdigest(), file.tell())
 
 
 def _sync_directory(directory: Path) -> None:
