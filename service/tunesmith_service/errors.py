@@ -14,7 +14,9 @@ problem document; the one error handler in `app` turns any of them into problem+
     │   ├── Unprocessable       422 unprocessable    (with errors: pointer and message)
     │   │   └── KeyReused       422 key_reused
     │   ├── Unauthorized        401 unauthorized
+    │   │   └── LoginCodeInvalid 401 login_code_invalid
     │   ├── Forbidden           403 forbidden
+    │   ├── TooSlow             408 too_slow
     │   ├── TooLarge            413 too_large
     │   └── NoSpace             507 no_space
     └── Unavailable             503 unavailable      (the database is away; try again)
@@ -112,9 +114,20 @@ class Unauthorized(Refused):
     type = "unauthorized"
 
 
+class LoginCodeInvalid(Unauthorized):
+    """A login link works once, for a short time."""
+
+    type = "login_code_invalid"
+
+
 class Forbidden(Refused):
     status = 403
     type = "forbidden"
+
+
+class TooSlow(Refused):
+    status = 408
+    type = "too_slow"
 
 
 class TooLarge(Refused):

@@ -1,0 +1,115 @@
+"""Tokens, login codes and sessions. Secrets are made by the caller; only hashes come here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, delete, insert, or_, select, update
+
+from tunesmith_service.clock import SECOND
+from tunesmith_service.commands import (
+    CreateLoginCode,
+    CreateToken,
+    EndSession,
+    RedeemLoginCode,
+    RevokeToken,
+    TouchTokens,
+)
+from tunesmith_service.errors import Conflict, LoginCodeInvalid, NotFound, Refused
+from tunesmith_service.tables import login_codes, sessions, tokens
+from tunesmith_service.tx import Tx
+
+TOUCH_EVERY_US = 60 * SECOND
+
+
+def apply_create_token(tx: Tx, commands: Sequence[CreateToken], now_us: int) -> list[int | Refused]:
+    return [_create_token(tx, c, now_us) for c in commands]
+
+
+def _create_token(tx: Tx, c: CreateToken, now_us: int) -> int | Refused:
+    if tx.execute(select(tokens.c.id).where(tokens.c.key_id == c.key_id)).first() is not None:
+        return Conflict(
+            f"Token {c.key_id} exists already, and a secret is never shown twice; create another."
+        )
+    made = insert(tokens).values(
+        project_id=c.project_id,
+        key_id=c.key_id,
+        secret_hash=c.secret_hash,
+        role=c.role,
+        name=c.name,
+        created_us=now_us,
+        expires_us=c.expires_us,
+    )
+    return int(tx.execute(made.returning(tokens.c.id)).scalar_one())
+
+
+def apply_revoke_token(tx: Tx, commands: Sequence[RevokeToken], now_us: int) -> list[Refused | None]:
+    """Revoking again changes nothing. The token's sessions end with it."""
+    return [_revoke_token(tx, c, now_us) for c in commands]
+
+
+def _revoke_token(tx: Tx, c: RevokeToken, now_us: int) -> Refused | None:
+    token = tx.execute(select(tokens.c.id).where(tokens.c.key_id == c.key_id)).one_or_none()
+    if token is None:
+        return NotFound(f"There is no token {c.key_id}; `tunesmith token list` shows those there are.")
+    tx.execute(
+        update(tokens).where(tokens.c.id == token.id, tokens.c.revoked_us.is_(None)).values(revoked_us=now_us)
+    )
+    tx.execute(delete(sessions).where(sessions.c.token_id == token.id))
+    return None
+
+
+_TOUCH = (
+    update(tokens)
+    .where(
+        tokens.c.id == bindparam("b_id"),
+        or_(tokens.c.last_used_us.is_(None), tokens.c.last_used_us < bindparam("used_us") - TOUCH_EVERY_US),
+    )
+    .values(last_used_us=bindparam("used_us"))
+)
+
+
+def apply_touch_tokens(tx: Tx, commands: Sequence[TouchTokens], now_us: int) -> list[None]:
+    newest: dict[int, int] = {}
+    for c in commands:
+        for token_id, at_us in c.used.items():
+            newest[token_id] = max(at_us, newest.get(token_id, 0))
+    if newest:
+        tx.execute(_TOUCH, [{"b_id": i, "used_us": at} for i, at in sorted(newest.items())])
+    return [None] * len(commands)
+
+
+def apply_create_login_code(tx: Tx, commands: Sequence[CreateLoginCode], now_us: int) -> list[None]:
+    """Codes and sessions that have run out leave on the way."""
+    tx.execute(delete(login_codes).where(login_codes.c.expires_us < now_us))
+    tx.execute(delete(sessions).where(sessions.c.expires_us < now_us))
+    new = [{"code_hash": c.code_hash, "token_id": c.token_id, "expires_us": c.expires_us} for c in commands]
+    tx.execute(insert(login_codes), new)
+    return [None] * len(commands)
+
+
+def apply_redeem_login_code(tx: Tx, commands: Sequence[RedeemLoginCode], now_us: int) -> list[Refused | None]:
+    return [_redeem(tx, c, now_us) for c in commands]
+
+
+def _redeem(tx: Tx, c: RedeemLoginCode, now_us: int) -> Refused | None:
+    good = (
+        login_codes.c.code_hash == c.code_hash,
+        login_codes.c.used_us.is_(None),
+        login_codes.c.expires_us > now_us,
+    )
+    used = update(login_codes).where(*good).values(used_us=now_us).returning(login_codes.c.token_id)
+    token_id = tx.execute(used).scalar_one_or_none()
+    if token_id is None:
+        return LoginCodeInvalid(
+            "This login link was used or has run out; `tunesmith login` prints a new one."
+        )
+    tx.execute(
+        insert(sessions).values(session_hash=c.session_hash, token_id=token_id, expires_us=c.expires_us)
+    )
+    return None
+
+
+def apply_end_session(tx: Tx, commands: Sequence[EndSession], now_us: int) -> list[None]:
+    tx.execute(delete(sessions).where(sessions.c.session_hash.in_([c.session_hash for c in commands])))
+    return [None] * len(commands)

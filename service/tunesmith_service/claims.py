@@ -1,0 +1,350 @@
+"""Giving each free slot the trial that is due."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row, String, and_, bindparam, case, func, insert, select, update
+
+from tunesmith_service import resume
+from tunesmith_service.commands import Claim, Granted, Nothing
+from tunesmith_service.db import batch, rows
+from tunesmith_service.errors import ClaimStale, Conflict, NotFound, Refused
+from tunesmith_service.leases import seen
+from tunesmith_service.registration import hand_back
+from tunesmith_service.tables import attempts, instance, slots, stages, studies, trials, workers
+from tunesmith_service.tx import Counts, Happened, Tx, add_count, record
+
+
+@dataclass(slots=True)
+class _Due:
+    """A study with waiting trials, while a batch's claims are served from it."""
+
+    study: Row[Any]
+    running: int
+    fresh: list[Row[Any]] = field(default_factory=list)
+    stale: list[Row[Any]] = field(default_factory=list)
+    digest: str | None = None
+
+    @property
+    def has_room(self) -> bool:
+        limit = self.study.max_concurrent
+        return bool(self.fresh or self.stale) and (limit is None or self.running < limit)
+
+    def suits(self, claim: Claim, tasks: Mapping[str, str]) -> bool:
+        served = tasks.get(self.study.task)
+        return (
+            self.study.project_id == claim.project_id and served is not None and self.digest in (None, served)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    claim: Claim
+    study: Row[Any]
+    trial: Row[Any]
+    devices: int
+    digest: str
+
+
+def apply_claim(tx: Tx, commands: Sequence[Claim], now_us: int) -> list[Granted | Nothing | Refused]:
+    """First come, first served; for each the most urgent study that its worker can serve.
+
+    Between studies: priority, then who runs fewest, then age. Within one: stage, by hand first, then
+    in planned order, fresh drafts before stale ones.
+    """
+    served = _Serving(tx, commands, now_us)
+    outcomes = [served.serve(c) for c in commands]
+    granted = served.write()
+    return [granted[o.claim.claim_id] if isinstance(o, _Given) else o for o in outcomes]
+
+
+class _Serving:
+    """One batch of claims."""
+
+    def __init__(self, tx: Tx, commands: Sequence[Claim], now_us: int) -> None:
+        self.tx = tx
+        self.now_us = now_us
+        self.incarnation: int = tx.execute(select(instance.c.incarnation)).scalar_one()
+        self.workers, self.slots = self._machines(commands)
+        self._free_restarted(commands)
+        self.replays = self._replays(commands)
+        self.busy = self._busy(commands)
+        self.due = self._due_studies(commands)
+        self.retry_at: dict[int, int] | None = None
+        self.given: dict[str, _Given] = {}
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _machines(self, commands: Sequence[Claim]) -> tuple[dict[str, Row[Any]], dict[str, Row[Any]]]:
+        b = batch(self.tx.conn, id=String)
+        named = {"batch": rows({"id": i} for i in sorted({c.worker_id for c in commands}))}
+        known = self.tx.execute(select(workers).where(workers.c.id.in_(select(b.c.id))), named).all()
+        theirs = self.tx.execute(select(slots).where(slots.c.worker_id.in_(select(b.c.id))), named).all()
+        seen(self.tx, [w.id for w in known], self.now_us)
+        return {w.id: w for w in known}, {s.id: s for s in theirs}
+
+    def _free_restarted(self, commands: Sequence[Claim]) -> None:
+        boots = {c.slot_id: c.boot_id for c in commands if self._known(c) is None}
+        held = select(trials.c.id, trials.c.slot_id, trials.c.boot_id).where(
+            trials.c.state == "running", trials.c.slot_id.in_(list(boots))
+        )
+        old = [row.id for row in self.tx.execute(held) if row.boot_id != boots[row.slot_id]]
+        if old:
+            hand_back(self.tx, trials.c.id.in_(old), self.now_us)
+
+    def _known(self, c: Claim) -> Refused | None:
+        worker, slot = self.workers.get(c.worker_id), self.slots.get(c.slot_id)
+        if (
+            worker is None
+            or worker.project_id != c.project_id
+            or slot is None
+            or slot.worker_id != c.worker_id
+        ):
+            return NotFound(
+                f"Slot {c.slot_id} of worker {c.worker_id} is not registered here; register it first."
+            )
+        if worker.boot_id != c.boot_id:
+            return Conflict(
+                f"Worker {worker.name} has started anew since this claim was made; register again."
+            )
+        return None
+
+    def _replays(self, commands: Sequence[Claim]) -> dict[str, Row[Any]]:
+        b = batch(self.tx.conn, id=String)
+        claimed = select(attempts).where(attempts.c.claim_id.in_(select(b.c.id)))
+        named = {"batch": rows({"id": c.claim_id} for c in commands)}
+        return {row.claim_id: row for row in self.tx.execute(claimed, named)}
+
+    def _busy(self, commands: Sequence[Claim]) -> dict[str, int]:
+        b = batch(self.tx.conn, id=String)
+        named = {"batch": rows({"id": c.slot_id} for c in commands)}
+        held = select(trials.c.slot_id, trials.c.lease_expires_us).where(
+            trials.c.state == "running", trials.c.slot_id.in_(select(b.c.id))
+        )
+        return {row.slot_id: row.lease_expires_us for row in self.tx.execute(held, named)}
+
+    def _due_studies(self, commands: Sequence[Claim]) -> list[_Due]:
+        open_ = and_(
+            studies.c.project_id.in_(sorted({c.project_id for c in commands})),
+            studies.c.state == "active",
+            studies.c.waiting > 0,
+        )
+        wanted = select(studies).where(open_).order_by(studies.c.id)
+        if self.tx.conn.dialect.name != "sqlite":
+            wanted = wanted.with_for_update()
+        due = {s.id: _Due(s, s.running, digest=s.task_digest) for s in self.tx.execute(wanted)}
+        for trial in self._due_trials(due, len(commands)):
+            stale = trial.draft and trial.planned_at < trial.last_end_n
+            (due[trial.study_id].stale if stale else due[trial.study_id].fresh).append(trial)
+        return list(due.values())
+
+    def _due_trials(self, due: Mapping[int, _Due], most: int) -> Sequence[Row[Any]]:
+        """The first `most` trials of each study, fresh and stale apart."""
+        if not due:
+            return []
+        stale = case((and_(trials.c.draft, trials.c.planned_at < stages.c.last_end_n), 1), else_=0)
+        order = (stages.c.position, trials.c.hand.desc(), trials.c.ordinal, trials.c.number)
+        place = func.row_number().over(partition_by=(trials.c.study_id, stale), order_by=order).label("place")
+        waiting = (
+            select(trials.c.id, place)
+            .join(stages, stages.c.id == trials.c.stage_id)
+            .where(
+                trials.c.state == "waiting",
+                trials.c.study_id.in_(list(due)),
+                trials.c.not_before_us <= self.now_us,
+            )
+            .subquery()
+        )
+        columns = [trials.c[name] for name in _CLAIMED]
+        first = (
+            select(*columns, stages.c.name.label("stage"), stages.c.last_end_n)
+            .join(stages, stages.c.id == trials.c.stage_id)
+            .join(waiting, waiting.c.id == trials.c.id)
+            .where(waiting.c.place <= most)
+            .order_by(*order)
+        )
+        return self.tx.execute(first).all()
+
+    # --- choosing ---------------------------------------------------------------------------------
+
+    def serve(self, c: Claim) -> _Given | Granted | Nothing | Refused:
+        if c.claim_id in self.replays:
+            return self._replay(c, self.replays[c.claim_id])
+        if c.claim_id in self.given:
+            return self._same(c, self.given[c.claim_id])
+        return self._known(c) or self._choose(c)
+
+    def _choose(self, c: Claim) -> _Given | Nothing:
+        worker = self.workers[c.worker_id]
+        if worker.draining:
+            return Nothing(draining=True)
+        if c.slot_id in self.busy:
+            return Nothing(retry_at_us=self.busy[c.slot_id])
+        suited = [d for d in self.due if d.has_room and d.suits(c, worker.tasks)]
+        if not suited:
+            return Nothing(retry_at_us=self._retry_at(c))
+        return self._give(c, min(suited, key=lambda d: (-d.study.priority, d.running, d.study.id)))
+
+    def _give(self, c: Claim, due: _Due) -> _Given | Nothing:
+        if not due.fresh and not c.accept_stale:
+            wait = due.study.spec.get("fresh_wait_seconds", 0.25)
+            return Nothing(stale=True, fresh_wait_us=round(min(wait, 1e9) * 1_000_000))
+        trial = (due.fresh or due.stale).pop(0)
+        due.running += 1
+        due.digest = self.workers[c.worker_id].tasks[due.study.task]
+        given = _Given(c, due.study, trial, len(self.slots[c.slot_id].devices), due.digest)
+        self.given[c.claim_id] = given
+        self.busy[c.slot_id] = self.now_us + self.tx.ttl_us
+        return given
+
+    def _same(self, c: Claim, given: _Given) -> _Given | Refused:
+        return given if c.secret_hash == given.claim.secret_hash else _reused(c)
+
+    def _replay(self, c: Claim, attempt: Row[Any]) -> Granted | Refused:
+        if attempt.slot_id != c.slot_id or attempt.lease_hash != c.secret_hash.hex():
+            return _reused(c)
+        if attempt.ended_us is not None:
+            return ClaimStale(
+                f"The lease of claim {c.claim_id} has ended ({attempt.ending}); claim with a new id."
+            )
+        work = resume.order_of_attempt(self.tx.conn, attempt.trial_id, attempt.resume_snapshot_id)
+        return Granted(attempt.trial_id, attempt.incarnation, attempt.attempt, work)
+
+    def _retry_at(self, c: Claim) -> int | None:
+        """When the next backoff of this claim's project ends."""
+        if self.retry_at is None:
+            pending = (
+                select(studies.c.project_id, func.min(trials.c.not_before_us).label("at_us"))
+                .join(studies, studies.c.id == trials.c.study_id)
+                .where(
+                    trials.c.state == "waiting",
+                    trials.c.not_before_us > self.now_us,
+                    studies.c.state == "active",
+                )
+                .group_by(studies.c.project_id)
+            )
+            self.retry_at = {row.project_id: row.at_us for row in self.tx.execute(pending)}
+        return self.retry_at.get(c.project_id)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def write(self) -> dict[str, Granted]:
+        given = list(self.given.values())
+        if not given:
+            return {}
+        starts = resume.starting_points(self.tx.conn, [g.trial for g in given])
+        claimed = [_trial_values(g, starts, self.incarnation, self.now_us + self.tx.ttl_us) for g in given]
+        self.tx.update_each(_CLAIM, [v | {"now_us": self.now_us} for v in claimed])
+        self.tx.execute(insert(attempts), [_attempt(g, starts, self.incarnation, self.now_us) for g in given])
+        digests = {g.study.id: g.digest for g in given if g.study.task_digest is None}
+        self.tx.update_each(_PIN, [{"b_id": i, "task_digest": d} for i, d in digests.items()])
+        counts: defaultdict[int, Counts] = defaultdict(Counts)
+        for g in given:
+            add_count(counts, g.study.id, waiting=-1, running=1)
+        record(self.tx, [_event(g, starts, self.incarnation) for g in given], self.now_us, counts)
+        return {g.claim.claim_id: self._granted(g, starts) for g in given}
+
+    def _granted(self, g: _Given, starts: Mapping[int, Row[Any]]) -> Granted:
+        work = resume.order(g.study.spec, g.trial, starts.get(g.trial.id))
+        return Granted(g.trial.id, self.incarnation, g.trial.attempt + 1, work)
+
+
+_CLAIMED = (
+    "id", "study_id", "number", "state", "attempt", "params", "work", "start_snapshot_id", "draft",
+    "planned_at", "started_us", "furthest",
+)  # fmt: skip
+_CLAIM = (
+    update(trials)
+    .where(
+        trials.c.id == bindparam("b_id"),
+        trials.c.state == "waiting",
+        trials.c.attempt == bindparam("b_attempt"),
+    )
+    .values(
+        state="running",
+        attempt=bindparam("b_attempt") + 1,
+        draft=False,  # what has run is a trial for good: redrawing it would mix two curves
+        report_seq=0,
+        started_us=func.coalesce(trials.c.started_us, bindparam("now_us")),
+        **{
+            name: bindparam(name)
+            for name in (
+                "incarnation", "lease_hash", "lease_expires_us", "claim_id", "worker_id", "slot_id",
+                "boot_id", "step", "furthest",
+            )
+        },
+    )
+)  # fmt: skip
+_PIN = update(studies).where(studies.c.id == bindparam("b_id")).values(task_digest=bindparam("task_digest"))
+
+
+def _reused(c: Claim) -> Conflict:
+    return Conflict(
+        f"Claim id {c.claim_id} was used by another slot or with another secret; use a random id each time."
+    )
+
+
+def _step(g: _Given, starts: Mapping[int, Row[Any]]) -> int:
+    return starts[g.trial.id].step if g.trial.id in starts else 0
+
+
+def _trial_values(
+    g: _Given, starts: Mapping[int, Row[Any]], incarnation: int, expires_us: int
+) -> dict[str, Any]:
+    step = _step(g, starts)
+    return {
+        "b_id": g.trial.id,
+        "b_attempt": g.trial.attempt,
+        "incarnation": incarnation,
+        "lease_hash": g.claim.secret_hash.hex(),
+        "lease_expires_us": expires_us,
+        "claim_id": g.claim.claim_id,
+        "worker_id": g.claim.worker_id,
+        "slot_id": g.claim.slot_id,
+        "boot_id": g.claim.boot_id,
+        "step": step,
+        "furthest": max(step, g.trial.furthest),
+    }
+
+
+def _attempt(g: _Given, starts: Mapping[int, Row[Any]], incarnation: int, now_us: int) -> dict[str, Any]:
+    return {
+        "trial_id": g.trial.id,
+        "attempt": g.trial.attempt + 1,
+        "incarnation": incarnation,
+        "lease_hash": g.claim.secret_hash.hex(),
+        "worker_id": g.claim.worker_id,
+        "slot_id": g.claim.slot_id,
+        "devices": g.devices,
+        "claim_id": g.claim.claim_id,
+        "claimed_us": now_us,
+        "resume_step": _step(g, starts),
+        "resume_snapshot_id": starts[g.trial.id].id if g.trial.id in starts else None,
+    }
+
+
+def _event(g: _Given, starts: Mapping[int, Row[Any]], incarnation: int) -> Happened:
+    data = {
+        "from": "waiting",
+        "to": "running",
+        "attempt": g.trial.attempt + 1,
+        "incarnation": incarnation,
+        "cause": "claim",
+        "stop_reason": None,
+        "value": None,
+        "resume_step": _step(g, starts),
+    }
+    return Happened(
+        study_id=g.study.id,
+        kind="moved",
+        actor=f"worker {g.claim.worker_id}",
+        cause="claim",
+        data=data,
+        trial_id=g.trial.id,
+        trial_number=g.trial.number,
+        stage=g.trial.stage,
+    )

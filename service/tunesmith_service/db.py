@@ -1,0 +1,184 @@
+"""Engines for SQLite and PostgreSQL, and each one's ground rules.
+
+SQLite: one server process (`hold`), WAL with synchronous=FULL, BEGIN IMMEDIATE for transactions
+that write, and a look at `in_transaction` before COMMIT, because SQLite may have rolled back by
+itself and a COMMIT outside a transaction would then quietly succeed. PostgreSQL: psycopg 3,
+`synchronous_commit=on`, statements end after 5 s. `check` refuses anything that is less durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    FromClause,
+    String,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.types import TypeEngine
+
+from tunesmith_service.clock import SECOND
+
+STATEMENT_TIMEOUT_MS = 5_000
+
+
+class WeakDurability(RuntimeError):  # noqa: N818
+    """The database may forget what it has acknowledged; the service does not start on it."""
+
+
+class AlreadyServed(RuntimeError):  # noqa: N818
+    """Another process holds this SQLite file."""
+
+
+def open_engine(url: str | URL) -> Engine:
+    """An engine for `sqlite:///path` or `postgresql://…`; `writing(engine)` is its writing side."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ValueError(
+                f"SQLite needs a file that outlives a crash, got {url}; write sqlite:///path/to/file.db"
+            )
+        engine = create_engine(parsed, json_serializer=dumps, pool_size=5, max_overflow=10)
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "commit", _check_transaction)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c synchronous_commit=on"
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            json_serializer=dumps,
+            pool_size=5,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={"options": options, "connect_timeout": 3},
+        )
+    raise ValueError(f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}")
+
+
+def writing(engine: Engine) -> Engine:
+    """The same engine for transactions that write; on SQLite they take the write lock at BEGIN."""
+    return engine.execution_options(writes=True)
+
+
+def dumps(value: Any) -> str:
+    """JSON as it is stored. A float that is not finite must have been spelled out before."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver shall not begin by itself; `_begin_sqlite` does
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(conn: Connection) -> None:
+    writes = conn.get_execution_options().get("writes", False)
+    conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _check_transaction(conn: Connection) -> None:
+    connection: Any = conn.connection.dbapi_connection
+    if not connection.in_transaction:
+        raise RuntimeError("SQLite ended the transaction by itself; nothing was committed")
+
+
+def check(conn: Connection) -> None:
+    """Refuse a database that may lose an acknowledged commit. Raises WeakDurability."""
+    if conn.dialect.name == "sqlite":
+        mode = conn.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+        level = conn.exec_driver_sql("PRAGMA synchronous").scalar_one()
+        if mode != "wal" or level < 2:
+            raise WeakDurability(
+                f"SQLite must run with journal_mode=wal and synchronous=FULL (2), got {mode} and {level}; "
+                "a network file system cannot, so put the file on a local disk"
+            )
+        return
+    for name, wanted in (("synchronous_commit", ("on", "remote_apply")), ("fsync", ("on",))):
+        got = conn.exec_driver_sql(f"SHOW {name}").scalar_one()
+        if got not in wanted:
+            raise WeakDurability(
+                f"PostgreSQL must run with {name}=on, got {name}={got}; set it and start again"
+            )
+
+
+def wall_us(engine: Engine) -> int:
+    """PostgreSQL's own clock, which all servers on it share."""
+    with engine.connect() as conn:
+        return int(
+            conn.execute(
+                text("SELECT extract(epoch FROM clock_timestamp()) * :us"), {"us": SECOND}
+            ).scalar_one()
+        )
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Keep every other process of ours off a SQLite file, by a lock file beside it.
+
+    Raises: AlreadyServed with the holder's process id. The lock ends with the process, however.
+    """
+    lock = path.with_name(path.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+            raise AlreadyServed(
+                f"{path} is open in process {pid}; SQLite serves one process: "
+                "talk to that server, stop it first, or use PostgreSQL for several servers"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sqlite_path(engine: Engine) -> Path | None:
+    """The file to `hold`, or None for PostgreSQL."""
+    return Path(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
+
+
+# --- batches: many rows as one parameter ----------------------------------------------------------
+
+_PG_TYPES = {BigInteger: "bigint", String: "text"}
+
+
+def batch(conn: Connection, **columns: type[TypeEngine[Any]]) -> FromClause:
+    """Rows that come as the one JSON parameter `batch` (see `rows`), to join in a statement whose
+    text is the same however many there are. Column types: BigInteger or String; numbers that are
+    not whole go as ordinary parameters, because SQLite may round them while it reads JSON."""
+    if conn.dialect.name == "sqlite":
+        each = func.json_each(bindparam("batch", type_=String)).table_valued("value", name="each_row")
+        cells = [
+            func.json_extract(each.c.value, f"$.{c}", type_=kind()).label(c) for c, kind in columns.items()
+        ]
+        return select(*cells).subquery("batch")
+    typed = ", ".join(f"{column} {_PG_TYPES[kind]}" for column, kind in columns.items())
+    records = text(f"SELECT * FROM json_to_recordset(CAST(:batch AS json)) AS r({typed})")  # noqa: S608
+    bound = records.bindparams(bindparam("batch", type_=String))
+    return bound.columns(**{c: kind() for c, kind in columns.items()}).subquery("batch")
+
+
+def rows(values: Iterable[Mapping[str, Any]]) -> str:
+    """The parameter of a `batch`."""
+    return dumps(list(values))

@@ -1,0 +1,73 @@
+"""What a claim is given: the snapshot to go on from, and the work order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Row, func, select
+
+from tunesmith_service.db import batch, rows
+from tunesmith_service.tables import snapshots, stages, studies, trials
+
+
+def starting_points(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, Row[Any]]:
+    """trial id → the snapshot that it goes on from: its own newest, else the one it starts from.
+
+    Args:
+        chosen: trials with `id` and `start_snapshot_id`.
+    """
+    b = batch(conn, id=BigInteger)
+    own = (
+        select(func.max(snapshots.c.id))
+        .where(snapshots.c.trial_id.in_(select(b.c.id)), snapshots.c.forgotten_us.is_(None))
+        .group_by(snapshots.c.trial_id)
+    )
+    asked = {"batch": rows({"id": t.id} for t in chosen)}
+    found = {
+        row.trial_id: row for row in conn.execute(select(snapshots).where(snapshots.c.id.in_(own)), asked)
+    }
+    named = {
+        t.id: t.start_snapshot_id for t in chosen if t.start_snapshot_id is not None and t.id not in found
+    }
+    if named:
+        asked = {"batch": rows({"id": i} for i in sorted(set(named.values())))}
+        theirs = conn.execute(select(snapshots).where(snapshots.c.id.in_(select(b.c.id))), asked)
+        by_id = {row.id: row for row in theirs}
+        found |= {trial: by_id[snapshot] for trial, snapshot in named.items()}
+    return found
+
+
+def order(spec: Mapping[str, Any], trial: Row[Any], start: Row[Any] | None) -> dict[str, Any]:
+    """Everything that a `wire.WorkOrder` needs, as JSON.
+
+    Args:
+        spec: the study's.
+        trial: with `number`, `params`, `work` and its stage's name as `stage`.
+    """
+    return {
+        "study": spec["name"],
+        "stage": trial.stage,
+        "number": trial.number,
+        "task": spec["task"],
+        "params": trial.params,
+        **trial.work,
+        "snapshot_every_seconds": spec.get("snapshot_every_seconds", 600),
+        "metric": spec["objective"]["metric"],
+        "direction": spec["objective"]["direction"],
+        "resume": {"sha256": start.sha256, "step": start.step, "size": start.size} if start else None,
+    }
+
+
+def order_of_attempt(conn: Connection, trial_id: int, snapshot_id: int | None) -> dict[str, Any]:
+    """The work order of an attempt that runs already, the same as when it was granted."""
+    trial: Row[*tuple[Any, ...]] = conn.execute(
+        select(trials.c.number, trials.c.params, trials.c.work, stages.c.name.label("stage"), studies.c.spec)
+        .join(stages, stages.c.id == trials.c.stage_id)
+        .join(studies, studies.c.id == trials.c.study_id)
+        .where(trials.c.id == trial_id)
+    ).one()
+    start: Row[Any] | None = None
+    if snapshot_id is not None:
+        start = conn.execute(select(snapshots).where(snapshots.c.id == snapshot_id)).one()
+    return order(trial.spec, trial, start)

@@ -1,0 +1,103 @@
+"""Which snapshots are kept, and which stored bytes nothing names any more."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, bindparam, delete, exists, func, or_, select, update
+
+from tunesmith_service.commands import ForgetBlobs
+from tunesmith_service.tables import artifacts, attempts, blobs, logs, snapshots, stages, studies, trials
+from tunesmith_service.tx import Tx, lock
+
+LIVE = ("waiting", "running")
+
+
+def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> list[list[str]]:
+    """Forget snapshots committed before `older_than_us` unless one of these needs them: the newest of
+    a live trial, what a waiting or running trial starts or resumes from, the best of a study, and what
+    a stage that is still to end may go on from. Returns the hashes that no row names any more."""
+    before_us = min(c.older_than_us for c in commands)
+    old = _old(tx, before_us)
+    lock(tx, {row.study_id for row in old})
+    kept = _newest_of_live(tx) | _named(tx) | _best(tx, {row.study_id for row in old}) | _to_go_on_from(tx)
+    gone = [{"b_id": row.id, "forgotten_us": now_us} for row in old if row.id not in kept]
+    forget = update(snapshots).where(snapshots.c.id == bindparam("b_id"), snapshots.c.forgotten_us.is_(None))
+    tx.update_each(forget.values(forgotten_us=bindparam("forgotten_us")), gone)
+    unnamed = _drop_unnamed(tx, before_us)
+    return [unnamed] * len(commands)
+
+
+def _old(tx: Tx, before_us: int) -> Sequence[Row[Any]]:
+    return tx.execute(
+        select(snapshots.c.id, trials.c.study_id)
+        .join(trials, trials.c.id == snapshots.c.trial_id)
+        .where(snapshots.c.forgotten_us.is_(None), snapshots.c.committed_us < before_us)
+    ).all()
+
+
+def _newest_of_live(tx: Tx) -> set[int]:
+    newest = (
+        select(func.max(snapshots.c.id))
+        .join(trials, trials.c.id == snapshots.c.trial_id)
+        .where(trials.c.state.in_(LIVE), snapshots.c.forgotten_us.is_(None))
+        .group_by(snapshots.c.trial_id)
+    )
+    return set(tx.execute(newest).scalars())
+
+
+def _named(tx: Tx) -> set[int]:
+    """What live trials start from, and what running attempts have resumed from."""
+    starts = select(trials.c.start_snapshot_id).where(trials.c.state.in_(LIVE))
+    resumed = select(attempts.c.resume_snapshot_id).where(attempts.c.ended_us.is_(None))
+    return {i for wanted in (starts, resumed) for i in tx.execute(wanted).scalars() if i is not None}
+
+
+def _best(tx: Tx, study_ids: set[int]) -> set[int]:
+    """The newest snapshot of each of a study's `keep_best` best trials that has one."""
+    specs = tx.execute(select(studies.c.id, studies.c.spec).where(studies.c.id.in_(sorted(study_ids))))
+    how = {row.id: (row.spec.get("keep_best", 3), row.spec["objective"]["direction"]) for row in specs}
+    newest = (
+        select(
+            trials.c.study_id, trials.c.number, trials.c.value, func.max(snapshots.c.id).label("snapshot_id")
+        )
+        .join(trials, trials.c.id == snapshots.c.trial_id)
+        .where(
+            trials.c.study_id.in_(sorted(study_ids)),
+            trials.c.state == "complete",
+            snapshots.c.forgotten_us.is_(None),
+        )
+        .group_by(trials.c.study_id, trials.c.number, trials.c.value)
+    )
+    ranked: defaultdict[int, list[tuple[float, int, int]]] = defaultdict(list)
+    for row in tx.execute(newest):
+        sign = 1 if how[row.study_id][1] == "minimize" else -1
+        ranked[row.study_id].append((sign * row.value, row.number, row.snapshot_id))
+    return {snapshot for study, found in ranked.items() for _, _, snapshot in sorted(found)[: how[study][0]]}
+
+
+def _to_go_on_from(tx: Tx) -> set[int]:
+    """Snapshots of trials that were told to keep theirs, while a stage of the study is still to end."""
+    to_end = exists().where(stages.c.study_id == trials.c.study_id, stages.c.state.in_(("pending", "active")))
+    wanted = (
+        select(snapshots.c.id)
+        .join(trials, trials.c.id == snapshots.c.trial_id)
+        .where(snapshots.c.forgotten_us.is_(None), trials.c.work["keep_snapshot"].as_boolean(), to_end)
+    )
+    return set(tx.execute(wanted).scalars())
+
+
+def named_by_rows() -> Any:
+    """Whether a row other than its own names a blob."""
+    return or_(
+        exists().where(snapshots.c.sha256 == blobs.c.sha256, snapshots.c.forgotten_us.is_(None)),
+        exists().where(logs.c.sha256 == blobs.c.sha256),
+        exists().where(artifacts.c.sha256 == blobs.c.sha256),
+    )
+
+
+def _drop_unnamed(tx: Tx, before_us: int) -> list[str]:
+    unnamed = delete(blobs).where(~named_by_rows(), blobs.c.created_us < before_us).returning(blobs.c.sha256)
+    return sorted(tx.execute(unnamed).scalars())

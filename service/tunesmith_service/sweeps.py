@@ -1,0 +1,70 @@
+"""What time alone brings about: leases that run out, limits that are reached, grace after our outages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, and_, func, or_, select, update
+
+from tunesmith_service import moves
+from tunesmith_service.commands import Grace, Sweep, Swept
+from tunesmith_service.courses import OPEN, stop_study, study_row
+from tunesmith_service.tables import attempts, instance, studies, trials
+from tunesmith_service.tx import Tx, lock
+
+
+def apply_sweep(tx: Tx, commands: Sequence[Sweep], now_us: int) -> list[Swept]:
+    """T9 for every lease that has run out; deadlines and GPU-hours; the tick itself."""
+    expired = _expire(tx, now_us)
+    for study, reason in _over_limits(tx, now_us):
+        held = study_row(tx, study.id)
+        if held is not None and held.state in OPEN:
+            stop_study(tx, held, "sweeper", now_us, reason=reason, cause="limit")
+    tx.execute(update(instance).values(last_tick_us=now_us, clock_floor_us=now_us))
+    return [Swept(expired=expired)] * len(commands)
+
+
+def _expire(tx: Tx, now_us: int) -> tuple[int, ...]:
+    out = and_(trials.c.state == "running", trials.c.lease_expires_us < now_us)
+    found = tx.execute(select(trials.c.study_id, trials.c.id).where(out)).all()
+    if not found:
+        return ()
+    lock(tx, [row.study_id for row in found])
+    ids = [row.id for row in found]
+    gone = tx.execute(moves.trial_rows().where(trials.c.id.in_(ids), out)).all()
+    moves.change(tx, [moves.lost(t, "expired", "sweeper", now_us) for t in gone], now_us)
+    return tuple(t.id for t in gone)
+
+
+def _over_limits(tx: Tx, now_us: int) -> list[tuple[Row[Any], str]]:
+    """Studies to stop, with the reason. What running attempts have used so far counts."""
+    used = (
+        select(func.coalesce(func.sum((now_us - attempts.c.claimed_us) * attempts.c.devices), 0))
+        .join(trials, and_(trials.c.id == attempts.c.trial_id, trials.c.attempt == attempts.c.attempt))
+        .where(trials.c.study_id == studies.c.id, trials.c.state == "running")
+        .scalar_subquery()
+    )
+    spent = (studies.c.gpu_us + used).label("spent_us")
+    limited = or_(studies.c.deadline_us.is_not(None), studies.c.max_gpu_us.is_not(None))
+    wanted = select(studies.c.id, studies.c.deadline_us, studies.c.max_gpu_us, spent)
+    found = []
+    for row in tx.execute(wanted.where(studies.c.state.in_(OPEN), limited).order_by(studies.c.id)):
+        if row.deadline_us is not None and now_us >= row.deadline_us:
+            found.append((row, "its deadline has passed"))
+        elif row.max_gpu_us is not None and row.spent_us >= row.max_gpu_us:
+            hours = row.max_gpu_us / 3_600_000_000
+            found.append((row, f"its {hours:g} GPU-hours are used up"))
+    return found
+
+
+def apply_grace(tx: Tx, commands: Sequence[Grace], now_us: int) -> list[int]:
+    """Give every running lease the time that we were away."""
+    outage_us = max(c.outage_us for c in commands)
+    moved = tx.execute(
+        update(trials)
+        .where(trials.c.state == "running")
+        .values(lease_expires_us=trials.c.lease_expires_us + outage_us)
+    )
+    tx.execute(update(instance).values(last_tick_us=now_us, clock_floor_us=now_us))
+    return [moved.rowcount] * len(commands)

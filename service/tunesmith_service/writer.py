@@ -1,0 +1,145 @@
+"""The group commit: requests that arrive together commit together (rule 5).
+
+`submit` puts a command in a bounded queue; one thread takes what has arrived, commits it in one
+transaction (`batches.commit`) and answers on the event loop. A 2xx therefore means committed. No
+failure ends the thread: whatever happens, each command gets an outcome or an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import Engine
+
+from tunesmith_service import batches
+from tunesmith_service import commands as c
+from tunesmith_service.clock import Clock
+from tunesmith_service.commands import Command
+from tunesmith_service.errors import Refused, TunesmithError, Unavailable
+from tunesmith_service.tx import TTL_US
+
+log = structlog.get_logger(__name__)
+
+MOST_AT_ONCE = 256
+CAPACITY = 4096
+RESERVED = CAPACITY // 4
+"""Places that only these may take, so that overload never costs a lease."""
+NEVER_SHED = (c.Renew, c.Finish, c.Release, c.Sweep, c.Grace)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    command: Command
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
+class Writer:
+    """Args:
+    engine: where to write.
+    clock: read once a batch.
+    ttl_us: how long leases live after each renewal.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock, *, ttl_us: int = TTL_US) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._ttl_us = ttl_us
+        self._queue: deque[_Waiting] = deque()
+        self._arrived = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._callbacks: list[Callable[[set[int]], None]] = []
+
+    async def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Commit what has been accepted, then end."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def on_commit(self, callback: Callable[[set[int]], None]) -> None:
+        """Call this on the event loop after each COMMIT with the studies whose log grew or whose
+        trials changed."""
+        self._callbacks.append(callback)
+
+    @property
+    def depth(self) -> int:
+        """Commands that wait."""
+        return len(self._queue)
+
+    async def submit(self, command: Command) -> Any:
+        """The command's outcome, once committed.
+
+        Raises: the Refused that it was answered with; Unavailable when the database is away, the
+            queue is full, or the writer stops. If the caller is cancelled, the command may still
+            be committed.
+        """
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(command, loop.create_future(), loop)
+        with self._arrived:
+            if self._closing:
+                raise Unavailable("The server is stopping; send the same request again in a moment.")
+            room = CAPACITY if isinstance(command, NEVER_SHED) else CAPACITY - RESERVED
+            if len(self._queue) >= room:
+                raise Unavailable(
+                    f"{len(self._queue)} writes wait already; send the same request again later."
+                )
+            self._queue.append(waiting)
+            self._arrived.notify()
+        outcome = await waiting.answer
+        if isinstance(outcome, Refused):
+            raise outcome
+        return outcome
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while taken := self._take():
+            try:
+                now_us = self._clock.now_us()
+                batch = batches.commit(self._engine, [w.command for w in taken], now_us, self._ttl_us)
+            except BaseException as e:
+                log.exception("writer.failed")
+                told = e if isinstance(e, TunesmithError) else Unavailable("The write failed; send it again.")
+                batch = batches.Batch([told] * len(taken))
+            self._answer(taken, batch)
+
+    def _take(self) -> list[_Waiting]:
+        """Wait for work; empty once the writer shall end and nothing is left."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._queue or self._closing)
+            return [self._queue.popleft() for _ in range(min(len(self._queue), MOST_AT_ONCE))]
+
+    def _answer(self, taken: list[_Waiting], batch: batches.Batch) -> None:
+        for loop in {w.loop for w in taken}:
+            theirs = [(w.answer, o) for w, o in zip(taken, batch.outcomes, strict=True) if w.loop is loop]
+            try:
+                loop.call_soon_threadsafe(self._deliver, theirs, batch.changed)
+            except RuntimeError:
+                log.warning("writer.nobody_listens", commands=len(theirs))  # the loop is closed
+
+    def _deliver(self, answers: list[tuple[asyncio.Future[Any], Any]], changed: set[int]) -> None:
+        for future, outcome in answers:
+            if future.done():
+                continue  # its waiter has gone
+            if isinstance(outcome, Exception) and not isinstance(outcome, Refused):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        for callback in self._callbacks if changed else ():
+            try:
+                callback(set(changed))
+            except Exception:
+                log.exception("writer.callback_failed")
