@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import InMemoryStorage
+from optuna.storages._in_memory import _StudyInfo
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
@@ -50,7 +51,11 @@ class RowStorage(InMemoryStorage):
         super().__init__()
         minimize = direction == "minimize"
         directions = [StudyDirection.MINIMIZE if minimize else StudyDirection.MAXIMIZE]
-        self.study_id = self.create_new_study(directions, name)
+        # As `create_new_study` does, which writes a line of log for each.
+        self.study_id = 0
+        self._studies[0] = _StudyInfo(name, directions)
+        self._study_name_to_id[name] = 0
+        self._prev_waiting_trial_number[0] = 0
         for trial in trials:
             self.put(trial)
         complete = [t for t in self._studies[self.study_id].trials if t.state is OptunaState.COMPLETE]
@@ -80,39 +85,42 @@ def number_of(trial: Trial) -> int:
     return _BY_HAND + trial.number if trial.by_hand else trial.ordinal
 
 
-Translate = Callable[[Trial], tuple[dict[str, Any], dict[str, BaseDistribution]]]
-
-
 def frozen(
     trial: Trial,
     objective: Objective,
     *,
-    translate: Translate | None = None,
+    number: int | None = None,
+    params: Mapping[str, Any] | None = None,
+    distributions: Mapping[str, BaseDistribution] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    diverged_value: float | None = None,
 ) -> FrozenTrial:
     """One trial as Optuna sees it.
 
     Args:
-        translate: gives its parameters and their distributions; none for pruners.
+        number: the ordinal, or what the caller numbers it by.
+        params: as Optuna sees them, with their `distributions`; none for pruners.
         attributes: system attributes, such as rungs or a generation.
+        diverged_value: tell a diverged trial as complete with this value, not as pruned.
     """
     curve = dict(trial.metric(objective.metric))
     state, value = _STATES[trial.state], trial.value
-    if state is OptunaState.COMPLETE and value is None:
+    if trial.is_diverged and diverged_value is not None:
+        state, value = OptunaState.COMPLETE, diverged_value
+    elif state is OptunaState.COMPLETE and value is None:
         state = OptunaState.FAIL
-    if state is OptunaState.PRUNED:  # as `Study.tell` does: the last value, unless it is NaN
+    elif state is OptunaState.PRUNED:  # as `Study.tell` does: the last value, unless it is NaN
         value = curve[max(curve)] if curve and not math.isnan(curve[max(curve)]) else None
-    params, distributions = translate(trial) if translate else ({}, {})
     ended = EPOCH + timedelta(microseconds=trial.ended_at) if trial.ended_at is not None else None
     return FrozenTrial(
-        number=number_of(trial),
+        number=number_of(trial) if number is None else number,
         trial_id=trial.number,
         state=state,
         value=value if state in (OptunaState.COMPLETE, OptunaState.PRUNED) else None,
         datetime_start=EPOCH,
         datetime_complete=ended,
-        params=params,
-        distributions=distributions,
+        params=dict(params or {}),
+        distributions=dict(distributions or {}),
         user_attrs={},
         system_attrs=dict(attributes or {}),
         intermediate_values=curve,

@@ -285,7 +285,10 @@ def _quiet() -> Iterator[None]:
     Experimental pruners are offered because the contract suite holds them to their behaviour; a
     curve with NaN, or one that the best trial does not cover, is a verdict and no mistake.
     """
+    from optuna.exceptions import ExperimentalWarning  # noqa: PLC0415
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # ExperimentalWarning is one
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
         yield

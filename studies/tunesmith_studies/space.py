@@ -170,6 +170,9 @@ class Int(_Parameter):
             raw = self.low + round((self.high - self.low) * p / self.step) * self.step
         return min(max(round(raw), self.low), self.high)
 
+    def every(self) -> tuple[int, ...]:
+        return tuple(range(self.low, self.high + 1, self.step))
+
     def grid(self, points: int) -> tuple[int, ...]:
         """At most `points` whole values evenly spaced on the scale, without repeats."""
         if points < 1:
@@ -204,6 +207,9 @@ class Choice(_Parameter):
 
     def value(self, position: float) -> Scalar:
         return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
+
+    def every(self) -> tuple[Scalar, ...]:
+        return self.values
 
     def grid(self, points: int) -> tuple[Scalar, ...]:
         """All values: a category cannot be thinned out."""

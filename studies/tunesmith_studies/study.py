@@ -6,12 +6,23 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tunesmith_studies.space import Scalar, Space
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.stages.base import Forecast
+
+STORED = {"stored": True}
+"""Context of a validation that reads a study which was checked before."""
 
 
 class Objective(BaseModel):
@@ -84,7 +95,9 @@ class StudySpec(BaseModel):
         return tuple(named)
 
     @model_validator(mode="after")
-    def _runs(self) -> StudySpec:
+    def _runs(self, info: ValidationInfo) -> StudySpec:
+        if info.context == STORED:
+            return self
         found = [
             InitErrorDetails(
                 type=PydanticCustomError("study", "{sentence}", {"sentence": sentence}),
@@ -110,7 +123,7 @@ class StudySpec(BaseModel):
     def with_stage(self, stage: AnyStage) -> StudySpec:
         """This study with one more stage at its end, checked. Raises ValidationError as creation does."""
         stages = [*self.to_json()["stages"], stage.model_dump(mode="json")]
-        return StudySpec.from_json(self.to_json() | {"stages": stages})
+        return StudySpec.model_validate(self.to_json() | {"stages": stages})
 
     def stages_after(self, name: str) -> tuple[AnyStage, ...]:
         names = [s.name for s in self.stages]
@@ -122,7 +135,10 @@ class StudySpec(BaseModel):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StudySpec:
-        return cls.model_validate(data)
+        """A stored study. It was checked when it was created, with `model_validate`, and is not checked
+        against its surroundings again: a package may be gone, and the study must still be readable.
+        """
+        return cls.model_validate(data, context=STORED)
 
 
 def complete_stage(stage: AnyStage, taken: list[str]) -> AnyStage:

@@ -7,11 +7,12 @@ from pydantic import Field
 from tunesmith_studies.stages.coarse_grid import CoarseGrid
 from tunesmith_studies.stages.random import Random
 from tunesmith_studies.stages.refine_grid import RefineGrid
+from tunesmith_studies.stages.sampler import Sampler
 from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
 
 AnyStage: TypeAlias = Annotated[
-    CoarseGrid | RefineGrid | Random | WeightDecayRestarts,
+    CoarseGrid | RefineGrid | Random | Sampler | WeightDecayRestarts,
     Field(discriminator="kind"),
 ]
 
-__all__ = ["AnyStage", "CoarseGrid", "Random", "RefineGrid", "WeightDecayRestarts"]
+__all__ = ["AnyStage", "CoarseGrid", "Random", "RefineGrid", "Sampler", "WeightDecayRestarts"]
