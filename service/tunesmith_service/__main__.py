@@ -1,0 +1,171 @@
+"""The command `tunesmith`: up, serve, migrate; what people type against a running service; and what other
+packages bring by the entry-point group `tunesmith.commands`, such as `worker`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith_service.cli import add_commands
+from tunesmith_service.settings import Settings, SettingsError, load, unit_of
+
+GROUP = "tunesmith.commands"
+Function = Callable[..., Any]
+
+
+class Tunesmith(click.Group):
+    """Commands of other packages are imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *(e.name for e in entry_points(group=GROUP))})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (ours := super().get_command(ctx, cmd_name)) is not None:
+            return ours
+        for entry in entry_points(group=GROUP, name=cmd_name):
+            try:
+                command = entry.load()
+            except ImportError as e:
+                return _missing(cmd_name, e)
+            assert isinstance(command, click.Command)
+            return command
+        return None
+
+
+def _missing(name: str, error: ImportError) -> click.Command:
+    """A command whose package is not whole says so when it is called, not when help is shown."""
+
+    def complain(**_: Any) -> None:
+        raise click.ClickException(f"{error}; install it with: pip install 'tunesmith[{name}]'")
+
+    return click.Command(name, callback=complain, help=f"Needs pip install 'tunesmith[{name}]'.")
+
+
+def settings_options(*names: str) -> Callable[[Function], Function]:
+    """Flags for settings, by name; all of them if none is named. The function gets `settings`."""
+
+    def decorate(function: Function) -> Function:
+        def with_settings(**values: Any) -> Any:
+            chosen = names or tuple(Settings.model_fields)
+            flags = {name: values.pop(name) for name in chosen}
+            try:
+                return function(settings=load(flags, os.environ), **values)
+            except SettingsError as e:
+                raise click.UsageError(str(e)) from e
+
+        with_settings.__name__, with_settings.__doc__ = function.__name__, function.__doc__
+        with_settings.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
+        decorated: Function = with_settings
+        for name in reversed(names or tuple(Settings.model_fields)):
+            decorated = _option(name)(decorated)
+        return decorated
+
+    return decorate
+
+
+def _option(name: str) -> Callable[[Function], Function]:
+    field = Settings.model_fields[name]
+    flag = "--" + name.replace("_", "-")
+    default = "" if field.default in (None, "", ()) else f" Default {_shown(field.default)}."
+    help_line = f"{field.description} [{unit_of(name)}]{default}"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{name.replace('_', '-')}", default=None, help=help_line)
+    return click.option(flag, name, metavar="VALUE", help=help_line)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@click.group(cls=Tunesmith, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tunesmith")
+def main() -> None:
+    """Tune neural networks: staged hyperparameter searches, over REST."""
+
+
+@main.command()
+@settings_options()
+def serve(settings: Settings) -> None:
+    """Run the service in this process: REST API, planner and dashboard.
+
+    Flags win over TUNESMITH_… variables, those over ./tunesmith.toml.
+    """
+    _serve(settings)
+
+
+@main.command()
+@click.option(
+    "--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Worker processes to start."
+)
+@click.option("--slots", type=click.IntRange(1, 256), help="Trials at a time in each worker, without a GPU.")
+@click.option(
+    "--tasks", multiple=True, type=click.Path(path_type=Path), help="A Python file with tasks; repeat."
+)
+@click.option("--data", multiple=True, metavar="NAME=FILE", help="A data file as the task NAME; repeat.")
+@settings_options("home", "host", "port", "ttl_seconds", "log_format")
+def up(
+    settings: Settings, workers: int, slots: int | None, tasks: tuple[Path, ...], data: tuple[str, ...]
+) -> None:
+    """Run a service and workers on this machine; Ctrl-C ends both and loses nothing."""
+    from tunesmith_service.up import LocalWorkers  # noqa: PLC0415  (help must come at once)
+
+    options = [] if slots is None else ["--slots", str(slots)]
+    for flag, values in (("--tasks", tasks), ("--data", data)):
+        options += [str(part) for value in values for part in (flag, value)]
+    local = LocalWorkers(settings, workers, options)
+    _serve(settings, local.start, local.stop)
+
+
+@main.command("migrate")
+@settings_options("home", "database_url")
+def migrate_command(settings: Settings) -> None:
+    """Bring the database to this version's tables; `serve` and `up` do so by themselves."""
+    from tunesmith_service import db, migrate  # noqa: PLC0415
+
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = db.open_engine(settings.url)
+    path = db.sqlite_path(engine)
+    try:
+        if path is None:
+            migrate.upgrade(engine)
+        else:
+            with db.hold(path):
+                migrate.upgrade(engine)
+    except db.AlreadyServed as e:
+        raise click.ClickException(str(e)) from e
+    finally:
+        engine.dispose()
+    click.echo(f"The database at {engine.url.render_as_string(hide_password=True)} is up to date.")
+
+
+@main.command(hidden=True)
+def openapi() -> None:
+    """Print the OpenAPI document that docs/openapi.json holds."""
+    from tunesmith_service.api.openapi import document  # noqa: PLC0415
+    from tunesmith_service.app import create_app  # noqa: PLC0415
+
+    click.echo(json.dumps(document(create_app(Settings())), indent=1, sort_keys=True, ensure_ascii=False))
+
+
+def _serve(settings: Settings, *hooks: Any) -> None:
+    from tunesmith_service import db  # noqa: PLC0415
+    from tunesmith_service.serve import run  # noqa: PLC0415
+
+    try:
+        run(settings, *hooks)
+    except (db.AlreadyServed, db.WeakDurability) as e:
+        raise click.ClickException(str(e)) from e
+
+
+add_commands(main)
+
+if __name__ == "__main__":
+    main()

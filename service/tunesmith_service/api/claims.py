@@ -1,0 +1,89 @@
+"""Workers register and claim trials."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Body, Path, Request
+
+from tunesmith_service import wire
+from tunesmith_service.api import examples
+from tunesmith_service.api.deps import ServiceDep, WhoDep, problem, watch_socket
+from tunesmith_service.commands import Claim, Granted, Register
+from tunesmith_service.errors import Unprocessable
+from tunesmith_service.routing import router
+from tunesmith_service.security import Role, allow
+from tunesmith_service.tokens import hash_secret
+
+log = structlog.get_logger(__name__)
+
+routes: APIRouter = router(tags=["workers"])
+
+
+@routes.put("/workers/{worker_id}", responses=problem(409, 422) | examples.answer(examples.REGISTERED))
+@allow(Role.WORKER)
+async def register(
+    worker_id: Annotated[wire.Hex128, Path(examples=[examples.WORKER_ID])],
+    body: Annotated[wire.Register, Body(openapi_examples=examples.request(examples.REGISTER))],
+    service: ServiceDep,
+    who: WhoDep,
+) -> wire.Registered:
+    """Say who a supervisor is, at each of its starts. Trials that its slots still held under an earlier
+    start are handed back at once."""
+    if worker_id != body.worker_id:
+        raise Unprocessable(
+            f"the path names worker {worker_id}, the body {body.worker_id}",
+            errors=[{"pointer": "/worker_id", "message": "must be the worker of the path"}],
+        )
+    await service.writer.submit(Register(who.home_project, who.token_id, body))
+    log.info("worker.registered", worker=body.name, worker_id=worker_id, slots=len(body.slots))
+    ttl = service.settings.ttl_seconds
+    return wire.Registered(ttl_seconds=ttl, beat_seconds=ttl / 3)
+
+
+@routes.post("/claims", responses=problem(409, 422) | examples.answer(examples.CLAIM_REPLY))
+@allow(Role.WORKER)
+async def claim(
+    request: Request,
+    body: Annotated[wire.ClaimRequest, Body(openapi_examples=examples.request(examples.CLAIM))],
+    service: ServiceDep,
+    who: WhoDep,
+) -> wire.ClaimReply:
+    """Ask for a trial. A long poll: answered when there is one for this worker, first come first served,
+    or without a grant after `wait_seconds`."""
+    command = Claim(
+        who.home_project,
+        who.token_id,
+        body.claim_id,
+        body.worker_id,
+        body.boot_id,
+        body.slot_id,
+        hash_secret(body.secret),
+    )
+    gone = watch_socket(request)
+    try:
+        outcome = await service.room.claim(command, wait_seconds=body.wait_seconds, gone=gone)
+    finally:
+        gone.cancel()
+        await asyncio.wait([gone])
+    if not isinstance(outcome, Granted):
+        return wire.ClaimReply(draining=outcome.draining)
+    service.remember_trial(outcome.trial_id, who.home_project)
+    work = wire.WorkOrder.model_validate(outcome.work)
+    log.info(
+        "trial.claimed",
+        study=work.study,
+        trial=work.number,
+        attempt=outcome.attempt,
+        worker_id=body.worker_id,
+    )
+    grant = wire.Grant(
+        trial_id=outcome.trial_id,
+        incarnation=outcome.incarnation,
+        attempt=outcome.attempt,
+        ttl_seconds=service.settings.ttl_seconds,
+        work=work,
+    )
+    return wire.ClaimReply(grant=grant)

@@ -1,0 +1,236 @@
+"""Examples that the OpenAPI document shows: one study, followed from its creation to a finished trial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WORKER_ID = "5f0c8a3e9b7d4c21a6e8f0b1d2c3a4e5"
+BOOT_ID = "0b1d2c3a4e55f0c8a3e9b7d4c21a6e8f"
+SLOT_ID = "9b7d4c21a6e8f0b1d2c3a4e55f0c8a3e"
+CLAIM_ID = "c21a6e8f0b1d2c3a4e55f0c8a3e9b7d4"
+SECRET = "a3e9b7d4c21a6e8f0b1d2c3a4e55f0c8"  # noqa: S105
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+AT = "2026-01-05T09:30:00Z"
+LATER = "2026-01-05T09:31:12Z"
+
+REGISTER = {
+    "worker_id": WORKER_ID,
+    "boot_id": BOOT_ID,
+    "name": "gpu-a:0",
+    "version": "0.1.0",
+    "tasks": {"digits": SHA256},
+    "slots": [{"slot_id": SLOT_ID, "devices": ["cuda:0"]}],
+}
+REGISTERED = {"ttl_seconds": 30.0, "beat_seconds": 10.0}
+CLAIM = {
+    "claim_id": CLAIM_ID,
+    "worker_id": WORKER_ID,
+    "boot_id": BOOT_ID,
+    "slot_id": SLOT_ID,
+    "secret": SECRET,
+    "wait_seconds": 20,
+}
+PARAMS = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 0.001}
+CLAIM_REPLY = {
+    "grant": {
+        "trial_id": 12,
+        "incarnation": 1,
+        "attempt": 1,
+        "ttl_seconds": 30.0,
+        "work": {
+            "study": "digits-demo",
+            "stage": "coarse",
+            "number": 4,
+            "task": "digits",
+            "params": PARAMS,
+            "epochs": 5,
+            "seed": 1823,
+            "data_fraction": 1.0,
+            "stop_at_plateau": False,
+            "keep_snapshot": False,
+            "snapshot_every_seconds": 600.0,
+            "metric": "val/loss",
+            "direction": "minimize",
+            "resume": None,
+        },
+    },
+    "draining": False,
+}
+RENEWED = {"ttl_seconds": 30.0}
+REPORT = {
+    "seq": 1,
+    "points": [{"step": 1, "metrics": {"train/loss": 0.91, "val/loss": 0.84, "val/accuracy": 0.77}}],
+}
+REPORTED = {"duplicate": False, "ttl_seconds": 30.0}
+COMMIT_SNAPSHOT = {"step": 5, "sha256": SHA256}
+COMMIT_ARTIFACT = {"name": "confusion.json", "sha256": SHA256}
+LOG_CHUNK = {"seq": 1, "text": "epoch 1: val/loss 0.84\n"}
+FINISH = {"state": "complete", "stop_reason": "budget"}
+FINISHED = {"state": "complete", "stop_reason": "budget"}
+RELEASE = {"cause": "preempted"}
+RELEASED = {"state": "waiting", "stop_reason": None}
+
+SPEC = {
+    "name": "digits-demo",
+    "task": "digits",
+    "objective": {"metric": "val/loss", "direction": "minimize"},
+    "space": {"lr": {"low": 0.001, "high": 0.3, "log": True}, "weight_decay": {"preset": "shallow"}},
+    "fixed": {"optimizer": "sgd"},
+    "stages": [{"kind": "coarse_grid", "name": "coarse", "epochs": 5, "axes": {"lr": 4, "weight_decay": 3}}],
+}
+FORECAST = {"trials": 12, "epochs": 60, "snapshots": 0}
+CREATED = {
+    "id": 1,
+    "name": "digits-demo",
+    "state": "active",
+    "forecast": {"coarse": FORECAST},
+    "warnings": ["no worker serves task 'digits' now; the study waits for one"],
+}
+MOVED = {"id": 1, "name": "digits-demo", "state": "paused"}
+COUNTS = {"waiting": 2, "running": 2, "complete": 7, "pruned": 1, "failed": 0, "cancelled": 0}
+BEST = {"number": 4, "stage": "coarse", "value": 0.353, "params": PARAMS}
+SUMMARY = {
+    "id": 1,
+    "name": "digits-demo",
+    "state": "active",
+    "reason": None,
+    "archived": False,
+    "task": "digits",
+    "task_digest": SHA256,
+    "metric": "val/loss",
+    "direction": "minimize",
+    "counts": COUNTS,
+    "best": BEST,
+    "stage": "coarse",
+    "gpu_hours": 0.21,
+    "created_at": AT,
+    "ended_at": None,
+}
+STAGE = {
+    "name": "coarse",
+    "kind": "coarse_grid",
+    "state": "active",
+    "reason": None,
+    "counts": COUNTS,
+    "forecast": FORECAST,
+    "result": None,
+    "activated_at": AT,
+    "ended_at": None,
+}
+STUDY = SUMMARY | {"stages": [STAGE], "spec": SPEC, "event_n": 61, "waiting_for": None}
+ADD_STAGE = {"kind": "refine_grid", "name": "refine", "epochs": 20}
+WHY = {"reason": "the coarse grid is enough"}
+ENQUEUE = {"params": [{"lr": 0.02, "weight_decay": 0.0005}], "stage": "coarse"}
+ENQUEUED = {"numbers": [13]}
+TRIAL = {
+    "id": 12,
+    "number": 4,
+    "stage": "coarse",
+    "key": "lr=0.03,weight_decay=0.001",
+    "state": "complete",
+    "stop_reason": "budget",
+    "params": PARAMS,
+    "epochs": 5,
+    "step": 5,
+    "value": 0.353,
+    "last_metrics": {"train/loss": 0.31, "val/loss": 0.353},
+    "attempt": 1,
+    "worker": "gpu-a:0",
+    "draft": False,
+    "hand": False,
+    "retry_of": None,
+    "start": None,
+    "created_at": AT,
+    "started_at": AT,
+    "ended_at": LATER,
+}
+ATTEMPT = {
+    "attempt": 1,
+    "worker": "gpu-a:0",
+    "claimed_at": AT,
+    "resume_step": 0,
+    "ended_at": LATER,
+    "ending": "finish",
+}
+TRIAL_DETAIL = TRIAL | {
+    "error": None,
+    "attempts": [ATTEMPT],
+    "snapshots": [5],
+    "artifacts": ["confusion.json"],
+}
+TRIAL_ENDED = {"number": 4, "state": "cancelled", "stop_reason": "cancelled"}
+CURVE = {"number": 4, "points": [{"step": 1, "metrics": {"train/loss": 0.91, "val/loss": 0.84}}]}
+LOG = {"attempt": 1, "seq": 1, "at": AT, "text": "epoch 1: val/loss 0.84\n"}
+EVENT = {
+    "n": 17,
+    "kind": "moved",
+    "trial": 4,
+    "stage": "coarse",
+    "at": AT,
+    "actor": "worker:gpu-a:0",
+    "cause": "claim",
+    "data": {"from": "waiting", "to": "running", "attempt": 1},
+}
+WORKER = {
+    "id": WORKER_ID,
+    "name": "gpu-a:0",
+    "version": "0.1.0",
+    "online": True,
+    "draining": False,
+    "tasks": {"digits": SHA256},
+    "slots": [{"id": SLOT_ID, "devices": ["cuda:0"]}],
+    "running": 1,
+    "first_seen_at": AT,
+    "last_seen_at": LATER,
+}
+NEW_TOKEN = {"name": "gpu boxes", "role": "worker"}
+TOKEN = {
+    "key_id": "5f0c8a3e9b7d4c21",
+    "name": "gpu boxes",
+    "role": "worker",
+    "created_at": AT,
+    "expires_at": "2026-02-04T09:30:00Z",
+    "last_used_at": None,
+    "revoked_at": None,
+}
+TOKEN_CREATED = {
+    "key_id": "5f0c8a3e9b7d4c21",
+    "name": "gpu boxes",
+    "role": "worker",
+    "token": "tsm_5f0c8a3e9b7d4c21_…",
+    "expires_at": "2026-02-04T09:30:00Z",
+}
+LOGIN_CODE = {
+    "code": "Zk3p…",
+    "url": "http://127.0.0.1:8787/ui/login?code=Zk3p…",
+    "expires_seconds": 600.0,
+}
+PROBLEM = {
+    "type": "urn:tunesmith:lease_lost",
+    "title": "lease lost",
+    "status": 409,
+    "detail": "attempt 1 of trial 12 ended when its lease expired; claim again",
+    "request_id": "5f0c8a3e9b7d4c21",
+}
+
+UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+def request(value: Any, **others: Any) -> dict[str, Any]:
+    """A request body's examples, as `Body(openapi_examples=…)` takes them."""
+    return {"usual": {"value": value}} | {name: {"value": v} for name, v in others.items()}
+
+
+def answer(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """A response's example, to be joined with other `responses`."""
+    return {status: {"content": {"application/json": {"example": value}}}}
+
+
+def page(item: Any) -> dict[int | str, dict[str, Any]]:
+    return answer({"items": [item], "next_cursor": None})

@@ -1,0 +1,190 @@
+"""What a lease's holder may write. The token opens the route; the lease's secret, in a header, is the
+second key, and the fence in the database decides."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Body, Depends, Header, Path, Request
+from starlette.responses import FileResponse
+
+from tunesmith_service import store, wire
+from tunesmith_service.api import examples
+from tunesmith_service.api.bytes import download
+from tunesmith_service.api.deps import ServiceDep, TrialIdPath, WhoDep, problem
+from tunesmith_service.commands import (
+    AppendLog,
+    CommitArtifact,
+    CommitSnapshot,
+    Ended,
+    Finish,
+    Kept,
+    Lease,
+    Release,
+    Renew,
+    Report,
+)
+from tunesmith_service.errors import NotFound, Unprocessable
+from tunesmith_service.parsing import read_stream
+from tunesmith_service.routing import router, takes
+from tunesmith_service.security import Role, allow, lease_of
+
+LOG_BODY_BYTES = 2 * 2**20  # 262,144 characters, each up to six bytes as JSON
+
+log = structlog.get_logger(__name__)
+
+routes: APIRouter = router(prefix="/leases/{trial_id}", tags=["workers"])
+
+Sha256Path = Annotated[wire.Sha256, Path(description="SHA-256 of the bytes.", examples=[examples.SHA256])]
+
+
+async def get_lease(
+    request: Request,
+    trial_id: TrialIdPath,
+    service: ServiceDep,
+    who: WhoDep,
+    header: Annotated[
+        str | None, Header(alias=wire.LEASE_HEADER, description="`incarnation.attempt.secret` of the lease.")
+    ] = None,
+) -> Lease:
+    """The lease that the request names; its trial must be of the token's project."""
+    lease = lease_of(request, trial_id)
+    project_id = await service.project_of_trial(trial_id)
+    if project_id is None or not who.sees(project_id):
+        raise NotFound(f"no trial with id {trial_id}")
+    return lease
+
+
+LeaseDep = Annotated[Lease, Depends(get_lease)]
+
+
+@routes.post("/heartbeat", responses=problem(404, 409, 422) | examples.answer(examples.RENEWED))
+@allow(Role.WORKER)
+async def heartbeat(lease: LeaseDep, service: ServiceDep, body: wire.Heartbeat | None = None) -> wire.Renewed:
+    """Keep a trial. 409 `lease_lost`: it is somebody else's now; `already_final`: it has ended."""
+    await service.writer.submit(Renew(lease))
+    return wire.Renewed(ttl_seconds=service.settings.ttl_seconds)
+
+
+@routes.post("/reports", responses=problem(404, 409, 413, 422) | examples.answer(examples.REPORTED))
+@allow(Role.WORKER)
+async def report(
+    lease: LeaseDep,
+    body: Annotated[wire.Report, Body(openapi_examples=examples.request(examples.REPORT))],
+    service: ServiceDep,
+) -> wire.Reported:
+    """Add points to the trial's curve. The same `seq` and points again are a no-op; a gap is refused with
+    `expected_seq`."""
+    points = tuple((p.step, p.metrics) for p in body.points)
+    kept = await service.writer.submit(Report(lease, body.seq, points))
+    return _reported(kept, service.settings.ttl_seconds)
+
+
+@routes.put(
+    "/blobs/{sha256}", status_code=204, responses=problem(404, 413, 422, 507), openapi_extra=examples.UPLOAD
+)
+@allow(Role.WORKER)
+async def put_blob(lease: LeaseDep, sha256: Sha256Path, request: Request, service: ServiceDep) -> None:
+    """Store bytes, to be committed afterwards as a snapshot or artifact. Bytes alone show nowhere."""
+    settings = service.settings
+    pieces = read_stream(request, limit=settings.upload_bytes, idle_seconds=settings.upload_idle_seconds)
+    await service.blobs.put(pieces, sha256)
+
+
+@routes.post("/snapshots", responses=problem(404, 409, 422) | examples.answer(examples.REPORTED))
+@allow(Role.WORKER)
+async def commit_snapshot(
+    lease: LeaseDep,
+    body: Annotated[wire.CommitSnapshot, Body(openapi_examples=examples.request(examples.COMMIT_SNAPSHOT))],
+    service: ServiceDep,
+) -> wire.Reported:
+    """Publish stored bytes as this attempt's snapshot of a step. A later attempt may go on from it."""
+    size = _stored_size(service, body.sha256)
+    kept = await service.writer.submit(CommitSnapshot(lease, body.step, body.sha256, size))
+    log.info("snapshot.committed", trial_id=lease.trial_id, attempt=lease.attempt, step=body.step, size=size)
+    return _reported(kept, service.settings.ttl_seconds)
+
+
+@routes.get("/snapshots/{sha256}", responses=problem(404, 409, 422), response_class=FileResponse)
+@allow(Role.WORKER)
+async def get_snapshot(lease: LeaseDep, sha256: Sha256Path, service: ServiceDep) -> FileResponse:
+    """Bytes of the snapshot that this lease's grant goes on from."""
+    if not await service.read(store.may_fetch, lease, sha256):
+        raise NotFound(f"the grant of trial {lease.trial_id} names no snapshot {sha256[:12]}…")
+    return download(service.blobs, sha256, "snapshot.safetensors")
+
+
+@routes.post("/logs", responses=problem(404, 409, 413, 422, 507) | examples.answer(examples.REPORTED))
+@allow(Role.WORKER)
+@takes(limit=LOG_BODY_BYTES, free_text=True)
+async def append_log(
+    lease: LeaseDep,
+    body: Annotated[wire.LogChunk, Body(openapi_examples=examples.request(examples.LOG_CHUNK))],
+    service: ServiceDep,
+) -> wire.Reported:
+    """Append to the trial's log. `seq` counts an attempt's chunks from 1."""
+    text = body.text.encode()
+    sha256 = await asyncio.to_thread(service.blobs.put_bytes, text)
+    kept = await service.writer.submit(AppendLog(lease, body.seq, sha256, len(text)))
+    return _reported(kept, service.settings.ttl_seconds)
+
+
+@routes.post("/artifacts", responses=problem(404, 409, 422) | examples.answer(examples.REPORTED))
+@allow(Role.WORKER)
+async def commit_artifact(
+    lease: LeaseDep,
+    body: Annotated[wire.CommitArtifact, Body(openapi_examples=examples.request(examples.COMMIT_ARTIFACT))],
+    service: ServiceDep,
+) -> wire.Reported:
+    """Publish stored bytes under a name; the same name again replaces what it showed."""
+    size = _stored_size(service, body.sha256)
+    kept = await service.writer.submit(CommitArtifact(lease, body.name, body.sha256, size))
+    return _reported(kept, service.settings.ttl_seconds)
+
+
+@routes.post("/finish", responses=problem(404, 409, 422) | examples.answer(examples.FINISHED))
+@allow(Role.WORKER)
+async def finish(
+    lease: LeaseDep,
+    body: Annotated[wire.Finish, Body(openapi_examples=examples.request(examples.FINISH))],
+    service: ServiceDep,
+) -> wire.Finished:
+    """End a trial. The first finish counts; the same again gets the same answer."""
+    error = body.error.model_dump() if body.error else None
+    ended = await service.writer.submit(Finish(lease, body.state, body.stop_reason, error, body.retryable))
+    return _finished(lease, ended)
+
+
+@routes.post("/release", responses=problem(404, 409, 422) | examples.answer(examples.RELEASED))
+@allow(Role.WORKER)
+async def release(
+    lease: LeaseDep,
+    body: Annotated[wire.Release, Body(openapi_examples=examples.request(examples.RELEASE))],
+    service: ServiceDep,
+) -> wire.Finished:
+    """Hand a trial back unfinished; it costs no retry and goes on from its newest snapshot."""
+    return _finished(lease, await service.writer.submit(Release(lease, body.cause)))
+
+
+def _stored_size(service: ServiceDep, sha256: str) -> int:
+    size = service.blobs.size(sha256)
+    if size is None:
+        raise Unprocessable(f"the bytes of {sha256[:12]}… are not here; PUT …/blobs/{sha256} first")
+    return size
+
+
+def _reported(kept: Kept, ttl_seconds: float) -> wire.Reported:
+    return wire.Reported(duplicate=kept.duplicate, ttl_seconds=ttl_seconds)
+
+
+def _finished(lease: Lease, ended: Ended) -> wire.Finished:
+    log.info(
+        "trial.ended",
+        trial_id=lease.trial_id,
+        attempt=lease.attempt,
+        state=ended.state,
+        stop_reason=ended.stop_reason,
+    )
+    return wire.Finished(state=ended.state, stop_reason=ended.stop_reason)

@@ -1,0 +1,163 @@
+"""From rows to answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from tunesmith_studies.stages.base import Forecast
+from tunesmith_studies.study import StudySpec, forecast
+
+from tunesmith_service import store
+from tunesmith_service.api import models
+from tunesmith_service.api.models import moment
+
+HOUR_US = 3_600_000_000
+
+
+def spec_of(study: store.Study, stages: Sequence[store.StageRow]) -> dict[str, Any]:
+    """A study's specification with the stages that were added since."""
+    return {**study.spec, "stages": [s.spec for s in stages]}
+
+
+def summary(conn: Connection, study: store.Study) -> models.StudySummary:
+    """A study as a list shows it."""
+    return models.StudySummary(**_summary(conn, study, store.stages(conn, study.id)))
+
+
+def detail(conn: Connection, study: store.Study) -> models.Study:
+    """A study with its stages."""
+    stages = store.stages(conn, study.id)
+    spec = spec_of(study, stages)
+    planned = forecast(StudySpec.from_json(spec))
+    return models.Study(
+        **_summary(conn, study, stages),
+        stages=[_stage(s, planned.get(s.name)) for s in stages],
+        spec=spec,
+        event_n=study.event_n,
+        waiting_for=waiting_for(study, offers(conn, study.project_id)),
+    )
+
+
+def offers(conn: Connection, project_id: int) -> dict[str, set[str]]:
+    """task → digests that live workers of a project serve."""
+    found: dict[str, set[str]] = {}
+    for worker in store.workers(conn, project_id):
+        if worker.live and not worker.draining:
+            for task, digest in worker.tasks.items():
+                found.setdefault(task, set()).add(digest)
+    return found
+
+
+def waiting_for(study: store.Study, offers: Mapping[str, set[str]]) -> str | None:
+    """Why an active study's trials do not run, as one sentence; None if nothing is in their way.
+
+    Args:
+        offers: task → digests that workers serve now.
+    """
+    if study.state != "active" or study.running:
+        return None
+    if study.task not in offers:
+        return no_worker(study.task, offers)
+    if study.task_digest is not None and study.task_digest not in offers[study.task]:
+        theirs = ", ".join(f"{study.task}@{d[:12]}" for d in sorted(offers[study.task]))
+        return (
+            f"the study began with task {study.task}@{study.task_digest[:12]}; workers now have {theirs}: "
+            "code, data or versions changed"
+        )
+    return None
+
+
+def no_worker(task: str, offers: Iterable[str]) -> str:
+    listed = ", ".join(sorted(offers)) or "none"
+    return f"no worker serves task {task!r} now; the study waits for one (tasks served: {listed})"
+
+
+def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageRow]) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    for stage in stages:
+        total.update(stage.counts)
+    best = store.best_trials(conn, study)
+    same = ("id", "name", "state", "reason", "archived", "task", "task_digest", "direction")
+    return {
+        **{name: getattr(study, name) for name in same},
+        "metric": study.spec["objective"]["metric"],
+        "counts": models.Counts(**total),
+        "best": ranked(best[0]) if best else None,
+        "stage": next((s.name for s in stages if s.state == "active"), None),
+        "gpu_hours": study.gpu_us / HOUR_US,
+        "created_at": moment(study.created_us),
+        "ended_at": moment(study.ended_us),
+    }
+
+
+def _stage(stage: store.StageRow, planned: Forecast | None) -> models.Stage:
+    return models.Stage(
+        name=stage.name,
+        kind=stage.kind,
+        state=stage.state,
+        reason=stage.reason,
+        counts=models.Counts(**stage.counts),
+        forecast=planned,
+        result=None if stage.result is None else dict(stage.result),
+        activated_at=moment(stage.activated_us),
+        ended_at=moment(stage.ended_us),
+    )
+
+
+def ranked(trial: store.Trial) -> models.Best:
+    return models.Best(number=trial.number, stage=trial.stage, value=trial.value, params=trial.params)
+
+
+def trials(conn: Connection, rows: Sequence[store.Trial], project_id: int) -> list[models.Trial]:
+    names = worker_names(conn, project_id)
+    return [models.Trial(**_trial(row, names)) for row in rows]
+
+
+def trial_detail(conn: Connection, row: store.Trial, project_id: int) -> models.TrialDetail:
+    names = worker_names(conn, project_id)
+    return models.TrialDetail(
+        **_trial(row, names),
+        error=None if row.error is None else dict(row.error),
+        attempts=[
+            models.Attempt(
+                attempt=a.attempt,
+                worker=names.get(a.worker_id),
+                claimed_at=moment(a.claimed_us),
+                resume_step=a.resume_step,
+                ended_at=moment(a.ended_us),
+                ending=a.ending,
+            )
+            for a in store.attempts(conn, row.id)
+        ],
+        snapshots=sorted({s.step for s in store.snapshots(conn, row.id) if s.forgotten_us is None}),
+        artifacts=[a.name for a in store.artifacts(conn, row.id)],
+    )
+
+
+def worker_names(conn: Connection, project_id: int) -> dict[str, str]:
+    return {w.id: w.name for w in store.workers(conn, project_id)}
+
+
+def _trial(row: store.Trial, names: Mapping[str, str]) -> dict[str, Any]:
+    same = (
+        "id", "number", "stage", "key", "state", "stop_reason", "params", "step", "value", "last_metrics",
+        "attempt", "draft", "hand", "retry_of", "start",
+    )  # fmt: skip
+    return {
+        **{name: getattr(row, name) for name in same},
+        "worker": names.get(row.worker_id or ""),
+        "epochs": row.work["epochs"],
+        "created_at": moment(row.created_us),
+        "started_at": moment(row.started_us),
+        "ended_at": moment(row.ended_us),
+    }
+
+
+def is_known(request: Request, tag: str) -> bool:
+    """Whether the client has this version already (If-None-Match)."""
+    known = [t.strip().removeprefix("W/") for t in request.headers.get("if-none-match", "").split(",")]
+    return f'"{tag}"' in known

@@ -1,0 +1,178 @@
+"""Bytes by content hash: snapshots, logs and artifacts.
+
+A blob lies at `root/ab/abcdef…`, named by its SHA-256 and nothing else: no client's string is ever
+part of a path. It is written to a temporary file on the same file system, made durable, and renamed;
+so a name that exists has all its bytes, and a row that names a blob was written after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
+
+WRITE_BYTES = 2**20
+READ_BYTES = 256 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobStore:
+    """Args:
+    root: directory, made if missing.
+    reserve_bytes: with less free disk than this nothing new is taken.
+    """
+
+    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
+        self._root = root
+        self._reserve_bytes = reserve_bytes
+        self._incoming = root / "incoming"
+
+    def prepare(self) -> None:
+        """Make the directories; forget uploads that a crash cut off."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for left in self._incoming.iterdir():
+            left.unlink(missing_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise NotFound("a blob's name is 64 hexadecimal digits")
+        return self._root / sha256[:2] / sha256
+
+    def size(self, sha256: str) -> int | None:
+        """Bytes of a stored blob, or None. Looking keeps it from being collected for a while."""
+        path = self.path(sha256)
+        try:
+            os.utime(path)
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def check_space(self, size: int = 0) -> None:
+        """Raises NoSpace if `size` more bytes would eat into the reserve."""
+        free = shutil.disk_usage(self._root).free
+        if free - size < self._reserve_bytes:
+            reserve = self._reserve_bytes // 2**20
+            raise NoSpace(
+                f"the service's disk has {free // 2**20} MiB free and keeps {reserve} MiB in reserve; "
+                "make room on it, or set --reserve-bytes"
+            )
+
+    async def put(self, pieces: AsyncIterator[bytes], sha256: str) -> int:
+        """Store a stream that must hash to `sha256`; the same bytes again are a no-op.
+
+        Returns its size in bytes. Raises Unprocessable if the bytes hash to something else, NoSpace.
+        """
+        target = self.path(sha256)
+        self.check_space()
+        part = self._incoming / secrets.token_hex(16)
+        digest = hashlib.sha256()
+        size = 0
+        file = await asyncio.to_thread(part.open, "xb")
+        try:
+            async for chunk in _gathered(pieces):
+                await asyncio.to_thread(_write, file, digest.update, chunk)
+                size += len(chunk)
+            if digest.hexdigest() != sha256:
+                raise Unprocessable(
+                    f"the body hashes to {digest.hexdigest()}, not to {sha256}; "
+                    "nothing was stored, send it again"
+                )
+            await asyncio.to_thread(_publish, file, part, target)
+        except OSError as e:
+            raise NoSpace(
+                f"the bytes could not be stored: {e.strerror}; make room and send them again"
+            ) from e
+        finally:
+            file.close()
+            part.unlink(missing_ok=True)
+        return size
+
+    def put_bytes(self, body: bytes) -> str:
+        """Store bytes and return their hash. Blocks: call it in a thread. Raises NoSpace."""
+        sha256 = hashlib.sha256(body).hexdigest()
+        if self.size(sha256) is not None:
+            return sha256
+        part = self._incoming / secrets.token_hex(16)
+        try:
+            with part.open("xb") as file:
+                file.write(body)
+                _publish(file, part, self.path(sha256))
+        except OSError as e:
+            raise NoSpace(
+                f"the bytes could not be stored: {e.strerror}; make room and send them again"
+            ) from e
+        finally:
+            part.unlink(missing_ok=True)
+        return sha256
+
+    def read_bytes(self, sha256: str) -> bytes:
+        """Blocks: call it in a thread. Raises NotFound."""
+        try:
+            return self.path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"the bytes of {sha256[:12]}… are gone") from None
+
+    def collect(self, is_named: Callable[[list[str]], Iterable[str]], *, older_than_seconds: float) -> int:
+        """Delete blobs that no row names and nobody touched for a while. Blocks. Returns how many.
+
+        Args:
+            is_named: of these hashes, those that a row names.
+        """
+        horizon = time.time() - older_than_seconds
+        deleted = 0
+        for shelf in self._root.iterdir():
+            if len(shelf.name) != 2:
+                continue
+            old = [p.name for p in shelf.iterdir() if p.stat().st_mtime < horizon]
+            for sha256 in set(old) - set(is_named(old)) if old else ():
+                path = self.path(sha256)
+                if path.stat().st_mtime < horizon:  # put again since we looked: somebody wants it
+                    path.unlink(missing_ok=True)
+                    deleted += 1
+        return deleted
+
+
+async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in larger pieces: each costs a trip to a thread."""
+    waiting: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _write(file: BinaryIO, update: Callable[[bytes], object], chunk: bytes) -> None:
+    update(chunk)
+    file.write(chunk)
+
+
+def _publish(file: BinaryIO, part: Path, target: Path) -> None:
+    """Bytes, then name, then directory: after this a power cut loses nothing."""
+    file.flush()
+    os.fsync(file.fileno())
+    target.parent.mkdir(exist_ok=True)
+    os.replace(part, target)
+    _sync_directory(target.parent)
+    _sync_directory(target.parent.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,126 @@
+"""Running the application in this process, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from tunesmith_service import logs
+from tunesmith_service.app import create_app
+from tunesmith_service.core import Service
+from tunesmith_service.settings import Settings, SettingsError
+
+log = structlog.get_logger(__name__)
+
+Hook = Callable[[Service, str], Awaitable[None]]
+
+
+async def _nothing(service: Service, address: str) -> None:
+    pass
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a signal ends it without being raised again, so that all of ours is stopped in order;
+    and long polls are answered first, so that nobody waits for them."""
+
+    def __init__(self, app: FastAPI, settings: Settings, on_ready: Hook, on_exit: Hook) -> None:
+        self._service: Service = app.state.service
+        self._settings, self._on_ready, self._on_exit = settings, on_ready, on_exit
+        self.address = settings.address
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                proxy_headers=settings.behind_proxy,
+                forwarded_allow_ips="*" if settings.behind_proxy else None,
+                server_header=False,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
+                timeout_graceful_shutdown=int(settings.shutdown_seconds) or 1,
+                h11_max_incomplete_event_size=32 * 1024,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        self.address = self._settings.model_copy(update={"port": port}).address
+        said = {"url": self.address, "pid": os.getpid()}
+        self._address_file.write_text(json.dumps(said) + "\n", encoding="utf-8")
+        log.info("service.listening", url=self.address)
+        await self._on_ready(self._service, self.address)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._on_exit(self._service, self.address)
+        self._service.close()
+        self._service.listeners.close()
+        await super().shutdown(sockets)
+        self._address_file.unlink(missing_ok=True)
+
+    @property
+    def _address_file(self) -> Path:
+        """Where commands on this machine find us."""
+        return self._settings.home / "server.json"
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sig, self.handle_exit, sig, None)
+        try:
+            yield
+        finally:
+            for sig in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(sig)
+
+
+def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        on_ready: called with the address once requests are answered.
+        on_exit: called before requests are refused, so that workers of ours can hand back.
+    Raises: SettingsError, db.AlreadyServed, db.WeakDurability, OSError if the port is taken.
+    """
+    if int(os.environ.get("WEB_CONCURRENCY", "1")) > 1:
+        raise SettingsError(
+            "WEB_CONCURRENCY asks for several processes in one server; start several servers on one "
+            "PostgreSQL instead"
+        )
+    logs.configure(settings.log_format)
+    _check_port(settings)
+    app = create_app(settings)
+    server = Server(app, settings, on_ready, on_exit)
+
+    async def main() -> None:
+        async with app.router.lifespan_context(app):
+            await server.serve()
+
+    asyncio.run(main())
+
+
+def _check_port(settings: Settings) -> None:
+    """Say that a port is taken before the database is opened, and as a sentence."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as e:
+            raise SettingsError(
+                f"{settings.host}:{settings.port} cannot be listened on: {e.strerror}; give another --port"
+            ) from e

@@ -1,0 +1,195 @@
+"""What a server may be told, from flags, the environment, a file, or by default; the first that says
+something wins. Each setting has a default, a unit and a help line, which the flags and the README show.
+
+A setting `ttl_seconds` is the flag `--ttl-seconds`, the variable `TUNESMITH_TTL_SECONDS` and the key
+`ttl_seconds` of `tunesmith.toml`. For secrets, `TUNESMITH_DATABASE_URL_FILE` names a file that holds
+the value, as container platforms hand them over.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+PREFIX = "TUNESMITH_"
+FILE = Path("tunesmith.toml")
+MIB = 2**20
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used, as one sentence for the person who wrote it."""
+
+
+def _setting(default: Any, unit: str, help_line: str, **limits: Any) -> Any:
+    return Field(default, description=help_line, json_schema_extra={"unit": unit}, **limits)
+
+
+class Settings(BaseModel):
+    """A server's settings, checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    home: Path = _setting(Path(".tunesmith"), "directory", "Where the database, blobs and tokens live.")
+    database_url: str = _setting(
+        "", "SQLAlchemy URL", "PostgreSQL to use, as postgresql+psycopg://…; empty: SQLite in the home."
+    )
+    host: str = _setting("127.0.0.1", "address", "Address to listen on.")
+    port: int = _setting(8787, "TCP port", "Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    behind_proxy: bool = _setting(
+        False, "yes or no", "A proxy in front of this server speaks TLS and sets X-Forwarded-* headers."
+    )
+    tls_cert: Path | None = _setting(None, "PEM file", "Certificate chain, to speak TLS without a proxy.")
+    tls_key: Path | None = _setting(None, "PEM file", "Private key of the certificate.")
+    public_url: str = _setting("", "URL", "How people reach this server; empty: from host and port.")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "host names", "Names that requests may give in their Host header, beside loopback's and --host."
+    )
+    ttl_seconds: float = _setting(
+        30.0, "seconds", "A lease lives this long after each sign of life.", ge=1, le=3600
+    )
+    sweep_seconds: float = _setting(2.0, "seconds", "How often expired leases are taken back.", gt=0, le=10)
+    planner: bool = _setting(True, "yes or no", "Run the planner process beside this server.")
+    body_bytes: int = _setting(MIB, "bytes", "Largest JSON body.", ge=1024, le=8 * MIB)
+    body_seconds: float = _setting(10.0, "seconds", "A JSON body must have come within this time.", gt=0)
+    upload_bytes: int = _setting(2048 * MIB, "bytes", "Largest snapshot or artifact.", ge=1024)
+    upload_idle_seconds: float = _setting(
+        30.0, "seconds", "An upload that sends nothing for this long is cut off.", gt=0
+    )
+    reserve_bytes: int = _setting(
+        2048 * MIB, "bytes", "With less free disk than this, studies and uploads are refused.", ge=0
+    )
+    blob_grace_seconds: float = _setting(
+        86_400.0, "seconds", "Bytes and snapshots that nothing needs are kept this much longer.", ge=0
+    )
+    collect_seconds: float = _setting(3600.0, "seconds", "How often unneeded bytes are looked for.", gt=0)
+    login_code_seconds: float = _setting(600.0, "seconds", "A one-time login code works this long.", gt=0)
+    session_seconds: float = _setting(604_800.0, "seconds", "A dashboard session lasts this long.", gt=0)
+    shutdown_seconds: float = _setting(
+        5.0, "seconds", "Requests under way at shutdown get this long to end.", gt=0, le=60
+    )
+    log_format: Literal["text", "json"] = _setting("text", "text or json", "How log lines are written.")
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [h.strip().lower() for h in value.split(",") if h.strip()] if isinstance(value, str) else value
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _no_plain_http_abroad(self) -> Settings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key go together; one of them is missing")
+        if not self.is_loopback and not self.behind_proxy and self.tls_cert is None:
+            raise ValueError(
+                f"--host {self.host} listens beyond this machine, where tokens would travel in the clear; "
+                "give --tls-cert and --tls-key, or --behind-proxy if a proxy in front speaks TLS"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_sqlite(self) -> bool:
+        return not self.database_url or self.database_url.startswith("sqlite")
+
+    @property
+    def url(self) -> str:
+        """The database's SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.home / 'tunesmith.db'}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.home / "blobs"
+
+    @property
+    def operator_token_file(self) -> Path:
+        return self.home / "operator.token"
+
+    @property
+    def worker_token_file(self) -> Path:
+        return self.home / "worker.token"
+
+    @property
+    def address(self) -> str:
+        """How people reach this server, without a slash at the end."""
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+
+
+def unit_of(name: str) -> str:
+    extra = Settings.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["unit"])
+
+
+def load(flags: Mapping[str, Any], env: Mapping[str, str], file: Path = FILE) -> Settings:
+    """Settings from flags (those that are not None), then `env`, then `file`, then defaults.
+
+    Raises: SettingsError, naming the setting and where it came from.
+    """
+    merged = _from_file(file) | _from_env(env) | {k: v for k, v in flags.items() if v is not None}
+    try:
+        return Settings(**merged)
+    except ValidationError as e:
+        problems = [
+            ": ".join([*(f"--{str(p).replace('_', '-')}" for p in x["loc"][:1]), _said(x["msg"])])
+            for x in e.errors()
+        ]
+        raise SettingsError("; ".join(problems)) from None
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        variable = PREFIX + name.upper()
+        if variable in env:
+            found[name] = env[variable]
+        elif f"{variable}_FILE" in env:
+            path = Path(env[f"{variable}_FILE"])
+            try:
+                found[name] = path.read_text(encoding="utf-8").strip()
+            except OSError as e:
+                raise SettingsError(
+                    f"{variable}_FILE names {path}, which cannot be read: {e.strerror}"
+                ) from e
+    return found
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{file} is not TOML: {e}") from e
+    found.pop("client", None)  # what people's commands read: where the service is
+    found.pop("client", None)  # what the command line reads for itself
+    for name in found:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{file} has {name!r}, which is no setting{hint}")
+    return found

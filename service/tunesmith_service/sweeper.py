@@ -1,0 +1,100 @@
+"""The background loop: takes back expired leases, gives grace after an outage of ours, writes down when
+tokens were used, and deletes bytes that nothing names. No failure ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from tunesmith_service.clock import SECOND
+from tunesmith_service.commands import Grace, Sweep, Swept, TouchTokens
+from tunesmith_service.errors import TunesmithError
+
+OUTAGE_SECONDS = 10.0
+"""This long without a good tick is an outage: leases could not be renewed either."""
+
+TOUCH_SECONDS = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Args:
+    submit: hands a command to the writer.
+    resync: how far the wall clock has jumped ahead, in µs (see `clock.SystemClock.resync`).
+    used_tokens: token id → µs of last use; emptied as it is written down.
+    collect: deletes what nothing names.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[..., Awaitable[object]],
+        resync: Callable[[], int],
+        used_tokens: dict[int, int],
+        collect: Callable[[], Awaitable[None]],
+        *,
+        ttl_seconds: float,
+        sweep_seconds: float,
+        collect_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._submit, self._resync, self._used, self._collect = submit, resync, used_tokens, collect
+        self._ttl_seconds = ttl_seconds
+        self._sweep_seconds, self._collect_seconds = sweep_seconds, collect_seconds
+        self._monotonic = monotonic
+        self._ticked = self._touched = self._collected = monotonic()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the last good tick."""
+        return self._monotonic() - self._ticked
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="sweeper")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._sweep_seconds)
+            try:
+                await self.tick()
+            except TunesmithError as error:
+                log.warning("sweeper.failed", error=error.detail)
+            except Exception:
+                log.exception("sweeper.failed")
+
+    async def tick(self) -> None:
+        """One round. Raises: what the writer does; the next round goes on."""
+        jumped_us = await asyncio.to_thread(self._resync)
+        away_seconds = self.age_seconds
+        if jumped_us or away_seconds > min(OUTAGE_SECONDS, self._ttl_seconds):
+            away_us = max(jumped_us, int(away_seconds * SECOND))
+            moved = await self._submit(Grace(outage_us=away_us + int(self._ttl_seconds * SECOND) // 3))
+            log.warning("leases.grace", jumped_us=jumped_us, away_seconds=round(away_seconds, 1), moved=moved)
+        swept = await self._submit(Sweep())
+        assert isinstance(swept, Swept)
+        self._ticked = self._monotonic()
+        if swept.expired:
+            log.info("leases.expired", trial_ids=swept.expired)
+        await self._rarely()
+
+    async def _rarely(self) -> None:
+        now = self._monotonic()
+        if self._used and now - self._touched >= TOUCH_SECONDS:
+            self._touched = now
+            used = dict(self._used)
+            self._used.clear()
+            await self._submit(TouchTokens(used))
+        if now - self._collected >= self._collect_seconds:
+            self._collected = now
+            await self._collect()
