@@ -7,7 +7,6 @@ then says what it saw.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from tunesmith_service.client import Client
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.02
@@ -126,4 +127,22 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+class Server(Process):
+    """`tunesmith serve` on SQLite in `home`; started again on the same port after a kill."""
+
+    def __init__(self, home: Path, *, port: int | None = None, ttl_seconds: float = 30) -> None:
+        self.home, self.port, self.ttl_seconds = home, port or free_port(), ttl_seconds
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(home)]
+        super().__init__([*command, "--port", str(self.port), "--ttl-seconds", str(ttl_seconds)])
+        self.says("service.listening", seconds=60)
+
+    def again(self) -> Server:
+        return Server(self.home, port=self.port, ttl_seconds=self.ttl_seconds)
+
+    @property
+    def worker_token(self) -> str:
+        return (self.home / "worker.token").read_text().strip()
+
+    def client(self) -> Client:
+        return Client(self.url, (self.home / "operator.token").read_text().strip())

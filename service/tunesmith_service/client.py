@@ -90,9 +90,11 @@ class CorruptDownloadError(TunesmithError):
 
 
 class _TryAgain(Unavailable):
-    """Retryable; `retry_after` is what the service asked for, in seconds."""
+    """Retryable; `retry_after` is what the service asked for, in seconds; `answered` is the status that
+    it, or a proxy, answered with, 0 if nothing came."""
 
     retry_after: float = 0.0
+    answered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def failure(response: httpx.Response) -> TunesmithError | None:
         problem = wire.Problem(type="", title="", status=response.status_code, detail=text)
     if _is_retryable(response.status_code):
         again = _TryAgain(problem.detail, outcome=problem.outcome)
-        again.retry_after = _retry_after(response)
+        again.retry_after, again.answered = _retry_after(response), response.status_code
         return again
     kind = _BY_TYPE.get(problem.type) or _by_status(response.status_code)
     return kind(problem.detail, errors=problem.errors, outcome=problem.outcome)

@@ -255,8 +255,8 @@ def test_a_name_never_becomes_part_of_the_path_s_syntax():
 
 
 def test_a_list_in_pages_is_read_to_its_end():
-    first = httpx.Response(200, json={"items": [1, 2], "next": "c"})
-    service = Service(first, httpx.Response(200, json={"items": [3], "next": None}))
+    first = httpx.Response(200, json={"items": [1, 2], "next_cursor": "c"})
+    service = Service(first, httpx.Response(200, json={"items": [3], "next_cursor": None}))
     assert list(service.person().pages("studies", limit=2)) == [1, 2, 3]
     assert dict(service.requests[1].url.params) == {"limit": "2", "cursor": "c"}
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from tunesmith_service.client import Forbidden, Unauthorized
 from tunesmith_workers import devices as machine
 from tunesmith_workers.attempt import Patience
 from tunesmith_workers.child_process import ChildStartError
-from tunesmith_workers.state import State, StateInUseError, open_state
+from tunesmith_workers.state import StateInUseError, open_state
 from tunesmith_workers.supervisor import NotTakenError, Options, Supervisor
 
 REFUSED_EXIT_CODE = 4
@@ -91,28 +92,29 @@ def worker(
     the token.
     """
     configure_logs()
-    try:
-        found = machine.named(devices) if devices else machine.discover(os.environ)
-        dealt = machine.deal(
-            found, slots=slots, slots_per_device=slots_per_device, devices_per_slot=devices_per_slot
-        )
-        home = open_state(state, name, os.environ)
-        options = Options(
-            url=url, token=_token(token, token_file),
-            name=name or f"{socket.gethostname()}:{home.directory.name}",
-            tasks=tuple(file.resolve() for file in tasks), data=dict(map(_named_file, data)),
-            once=once, exit_when_idle=exit_when_idle,
-            patience=Patience(max_offline=max_offline, stall=stall_timeout),
-        )  # fmt: skip
-        supervisor = Supervisor(options, home, dealt)
-    except (ValueError, OSError) as e:
-        raise click.UsageError(str(e)) from e
-    except StateInUseError as e:
-        raise click.ClickException(str(e)) from e
-    _run(supervisor, home)
+    with ExitStack() as held:
+        try:
+            found = machine.named(devices) if devices else machine.discover(os.environ)
+            dealt = machine.deal(
+                found, slots=slots, slots_per_device=slots_per_device, devices_per_slot=devices_per_slot
+            )
+            home = held.enter_context(closing(open_state(state, name, os.environ)))
+            options = Options(
+                url=url, token=_token(token, token_file),
+                name=name or f"{socket.gethostname()}:{home.directory.name}",
+                tasks=tuple(file.resolve() for file in tasks), data=dict(map(_named_file, data)),
+                once=once, exit_when_idle=exit_when_idle,
+                patience=Patience(max_offline=max_offline, stall=stall_timeout),
+            )  # fmt: skip
+            supervisor = Supervisor(options, home, dealt)
+        except (ValueError, OSError) as e:
+            raise click.UsageError(str(e)) from e
+        except StateInUseError as e:
+            raise click.ClickException(str(e)) from e
+        _run(supervisor)
 
 
-def _run(supervisor: Supervisor, home: State) -> None:
+def _run(supervisor: Supervisor) -> None:
     try:
         asyncio.run(supervisor.run())
     except (ChildStartError, NotTakenError) as e:
@@ -120,8 +122,6 @@ def _run(supervisor: Supervisor, home: State) -> None:
     except (Unauthorized, Forbidden) as e:
         click.echo(f"Error: the service refuses this worker's token: {e.detail}", err=True)
         sys.exit(REFUSED_EXIT_CODE)
-    finally:
-        home.close()
 
 
 def _token(token: str | None, file: Path | None) -> str:

@@ -1,0 +1,110 @@
+"""The command `tunesmith worker`: what it refuses, in the words a person reads, and its exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from processes import Process, Server, Worker, free_port, until
+from tunesmith_workers.__main__ import worker
+
+
+def run(*arguments: str, **environ: str | None) -> Result:
+    clean: dict[str, str | None] = {k: None for k in os.environ if k.startswith("TUNESMITH_")}
+    return CliRunner().invoke(worker, arguments, env=clean | {"CUDA_VISIBLE_DEVICES": ""} | environ)
+
+
+def test_a_worker_without_a_token_says_where_one_comes_from(tmp_path: Path):
+    result = run("--state", str(tmp_path))
+    assert result.exit_code == 2
+    assert "tunesmith token create" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "spam.npz"], "--data takes NAME=FILE, such as spam=spam.npz, got 'spam.npz'"),
+        (["--devices", "0,0"], "--devices takes different names"),
+        (["--devices", "0,1", "--slots", "4"], "--slots 4 is for CPU slots, but there are 2 GPUs"),
+        (["--devices", "0,1,2", "--devices-per-slot", "2"], "3 devices cannot be dealt out 2 to a slot"),
+        (["--name", "../x"], "--name takes letters"),
+        (["--url", "localhost:8787"], "url is the service's address"),
+        (["--token-file", "/no/such/file"], "No such file"),
+    ],
+)
+def test_what_makes_no_worker_is_refused_with_what_to_say_instead(
+    tmp_path: Path, options: list[str], words: str
+):
+    token = {} if "--token-file" in options else {"TUNESMITH_TOKEN": "tsm_x"}
+    result = run("--state", str(tmp_path / "state"), *options, **token)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+
+
+def test_every_option_has_a_help_line():
+    assert [p.name for p in worker.params if isinstance(p, click.Option) and not p.help] == []
+
+
+def test_the_worker_is_a_command_of_tunesmith():
+    with Process([sys.executable, "-m", "tunesmith_service", "worker", "--help"]) as command:
+        assert command.ends() == 0
+        assert "--exit-when-idle" in command.said
+
+
+@pytest.mark.parametrize(
+    ("options", "content", "words"),
+    [
+        (["--data", "mine={file}"], "a,b\n1,\n", "data.csv"),
+        (["--tasks", "{file}"], "", "data.csv"),
+        (["--tasks", "/no/such/tasks.py"], "", "there is no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_ends_the_worker_with_the_trainer_s_words_and_exit_code_1(
+    tmp_path: Path, options: list[str], content: str, words: str
+):
+    file = tmp_path / "data.csv"
+    file.write_text(content)
+    given = [option.format(file=file) for option in options]
+    with Worker(f"http://127.0.0.1:{free_port()}", "tsm_x", tmp_path / "state", *given) as worker:
+        assert worker.ends(60) == 1
+        assert "Error: " in worker.said
+        assert words in worker.said
+        assert "Traceback" not in worker.said
+
+
+def test_a_second_worker_on_one_state_directory_is_told_who_has_it(tmp_path: Path):
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with Worker(nobody, "tsm_x", tmp_path) as first:
+        first.says("event=started")
+        with Worker(nobody, "tsm_x", tmp_path) as second:
+            assert second.ends() == 1
+            assert f"the worker with process id {first.pid} uses {tmp_path}" in second.said
+
+
+def test_a_token_that_the_service_does_not_take_ends_the_worker_loudly_with_exit_code_4(tmp_path: Path):
+    with Server(tmp_path / "home") as server:
+        for token, state in [("tsm_0_0", "one"), ("", "two")]:
+            given = token or server.worker_token[:-1] + ("a" if server.worker_token[-1] != "a" else "b")
+            with Worker(server.url, given, tmp_path / state) as worker:
+                assert worker.ends(60) == 4
+                assert "Error: the service refuses this worker's token" in worker.said
+                assert given not in worker.said
+
+
+def test_a_child_gets_no_token_and_nobody_s_secrets(tmp_path: Path):
+    """Its environment is read from the system, so nothing that the child does could hide it."""
+    secrets = {"AWS_SECRET_ACCESS_KEY": "s3", "HF_TOKEN": "hf", "MY_PASSWORD": "pw", "PLAIN": "kept"}
+    nobody = f"http://127.0.0.1:{free_port()}"
+    with Worker(nobody, "tsm_x", tmp_path, "--slots", "2", environ=secrets) as worker:
+        environ = Path(f"/proc/{worker.child_pid()}/environ").read_text().split("\0")
+        names = {entry.partition("=")[0] for entry in environ}
+        assert not names & {"TUNESMITH_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MY_PASSWORD"}
+        assert "PLAIN=kept" in environ
+        assert "CUDA_VISIBLE_DEVICES=" in environ
+        assert f"OMP_NUM_THREADS={max(1, len(os.sched_getaffinity(0)) // 2)}" in environ
+        assert "tsm_x" not in Path(f"/proc/{worker.child_pid()}/cmdline").read_text()
+        until(lambda: worker.child_pid(times=2))
