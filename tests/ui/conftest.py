@@ -1,0 +1,119 @@
+"""A real server on a seeded SQLite file, and browsers that have logged in."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from processes import Process, free_port, until
+from tunesmith_service import commands, db, migrate
+from tunesmith_service.blobs import BlobStore
+from tunesmith_service.clock import SECOND
+from ui.seeding import Seeder
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+class Dashboard:
+    """A running server. `study` is the seeded one's id."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.study = self._seed()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def _seed(self) -> int:
+        engine = db.open_engine(f"sqlite:///{self.home / 'tunesmith.db'}")
+        migrate.upgrade(engine)
+        blobs = BlobStore(self.home / "blobs")
+        blobs.prepare()
+        seeder = Seeder(engine, blobs, now_us=(int(time.time()) - 900) * SECOND)
+        token = seeder.do(commands.CreateToken(None, "seed", "operator", "5eed" * 4, b"0" * 32, None, "seed"))
+        study = seeder.some_of_everything(token)
+        engine.dispose()
+        return study
+
+    def start(self) -> None:
+        command = [
+            sys.executable, "-m", "tunesmith_service", "serve", "--home", str(self.home),
+            "--port", str(self.port), "--no-planner", "--reserve-bytes", "0",
+        ]  # fmt: skip
+        self.process = Process(command)
+        until(self._answers, 30, saw=lambda: self.process.said)
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    @property
+    def operator(self) -> str:
+        return (self.home / "operator.token").read_text().strip()
+
+    def api(self, method: str, path: str, *, token: str = "", **more: Any) -> httpx.Response:
+        bearer = {"Authorization": f"Bearer {token or self.operator}"}
+        answer = httpx.request(method, f"{self.url}/api/v1{path}", headers=bearer, **more)
+        assert answer.is_success, answer.text
+        return answer
+
+    def token(self, role: str) -> str:
+        return str(self.api("POST", "/tokens", json={"name": f"a {role}", "role": role}).json()["token"])
+
+    def login_link(self, token: str = "") -> str:
+        return str(self.api("POST", "/login-codes", token=token).json()["url"])
+
+    @contextmanager
+    def login(self, token: str = "") -> Iterator[httpx.Client]:
+        """A browser's session: its cookie, and the Origin that it names with each change."""
+        with httpx.Client(base_url=self.url, headers={"Origin": self.url}) as client:
+            code = self.login_link(token).partition("code=")[2]
+            answer = client.post("/ui/login", data={"code": code})
+            assert answer.status_code == 303, answer.text
+            yield client
+
+
+@pytest.fixture(scope="session")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    served = Dashboard(tmp_path_factory.mktemp("dashboard"))
+    yield served
+    served.process.kill()
+
+
+@pytest.fixture(scope="session")
+def person(dashboard: Dashboard) -> Iterator[httpx.Client]:
+    """An operator's session; no test may end it."""
+    with dashboard.login() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; what it may not do keeps it off the network."""
+    if not CHROMIUM.exists():
+        pytest.skip("no Chromium at /usr/bin/chromium (apt-get install chromium), so no browser was driven")
+    from playwright.sync_api import sync_playwright
+
+    flags = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --disable-dev-shm-usage"
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags.split())
+        yield browser
+        browser.close()
+
+
+def csrf(html: str) -> str:
+    """What the page sends with each change."""
+    sent = html.partition("hx-headers='")[2].partition("'")[0]
+    return str(json.loads(sent)["Tunesmith-CSRF"])
