@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class LocalWorkers:
         """Run a worker; one that a signal killed is started again, one that gave up ends everything."""
         while not self._stopping:
             process = await asyncio.create_subprocess_exec(
-                *self._command(number, address), start_new_session=True, preexec_fn=_die_with_parent
+                *self._command(number, address), start_new_session=True, preexec_fn=die_with_parent
             )
             self._processes[number] = process
             code = await process.wait()
@@ -82,6 +83,7 @@ class LocalWorkers:
         state: Path = self._settings.home / "workers" / name
         flags = {"--url": address, "--token-file": self._settings.worker_token_file, "--name": name}
         flags["--state"] = state
+        flags["--cores"] = max(1, len(os.sched_getaffinity(0)) // self._count)  # else they slow each other
         listed = [str(part) for flag in flags.items() for part in flag]
         return [sys.executable, "-m", "tunesmith_service", "worker", *listed, *self._options]
 
@@ -95,6 +97,6 @@ async def _operator_code(service: Service) -> str:
     return await new_code(service, row.id)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: be told to stop when the service dies, however it does."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -53,6 +53,9 @@ DEFAULT_URL = "http://127.0.0.1:8787"
     "--devices-per-slot", type=click.IntRange(1, 64), default=1, show_default=True, help="GPUs of one trial."
 )
 @click.option(
+    "--cores", type=click.IntRange(1), help="CPU cores that its slots share.  [default: all of the machine]"
+)
+@click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory for identity, spool and scratch space.  [default: a free one in ~/.local/state]",
@@ -82,8 +85,8 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 def worker(
     *, url: str, token: str | None, token_file: Path | None, tasks: tuple[Path, ...], data: tuple[str, ...],
     slots: int | None, devices: str | None, slots_per_device: int, devices_per_slot: int,
-    state: Path | None, name: str | None, once: bool, exit_when_idle: float | None, max_offline: float,
-    stall_timeout: float | None,
+    cores: int | None, state: Path | None, name: str | None, once: bool, exit_when_idle: float | None,
+    max_offline: float, stall_timeout: float | None,
 ) -> None:  # fmt: skip
     """Train trials of a Tunesmith service on this machine, one at a time on each slot.
 
@@ -96,8 +99,9 @@ def worker(
         try:
             found = machine.named(devices) if devices else machine.discover(os.environ)
             dealt = machine.deal(
-                found, slots=slots, slots_per_device=slots_per_device, devices_per_slot=devices_per_slot
-            )
+                found, slots=slots, slots_per_device=slots_per_device, devices_per_slot=devices_per_slot,
+                cores=cores,
+            )  # fmt: skip
             home = held.enter_context(closing(open_state(state, name, os.environ)))
             options = Options(
                 url=url, token=_token(token, token_file),

@@ -97,6 +97,9 @@ class Session:
             self.client.close()
 
 
+INTERNAL_ERROR = 500
+
+
 def exit_code(error: errors.TunesmithError) -> ExitCode:
     """Which exit code a refusal of the service stands for."""
     match error:
@@ -107,7 +110,8 @@ def exit_code(error: errors.TunesmithError) -> ExitCode:
         case errors.Conflict():
             return ExitCode.CONFLICT
         case errors.Unavailable():
-            return ExitCode.UNREACHABLE
+            fault = getattr(error, "answered", 0) == INTERNAL_ERROR  # it is there, and broken
+            return ExitCode.FAILED if fault else ExitCode.UNREACHABLE
         case errors.Unprocessable():
             return ExitCode.USAGE
         case _:

@@ -61,9 +61,8 @@ def _run(session: Session, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _report(session: Session, study: dict[str, Any], home: Path) -> None:
-    best = session.client.get("studies", study["name"], "best", top=10)
-    link = session.client.post("login-codes")["url"].partition("/ui/")[0]
-    session.show(study, lambda answer: "\n\n".join(_chapters(answer, best, link, home)))
+    best = session.client.get("studies", study["name"], "best", top=10)["items"]
+    session.show(study, lambda answer: "\n\n".join(_chapters(answer, best, session.where.url, home)))
 
 
 def _chapters(study: Mapping[str, Any], best: Any, url: str, home: Path) -> Iterator[str]:
@@ -128,6 +127,8 @@ def _clear(home: Path) -> None:
 @contextmanager
 def _service(home: Path, workers: int) -> Iterator[str]:
     """`tunesmith up` as a process of its own; gives its address, and ends it in order."""
+    from tunesmith_service.up import die_with_parent  # noqa: PLC0415  (brings the whole service)
+
     command = [sys.executable, "-m", "tunesmith_service", "up", "--home", str(home), "--port", "0"]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TUNESMITH_")}
     log = home / "service.log"
@@ -135,7 +136,7 @@ def _service(home: Path, workers: int) -> Iterator[str]:
         process = subprocess.Popen(  # noqa: S603  (our own command)
             [*command, "--workers", str(workers)],
             stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=clean,
-            start_new_session=True,  # Ctrl-C is ours to pass on
+            start_new_session=True, preexec_fn=die_with_parent,  # Ctrl-C is ours to pass on
         )  # fmt: skip
     try:
         yield _await_address(process, home, log)

@@ -129,21 +129,21 @@ def _workers(session: Session) -> Iterator[Finding]:
 
 def serves(study: dict[str, Any], online: list[dict[str, Any]]) -> Finding:
     """Whether some worker can run an active study's trials, and if not, why."""
-    name, task, pinned = f"study {study['name']}", study["task"], study.get("task_digest")
-    offers = {w["name"]: w["tasks"][task] for w in online if task in w["tasks"]}
+    name, task, pinned = f"study {study['name']}", study["task"], study["task_digest"]
+    offers = [w for w in online if task in w["tasks"]]
     if not offers:
         known = sorted({t for w in online for t in w["tasks"]})
         detail = f"waits: no worker online serves task {task!r}; they serve {', '.join(known) or 'nothing'}"
         return Finding(name, "fail", detail, f"start a worker that has it: {_start(task)}")
-    if pinned is not None and pinned not in offers.values():
-        worker, digest = next(iter(offers.items()))
-        has = f"{worker} has {task}@{digest[:12]}"
+    fitting = [w for w in offers if pinned in (None, w["tasks"][task])]
+    if not fitting:
+        has = f"{offers[0]['name']} has {task}@{offers[0]['tasks'][task][:12]}"
         detail = f"waits: began with {task}@{pinned[:12]}, {has}: its code, data or versions changed"
         fix = "start a worker with what the study began with, or begin a new study"
         return Finding(name, "fail", detail, fix)
-    if all(w["draining"] for w in online if w["name"] in offers):
+    if all(w["draining"] for w in fitting):
         return Finding(name, "warn", "its workers take no new trial", "undrain one, or start another")
-    return Finding(name, "ok", f"{len(offers)} worker(s) serve {task}")
+    return Finding(name, "ok", f"{len(fitting)} worker(s) serve {task}")
 
 
 def _start(task: str) -> str:

@@ -111,4 +111,4 @@ def stop(session: Session, study: str, yes: bool) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="So many trials.")
 def best(session: Session, study: str, top: int) -> None:
     """Show the best trial of a study, or the best few."""
-    session.show(session.client.get("studies", study, "best", top=top), views.best)
+    session.show(session.client.get("studies", study, "best", top=top)["items"], views.best)

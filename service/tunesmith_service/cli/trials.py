@@ -56,17 +56,17 @@ def show(session: Session, study: str, number: int) -> None:
 @number_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the trial ends.")
 def logs(session: Session, study: str, number: int, follow: bool) -> None:
-    """Print what a trial's training wrote."""
+    """Print what a trial's training wrote, attempt by attempt."""
     shown = 0
     while True:
-        state = session.client.get("studies", study, "trials", number)["state"] if follow else ""
-        text = views.log_text(session.client.get("studies", study, "trials", number, "logs"))
+        state = session.client.get("studies", study, "trials", number)["state"]
+        chunks = list(session.client.pages("studies", study, "trials", number, "logs"))
         if session.as_json and not follow:
-            session.show({"text": text}, str)
+            session.show(chunks, views.log_text)
             return
-        click.echo(text[shown:], nl=False)
-        shown = len(text)
-        if state not in ("waiting", "running"):
+        click.echo(views.log_text(chunks[shown:]), nl=False)
+        shown = len(chunks)
+        if not follow or state not in ("waiting", "running"):
             return
         time.sleep(FOLLOW_SECONDS)
 
