@@ -70,7 +70,7 @@ class StudySpec(BaseModel):
     objective: Objective = Objective()
     space: Space
     fixed: Mapping[str, Scalar] = Field(default_factory=dict, description="Hyperparameters that do not vary.")
-    stages: tuple[AnyStage, ...] = Field(min_length=1)
+    stages: tuple[AnyStage, ...]
     limits: Limits = Limits()
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     seed: int = Field(default=0, ge=0, lt=2**53)
@@ -89,6 +89,8 @@ class StudySpec(BaseModel):
     @classmethod
     def _complete_stages(cls, stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
         """Give each stage a name of its own and its pruner numbers instead of `auto`."""
+        if not stages:
+            raise ValueError("a study needs at least one stage; add one, such as kind: random")
         named: list[AnyStage] = []
         for stage in stages:
             named.append(complete_stage(stage, [s.name for s in named + list(stages)]))

@@ -1,0 +1,180 @@
+"""Study files, and the messages that a person reads when one is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from tunesmith_studies import examples
+from tunesmith_studies.study import StudySpec, forecast
+from tunesmith_studies.studyfile import StudyFileError, complaints, load_study
+
+LR = {"low": 1e-3, "high": 1.0, "log": True}
+GRID = {"kind": "coarse_grid", "epochs": 2}
+
+
+def wrong(**changes: Any) -> list[tuple[str, str]]:
+    """Pointer and message of everything that is wrong with a small study after these changes."""
+    data = {"name": "s", "task": "digits", "space": {"lr": LR}, "stages": [GRID]} | changes
+    with pytest.raises(ValidationError) as caught:
+        StudySpec.model_validate(data)
+    return [(c["pointer"], c["message"]) for c in complaints(caught.value, data)]
+
+
+def test_yaml_reads_numbers_words_and_dates_as_people_mean_them() -> None:
+    data = load_study("a: 1e-4\nb: 2\nc: no\nd: 2026-12-01\ne: true\nf: -3.5E2\ng: 010\nh:\ni: [0, .5]")
+    read = [1e-4, 2, "no", "2026-12-01", True, -350.0, 10, None, [0, 0.5]]
+    assert data == dict(zip("abcdefghi", read, strict=True))
+    assert isinstance(data["a"], float)
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line() -> None:
+    with pytest.raises(StudyFileError, match=r"line 3: lr stands here twice; keep one of them"):
+        load_study("space:\n  lr: 1\n  lr: 2\n")
+
+
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "a: !!python/name:os.system x"])
+def test_no_tag_of_yaml_reaches_python(text: str) -> None:
+    with pytest.raises(StudyFileError, match="line 1: not YAML: could not determine a constructor"):
+        load_study(text)
+
+
+def test_broken_yaml_names_its_line_and_a_list_is_no_study() -> None:
+    with pytest.raises(StudyFileError, match="line 2: not YAML"):
+        load_study("a: 1\n b: 2\n")
+    with pytest.raises(StudyFileError, match="a study file is a map"):
+        load_study("- 1")
+    with pytest.raises(StudyFileError, match="too deep"):
+        load_study("[" * 1500)
+
+
+def test_an_unknown_stage_is_told_with_the_nearest_known_one() -> None:
+    assert wrong(stages=[{"kind": "corse_grid", "epochs": 1}]) == [
+        ("/stages/0", "unknown kind 'corse_grid'; did you mean coarse_grid?")
+    ]
+    ((pointer, message),) = wrong(stages=[{"kind": "annealing", "epochs": 1}])
+    assert pointer == "/stages/0"
+    assert message.startswith("unknown kind 'annealing'; use one of: coarse_grid, ")
+
+
+def test_a_study_needs_a_stage() -> None:
+    assert wrong(stages=[]) == [
+        ("/stages", "a study needs at least one stage; add one, such as kind: random")
+    ]
+
+
+def test_an_empty_grid_says_what_to_add() -> None:
+    assert wrong(space={}) == [
+        (
+            "/stages/0",
+            "stage coarse_grid: the grid is empty: nothing in the space is left to vary; "
+            "add a parameter to space",
+        )
+    ]
+    assert wrong(stages=[GRID | {"axes": {"lr": []}}]) == [
+        (
+            "/stages/0",
+            "stage coarse_grid: the grid is empty: axis lr has no values; give some, or a number of points",
+        )
+    ]
+
+
+def test_a_log_range_from_zero_says_how_to_allow_zero() -> None:
+    ((pointer, message),) = wrong(space={"lr": {"low": 0, "high": 1, "log": True}})
+    assert pointer == "/space/lr"
+    assert message.startswith("log: true needs low > 0, got low=0; to allow 0 beside a log range")
+
+
+def test_a_space_that_misses_what_a_stage_needs_is_told_by_both_names() -> None:
+    stage = {"kind": "weight_decay_restarts", "epochs": 10}
+    assert (
+        "/stages/1",
+        "stage weight_decay_restarts: the space misses weight_decay, which this stage varies; "
+        "add it to space, or give the stage values",
+    ) in wrong(stages=[GRID, stage])
+    assert wrong(stages=[GRID | {"axes": {"lr": 3, "momentum": 2}}]) == [
+        (
+            "/stages/0",
+            "stage coarse_grid: axis momentum is not in the space; add it there, or use one of: lr",
+        )
+    ]
+
+
+def test_values_outside_the_space_and_parameters_left_open_are_told() -> None:
+    space = {"lr": LR, "dropout": {"low": 0, "high": 0.5}}
+    found = wrong(space=space, stages=[GRID | {"axes": {"lr": [5.0, 0.1]}}])
+    assert [message for _, message in found] == [
+        "stage coarse_grid: axis lr holds 5.0, which is outside [0.001, 1]; move it in, or widen the space",
+        "stage coarse_grid: it leaves dropout open; name it under axes, or hold it under the stage's fixed",
+    ]
+
+
+def test_a_source_must_come_earlier_and_names_must_differ() -> None:
+    refine = {"kind": "refine_grid", "epochs": 3, "source": "later"}
+    ((pointer, message),) = wrong(stages=[GRID, refine])
+    assert pointer == "/stages/1"
+    assert (
+        message == "stage refine_grid: its source 'later' is no earlier stage; earlier ones are: coarse_grid"
+    )
+    named = GRID | {"name": "same"}
+    assert wrong(stages=[named, named]) == [
+        ("/stages/1", "stage same: two stages are named same; give one of them another name")
+    ]
+
+
+def test_fixed_and_space_do_not_overlap_and_misspelt_fields_are_told_at_their_place() -> None:
+    assert wrong(fixed={"lr": 0.1}, space={"lr": LR, "momentum": {"low": 0, "high": 0.9}}) == [
+        ("/fixed/lr", "lr stands in space and in fixed; leave it in one of them")
+    ]
+    assert wrong(stages=[GRID | {"epoch": 3}]) == [
+        ("/stages/0/epoch", "epoch is not known here; leave it out, or correct its spelling")
+    ]
+    assert wrong(stages=[{"kind": "coarse_grid"}]) == [("/stages/0/epochs", "epochs is missing; add it")]
+
+
+def test_restarts_refuse_what_cannot_change_in_mid_training_and_rates_that_know_the_end() -> None:
+    restarts = {"kind": "weight_decay_restarts", "epochs": 10, "values": [1, 2, 3], "param": "batch_size"}
+    messages = [m for _, m in wrong(stages=[GRID, restarts])]
+    assert any(
+        "batch_size cannot change in mid-training; use param: one of lr, momentum" in m for m in messages
+    )
+    restarts |= {"param": "weight_decay", "fixed": {"schedule": "one_cycle"}}
+    ((_, message),) = wrong(stages=[GRID, restarts])
+    assert message.endswith("the schedule is one_cycle; hold schedule: constant under fixed")
+
+
+def test_continuing_from_snapshots_needs_more_epochs_than_the_source_had() -> None:
+    refine = {"kind": "refine_grid", "epochs": 2, "continue_snapshots": True}
+    ((_, message),) = wrong(stages=[GRID, refine])
+    assert "needs more epochs than its source's 2, got 2; raise epochs" in message
+
+
+def test_stages_without_a_name_get_their_kind_and_a_number() -> None:
+    spec = StudySpec.model_validate(
+        {
+            "name": "s",
+            "task": "t",
+            "space": {"lr": LR},
+            "stages": [GRID, GRID, GRID | {"name": "coarse_grid_3"}, GRID],
+        }
+    )
+    assert [s.name for s in spec.stages] == ["coarse_grid", "coarse_grid_2", "coarse_grid_3", "coarse_grid_4"]
+
+
+@pytest.mark.parametrize("name", examples.names())
+def test_every_example_is_a_study_that_survives_json(name: str) -> None:
+    spec = StudySpec.model_validate(load_study(examples.text(name)))
+    assert spec.name == name
+    again = StudySpec.from_json(json.loads(json.dumps(spec.to_json())))
+    assert again == spec
+    assert again.to_json() == spec.to_json()
+
+
+def test_the_demo_plans_all_four_stages_and_at_least_forty_trials() -> None:
+    spec = StudySpec.model_validate(load_study(examples.text("digits-demo")))
+    planned = forecast(spec)
+    assert list(planned) == ["coarse_grid", "refine_grid", "random", "weight_decay_restarts"]
+    assert planned["coarse_grid"].trials == planned["coarse_grid"].snapshots == 12
+    assert sum(f.trials for f in planned.values()) >= 40
