@@ -19,7 +19,7 @@ from tunesmith_workers import child as child_module
 from tunesmith_workers import messages, snapshots
 from tunesmith_workers.snapshots import SnapshotCorrupt
 
-PATIENCE = 60.0  # seconds; only a hang is that slow
+PATIENCE = 180.0  # seconds; only a hang is that slow, even where many share the machine
 COMMAND = [sys.executable, "-P", "-m", "tunesmith_workers.child"]
 PARAMS = {
     "optimizer": "adamw",

@@ -250,6 +250,21 @@ def test_a_fraction_of_the_data_trains_fewer_steps(tmp_path):
     assert sum(seen) in range(19, 22)
 
 
+def test_smoothed_labels_train_towards_all_classes_and_are_not_in_the_reported_loss(tmp_path):
+    """One step of plain SGD on all samples, worked out beside the trainer."""
+    params = {"lr": 0.5, "batch_size": 100, "label_smoothing": 0.4}
+    said = run(blobs(), make_work(params=params, epochs=1, keep_snapshot=True), tmp_path)
+    entry = blobs()
+    torch.manual_seed(7)
+    model = entry.task.build({})
+    train = entry.task.splits.train
+    plain = nn.functional.cross_entropy(model(train.x), train.y).item()
+    nn.functional.cross_entropy(model(train.x), train.y, label_smoothing=0.4).backward()
+    assert points(said)[0].metrics["train/loss"] == pytest.approx(plain, rel=1e-6)
+    for name, p in model.named_parameters():
+        assert torch.allclose(tree(said)["model"][name], p - 0.5 * p.grad, atol=1e-6)
+
+
 def test_a_clipped_gradient_takes_smaller_steps(tmp_path):
     def moved(clip):
         params = {"lr": 1.0, "batch_size": 100, "clip_norm": clip}
@@ -290,6 +305,15 @@ def test_a_loss_that_rises_past_four_times_its_best_and_three_times_chance_has_d
     assert ends([2.0, 3.4 * chance, 0.1]) is None  # a bad start, not four times the best
     assert ends([0.5, math.nan]) == (2, "diverged")
     assert ends([math.inf]) == (1, "diverged")
+
+
+def test_a_loss_in_unknown_units_diverges_only_where_it_is_not_finite():
+    track = Curve(make_work(), classes=None)
+    track.add(1, {"val/loss": 0.001})
+    track.add(2, {"val/loss": 900.0})
+    assert track.ending() is None
+    track.add(3, {"val/loss": math.inf})
+    assert track.ending() == Ending("pruned", "diverged")
 
 
 def test_early_stopping_waits_for_its_patience():

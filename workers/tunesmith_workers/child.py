@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import os
 import queue
 import signal
@@ -49,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         registry = builtin.registry([Path(f) for f in options.tasks], dict(options.data))
     except TaskError as e:
         sys.exit(str(e))
+    warm_up()
     link = Link(socket.socket(fileno=options.fd))
     link.say(ready(registry))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -83,6 +85,13 @@ def die_with(parent: int) -> None:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+def warm_up() -> None:
+    """What must be settled before the first trial computes."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS sums in any order
+    # torch imports this at the first optimizer step: seconds that would count as the first epoch's.
+    importlib.import_module("torch._dynamo")
 
 
 def ready(registry: Registry) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Curve:
 
     def __init__(self, work: WorkOrder, classes: int | None) -> None:
         self._work = work
-        self._chance = math.log(classes) if classes and classes > 1 else 0.0
+        self._chance = math.log(classes) if classes else None
         self._patience = whole(work.params, "early_stopping")
         self.points: list[tuple[int, dict[str, float]]] = []
 
@@ -104,10 +104,10 @@ class Curve:
         watched = {"train/loss", "val/loss", self._work.metric}
         if any(not math.isfinite(v) for k, v in newest.items() if k in watched):
             return True
+        if self._chance is None or "val/loss" not in newest:
+            return False  # of a loss in unknown units nobody knows how much is too much
         losses = self._values("val/loss")
-        if "val/loss" not in newest:
-            return False
-        return losses[-1] > DIVERGED_FACTOR * min(losses) and losses[-1] > DIVERGED_CHANCE * self._chance
+        return losses[-1] > max(DIVERGED_FACTOR * min(losses), DIVERGED_CHANCE * self._chance)
 
     def save(self) -> list[Any]:
         return [[step, metrics] for step, metrics in self.points]
