@@ -51,6 +51,16 @@ ERROR = {
 }
 
 
+def metrics(loss: float) -> dict[str, float]:
+    """What an epoch reports; accuracies that go with the loss."""
+    return {
+        "val/loss": loss,
+        "train/loss": loss * 0.85,
+        "val/accuracy": 1 / (1 + loss),
+        "train/accuracy": 1 / (1 + 0.8 * loss),
+    }
+
+
 @dataclass
 class Seeder:
     """One worker with one slot, and a clock that moves when it says so."""
@@ -105,18 +115,19 @@ class Seeder:
         assert isinstance(granted, commands.Granted), granted
         return commands.Lease(granted.trial_id, granted.incarnation, granted.attempt, hash_secret(SECRET))
 
-    def report(self, lease: commands.Lease, seq: int, step: int, **metrics: float) -> None:
-        self.now_us += 2 * SECOND
-        named = {name.replace("_", "/", 1): value for name, value in metrics.items()}
-        self.do(commands.Report(lease, seq, ((step, named),)))
-
     def train(self, lease: commands.Lease, end: float, epochs: int, *, total: int | None = None) -> None:
         """Report a curve that falls to about `end` over `total` epochs, and stop after `epochs`."""
         total = total or epochs
+        points = []
         for step in range(1, epochs + 1):
             loss = end + (2.3 - end) * math.exp(-5 * step / total) + self.random.gauss(0, 0.01)
-            accuracy = {"val_accuracy": 1 / (1 + loss), "train_accuracy": 1 / (1 + 0.8 * loss)}
-            self.report(lease, step, step, val_loss=loss, train_loss=loss * 0.85, **accuracy)
+            points.append((step, metrics(loss)))
+        self.report(lease, points)
+
+    def report(self, lease: commands.Lease, points: list[tuple[int, Mapping[str, float]]]) -> None:
+        """An attempt's only report."""
+        self.now_us += 2 * SECOND * len(points)
+        self.do(commands.Report(lease, 1, tuple(points)))
 
     def log(self, lease: commands.Lease, text: str) -> None:
         body = text.encode()
@@ -155,8 +166,7 @@ class Seeder:
     def _coarse(self, ordinal: int, lr: float, decay: float) -> None:
         lease = self.claim()
         if lr == 0.5:
-            self.train(lease, 2.2, 2, total=5)
-            self.report(lease, 3, 3, val_loss=math.inf, train_loss=math.nan)
+            self.report(lease, [(1, metrics(2.6)), (2, metrics(30.0)), (3, metrics(math.inf))])
             self.finish(lease, "pruned", "diverged")
             return
         self.train(lease, 0.6 + 0.1 * abs(math.log10(lr) + 2) + 0.02 * abs(ordinal % 6 - 3), 5)
