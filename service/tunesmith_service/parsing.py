@@ -107,7 +107,8 @@ async def read_stream(request: Request, *, limit: int, idle_seconds: float) -> A
     try:
         while True:
             try:
-                piece = await asyncio.wait_for(anext(pieces), idle_seconds)
+                async with asyncio.timeout(idle_seconds):
+                    piece = await anext(pieces)
             except StopAsyncIteration:
                 return
             except TimeoutError:

@@ -81,8 +81,9 @@ class PlannerLink:
     async def _round(self) -> None:
         if not self.is_alive:
             await self._start_process()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), LOOK_EVERY_SECONDS)
+        with contextlib.suppress(TimeoutError):  # not wait_for: in Python 3.11 it may swallow a cancellation
+            async with asyncio.timeout(LOOK_EVERY_SECONDS):
+                await self._wake.wait()
         self._wake.clear()
         self._changed.clear()
         studies = await asyncio.to_thread(self._read_studies)

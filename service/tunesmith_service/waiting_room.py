@@ -159,8 +159,10 @@ class WaitingRoom:
         loop = asyncio.get_running_loop()
         forget_at = loop.time() + POLL_SECONDS
         while True:
+            # Not wait_for: in Python 3.11 it may swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), POLL_SECONDS)
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._changed.wait()
             self._changed.clear()
             if loop.time() >= forget_at:  # what other servers gave and took back shows in no difference
                 self._seen, forget_at = {}, loop.time() + POLL_SECONDS
