@@ -94,7 +94,7 @@ async def _bug(request: Request, error: Exception) -> Response:
 
 def unprocessable(errors: Sequence[Any], body: Any, *, prefix: Sequence[str] = ("body",)) -> Unprocessable:
     """pydantic's errors as pointers into what was sent, and one sentence for a person."""
-    listed = [{"pointer": _pointer(e["loc"], body, prefix), "message": _message(e)} for e in errors]
+    listed = [{"pointer": _pointer(e, body, prefix), "message": _message(e)} for e in errors]
     shown = "; ".join(f"{e['pointer']}: {e['message']}" if e["pointer"] else e["message"] for e in listed[:3])
     more = f" (and {len(listed) - 3} more)" if len(listed) > 3 else ""
     return Unprocessable(shown + more, errors=listed)
@@ -105,10 +105,10 @@ def from_validation(error: ValidationError, body: Any) -> Unprocessable:
     return unprocessable(error.errors(), body, prefix=())
 
 
-def _pointer(loc: Sequence[str | int], body: Any, prefix: Sequence[str]) -> str:
+def _pointer(error: Mapping[str, Any], body: Any, prefix: Sequence[str]) -> str:
     """A JSON pointer (RFC 6901). pydantic's places also name the member of a union that was tried;
     those steps do not exist in what was sent, so they are left out."""
-    steps = list(loc)
+    steps: list[str | int] = list(error["loc"])
     if prefix and steps and steps[0] != prefix[0]:
         return ":".join(str(s) for s in steps)  # such as query:limit
     steps = steps[len(prefix) :]
@@ -118,7 +118,7 @@ def _pointer(loc: Sequence[str | int], body: Any, prefix: Sequence[str]) -> str:
         inner = _step(here, step)
         if inner is not None:
             here = inner[0]
-        elif at < len(steps) - 1 or not isinstance(here, dict):
+        elif at < len(steps) - 1 or error["type"] != "missing":
             continue  # a union's member, or a type that was tried on a plain value
         found.append(str(step).replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{step}" for step in found)

@@ -1,4 +1,4 @@
-"""Study files, and the messages that a person reads when one is wrong."""
+"""What a study must be, and the messages that a person reads when it is not."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from tunesmith_studies import examples
+from tunesmith_service.cli.study_file import examples, read
+from tunesmith_service.problems import from_validation
 from tunesmith_studies.study import StudySpec, forecast
-from tunesmith_studies.studyfile import StudyFileError, complaints, load_study
 
 LR = {"low": 1e-3, "high": 1.0, "log": True}
 GRID = {"kind": "coarse_grid", "epochs": 2}
@@ -20,43 +20,15 @@ def wrong(**changes: Any) -> list[tuple[str, str]]:
     data = {"name": "s", "task": "digits", "space": {"lr": LR}, "stages": [GRID]} | changes
     with pytest.raises(ValidationError) as caught:
         StudySpec.model_validate(data)
-    return [(c["pointer"], c["message"]) for c in complaints(caught.value, data)]
+    return [(e["pointer"], e["message"]) for e in from_validation(caught.value, data).errors]
 
 
-def test_yaml_reads_numbers_words_and_dates_as_people_mean_them() -> None:
-    data = load_study("a: 1e-4\nb: 2\nc: no\nd: 2026-12-01\ne: true\nf: -3.5E2\ng: 010\nh:\ni: [0, .5]")
-    read = [1e-4, 2, "no", "2026-12-01", True, -350.0, 10, None, [0, 0.5]]
-    assert data == dict(zip("abcdefghi", read, strict=True))
-    assert isinstance(data["a"], float)
-
-
-def test_a_key_that_stands_twice_is_refused_with_its_line() -> None:
-    with pytest.raises(StudyFileError, match=r"line 3: lr stands here twice; keep one of them"):
-        load_study("space:\n  lr: 1\n  lr: 2\n")
-
-
-@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['true']", "a: !!python/name:os.system x"])
-def test_no_tag_of_yaml_reaches_python(text: str) -> None:
-    with pytest.raises(StudyFileError, match="line 1: not YAML: could not determine a constructor"):
-        load_study(text)
-
-
-def test_broken_yaml_names_its_line_and_a_list_is_no_study() -> None:
-    with pytest.raises(StudyFileError, match="line 2: not YAML"):
-        load_study("a: 1\n b: 2\n")
-    with pytest.raises(StudyFileError, match="a study file is a map"):
-        load_study("- 1")
-    with pytest.raises(StudyFileError, match="too deep"):
-        load_study("[" * 1500)
-
-
-def test_an_unknown_stage_is_told_with_the_nearest_known_one() -> None:
-    assert wrong(stages=[{"kind": "corse_grid", "epochs": 1}]) == [
-        ("/stages/0", "unknown kind 'corse_grid'; did you mean coarse_grid?")
-    ]
-    ((pointer, message),) = wrong(stages=[{"kind": "annealing", "epochs": 1}])
+def test_an_unknown_stage_is_told_with_the_known_ones() -> None:
+    ((pointer, message),) = wrong(stages=[{"kind": "corse_grid", "epochs": 1}])
     assert pointer == "/stages/0"
-    assert message.startswith("unknown kind 'annealing'; use one of: coarse_grid, ")
+    assert message.startswith(
+        "unknown kind 'corse_grid'; it is one of 'coarse_grid', 'refine_grid', 'random'"
+    )
 
 
 def test_a_study_needs_a_stage() -> None:
@@ -128,10 +100,8 @@ def test_fixed_and_space_do_not_overlap_and_misspelt_fields_are_told_at_their_pl
     assert wrong(fixed={"lr": 0.1}, space={"lr": LR, "momentum": {"low": 0, "high": 0.9}}) == [
         ("/fixed/lr", "lr stands in space and in fixed; leave it in one of them")
     ]
-    assert wrong(stages=[GRID | {"epoch": 3}]) == [
-        ("/stages/0/epoch", "epoch is not known here; leave it out, or correct its spelling")
-    ]
-    assert wrong(stages=[{"kind": "coarse_grid"}]) == [("/stages/0/epochs", "epochs is missing; add it")]
+    assert [pointer for pointer, _ in wrong(stages=[GRID | {"epoch": 3}])] == ["/stages/0/epoch"]
+    assert wrong(stages=[{"kind": "coarse_grid"}]) == [("/stages/0/epochs", "is missing")]
 
 
 def test_restarts_refuse_what_cannot_change_in_mid_training_and_rates_that_know_the_end() -> None:
@@ -163,9 +133,9 @@ def test_stages_without_a_name_get_their_kind_and_a_number() -> None:
     assert [s.name for s in spec.stages] == ["coarse_grid", "coarse_grid_2", "coarse_grid_3", "coarse_grid_4"]
 
 
-@pytest.mark.parametrize("name", examples.names())
+@pytest.mark.parametrize("name", sorted(examples()))
 def test_every_example_is_a_study_that_survives_json(name: str) -> None:
-    spec = StudySpec.model_validate(load_study(examples.text(name)))
+    spec = StudySpec.model_validate(read(name))
     assert spec.name == name
     again = StudySpec.from_json(json.loads(json.dumps(spec.to_json())))
     assert again == spec
@@ -173,7 +143,7 @@ def test_every_example_is_a_study_that_survives_json(name: str) -> None:
 
 
 def test_the_demo_plans_all_four_stages_and_at_least_forty_trials() -> None:
-    spec = StudySpec.model_validate(load_study(examples.text("digits-demo")))
+    spec = StudySpec.model_validate(read("digits-demo"))
     planned = forecast(spec)
     assert list(planned) == ["coarse_grid", "refine_grid", "random", "weight_decay_restarts"]
     assert planned["coarse_grid"].trials == planned["coarse_grid"].snapshots == 12
