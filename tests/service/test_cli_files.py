@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from tunesmith_service.__main__ import main
-from tunesmith_service.cli import doctor, study_file, text, views
+from tunesmith_service.cli import doctor, study_file, text, trials, views
 from tunesmith_service.cli.base import ExitCode
 from tunesmith_service.cli.config import find
 from tunesmith_service.errors import Unauthorized
@@ -152,6 +153,11 @@ def test_a_wrong_key_for_the_client_is_named(tmp_path):
         SettingsError, match=r"client\.server, which is no setting; it has url and token_file"
     ):
         find(None, None, None, {}, file)
+
+
+def test_the_examples_in_our_docstrings_hold():
+    for module in (text, trials, views):
+        assert doctest.testmod(module).failed == 0
 
 
 # --- layout ---------------------------------------------------------------------------------------

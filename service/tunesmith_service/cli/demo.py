@@ -62,11 +62,12 @@ def _run(session: Session, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _report(session: Session, study: dict[str, Any], home: Path) -> None:
     best = session.client.get("studies", study["name"], "best", top=10)["items"]
-    session.show(study, lambda answer: "\n\n".join(_chapters(answer, best, session.where.url, home)))
+    table = views.best(best, study["spec"]["fixed"])
+    session.show(study, lambda answer: "\n\n".join(_chapters(answer, table, session.where.url, home)))
 
 
-def _chapters(study: Mapping[str, Any], best: Any, url: str, home: Path) -> Iterator[str]:
-    yield f"{text.bold('Leaderboard')}\n{views.best(best)}"
+def _chapters(study: Mapping[str, Any], leaders: str, url: str, home: Path) -> Iterator[str]:
+    yield f"{text.bold('Leaderboard')}\n{leaders}"
     rows = [
         (
             s["name"],
@@ -136,7 +137,8 @@ def _service(home: Path, workers: int) -> Iterator[str]:
         process = subprocess.Popen(  # noqa: S603  (our own command)
             [*command, "--workers", str(workers)],
             stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=clean,
-            start_new_session=True, preexec_fn=die_with_parent,  # Ctrl-C is ours to pass on
+            start_new_session=True,  # Ctrl-C is ours to pass on
+            preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread of ours runs yet)
         )  # fmt: skip
     try:
         yield _await_address(process, home, log)

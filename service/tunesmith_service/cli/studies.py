@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
+from typing import Any
 
 import click
 
@@ -111,4 +113,11 @@ def stop(session: Session, study: str, yes: bool) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="So many trials.")
 def best(session: Session, study: str, top: int) -> None:
     """Show the best trial of a study, or the best few."""
-    session.show(session.client.get("studies", study, "best", top=top)["items"], views.best)
+    found = session.client.get("studies", study, "best", top=top)["items"]
+    session.show(found, lambda trials: views.best(trials, fixed_of(session, study)))
+
+
+def fixed_of(session: Session, study: str) -> Container[str]:
+    """Names of the settings that a study fixes, which every trial would repeat."""
+    fixed: dict[str, Any] = session.client.get("studies", study)["spec"]["fixed"]
+    return fixed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,12 +22,12 @@ def value(item: Any) -> str:
     return number(item, pad=False)
 
 
-def params(settings: Mapping[str, Any]) -> str:
+def params(settings: Mapping[str, Any], but: Container[str] = ()) -> str:
     """
-    >>> params({"lr": 0.01, "optimizer": "adam"})
+    >>> params({"lr": 0.01, "optimizer": "adam", "depth": 2}, but={"depth"})
     'lr=0.01 optimizer=adam'
     """
-    return " ".join(f"{k}={value(v)}" for k, v in settings.items())
+    return " ".join(f"{k}={value(v)}" for k, v in settings.items() if k not in but)
 
 
 def moment(iso: str | None) -> str:

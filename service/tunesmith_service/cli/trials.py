@@ -12,7 +12,7 @@ import yaml
 
 from tunesmith_service.cli import views
 from tunesmith_service.cli.base import PeopleGroup, Session
-from tunesmith_service.cli.studies import study_argument, yes_option
+from tunesmith_service.cli.studies import fixed_of, study_argument, yes_option
 
 STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
 FOLLOW_SECONDS = 1.0
@@ -38,7 +38,8 @@ def list_(
     found = session.client.pages(
         "studies", study, "trials", state=state, stage=stage, sort=sort, limit=min(limit, 1000)
     )
-    session.show(list(itertools.islice(found, limit)), views.trial_list)
+    first = list(itertools.islice(found, limit))
+    session.show(first, lambda trials: views.trial_list(trials, fixed_of(session, study)))
 
 
 @trial.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from tunesmith_service.cli import text
@@ -97,7 +97,8 @@ def best_line(study: Answer) -> str:
     if best is None:
         return "No trial has finished yet."
     value = f"{study['metric']} {text.value(best['value'])}"
-    return f"Best: #{best['number']} ({best['stage']}) {value}  {text.params(best['params'])}"
+    settings = text.params(best["params"], study["spec"]["fixed"])
+    return f"Best: #{best['number']} ({best['stage']}) {value}  {settings}"
 
 
 def progress_line(study: Answer) -> str:
@@ -141,13 +142,14 @@ def forecast(plan: Answer) -> str:
     return "\n".join([*lines, f"At most; nothing was created. Study: {plan['name']}"])
 
 
-def best(trials: Sequence[Answer]) -> str:
+def best(trials: Sequence[Answer], fixed: Container[str] = ()) -> str:
+    """Trials in order, with the settings that the study did not fix."""
     if not trials:
         return "No trial has finished yet."
     header = ("trial", "stage", "value", "settings")
     return text.table(
         header,
-        [(f"#{t['number']}", t["stage"], t["value"], text.params(t["params"])) for t in trials],
+        [(f"#{t['number']}", t["stage"], t["value"], text.params(t["params"], fixed)) for t in trials],
         right=["value"],
     )
 
@@ -155,14 +157,15 @@ def best(trials: Sequence[Answer]) -> str:
 # --- trials ---------------------------------------------------------------------------------------
 
 
-def trial_list(trials: Sequence[Answer]) -> str:
+def trial_list(trials: Sequence[Answer], fixed: Container[str] = ()) -> str:
+    """Trials in order, with the settings that the study did not fix."""
     if not trials:
         return "No such trials."
     header = ("trial", "stage", "state", "why", "epochs", "value", "settings")
     rows = [
         (
             f"#{t['number']}", t["stage"], t["state"], t["stop_reason"], f"{t['step']}/{t['epochs']}",
-            t["value"], text.params(t["params"]),
+            t["value"], text.params(t["params"], fixed),
         )
         for t in trials
     ]  # fmt: skip
