@@ -96,9 +96,10 @@ def person(dashboard: Dashboard) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A headless browser; what it may not do keeps it off the network."""
+    """A headless browser; its flags keep it off the network. It does not outlive its module: while
+    Playwright runs, its event loop is this thread's, and nobody else's `asyncio.run` works."""
     if not CHROMIUM.exists():
         pytest.skip("no Chromium at /usr/bin/chromium (apt-get install chromium), so no browser was driven")
     from playwright.sync_api import sync_playwright
