@@ -7,6 +7,9 @@ import sys
 from typing import Literal
 
 import structlog
+import structlog.tracebacks
+
+_NO_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they may hold secrets
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
@@ -19,7 +22,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     last: structlog.typing.Processor
     if log_format == "json":
         last = structlog.processors.JSONRenderer()
-        shared.append(structlog.processors.dict_tracebacks)
+        shared.append(structlog.processors.ExceptionRenderer(_NO_LOCALS))
     else:
         last = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback

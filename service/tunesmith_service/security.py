@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -36,6 +36,7 @@ DEFAULT_PROJECT = 1
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?")
 CSRF_HEADER = "Tunesmith-CSRF"
 UI_PREFIX = "/ui/"
 
@@ -232,16 +233,12 @@ def lease_of(request: Request, trial_id: int) -> Lease:
 
 def check_host(host: str, allowed: frozenset[str]) -> None:
     """Refuse a Host header that is not ours: a page elsewhere may have pointed its name at us."""
-    name = (urlsplit(f"//{host}").hostname or "") if _is_netloc(host) else ""
-    if name.lower() not in allowed:
+    found = _HOST.fullmatch(host)
+    if found is None or found["name"].strip("[]").lower() not in allowed:
         raise Forbidden(
             f"this server does not answer for the host {host[:100]!r}; "
             "if it should, start it with --allowed-hosts"
         )
-
-
-def _is_netloc(host: str) -> bool:
-    return bool(host) and not any(c in host for c in "/@?#\\ ")
 
 
 def check_origin(method: str, origin: str | None, *, scheme: str, host: str, public_url: str) -> None:

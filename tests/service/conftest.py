@@ -114,14 +114,16 @@ class Api:
         return token.reveal()
 
     async def call(
-        self, method: str, path: str, *, role: str = "operator", project: int | None = 1, token: str | None = None,
-        headers: dict[str, str] | None = None, base: str = "/api/v1", **more: Any,
+        self, method: str, path: str, *, role: str = "operator", project: int | None = 1,
+        token: str | None = None, headers: dict[str, str] | None = None, base: str = "/api/v1", **more: Any,
     ) -> httpx.Response:  # fmt: skip
         if token is None:
             token = await self.token(role, project)
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         async with httpx.AsyncClient(transport=self._transport, base_url="http://127.0.0.1") as client:
-            return await client.request(method, f"{base}{path}", headers={**bearer, **(headers or {})}, **more)
+            return await client.request(
+                method, f"{base}{path}", headers={**bearer, **(headers or {})}, **more
+            )
 
     async def get(self, path: str, **more: Any) -> httpx.Response:
         return await self.call("GET", path, **more)
@@ -178,7 +180,14 @@ Play = Callable[[Api], Coroutine[Any, Any, None]]
 async def running(home: Path, url: str = "", **changed: Any) -> AsyncIterator[Api]:
     clock = ManualClock()
     settings = Settings(
-        **{"home": home, "database_url": url, "planner": False, "reserve_bytes": 0, "sweep_seconds": 10, **changed}
+        **{
+            "home": home,
+            "database_url": url,
+            "planner": False,
+            "reserve_bytes": 0,
+            "sweep_seconds": 10,
+            **changed,
+        }
     )
     app = create_app(settings, clock)
     async with app.router.lifespan_context(app):

@@ -105,7 +105,9 @@ async def add_project(api: Api) -> int:
     from tunesmith_service import db, tables
 
     with db.writing(api.service.engine).begin() as conn:
-        return conn.execute(insert(tables.projects).values(name="other").returning(tables.projects.c.id)).scalar_one()
+        return conn.execute(
+            insert(tables.projects).values(name="other").returning(tables.projects.c.id)
+        ).scalar_one()
 
 
 def test_the_same_claim_again_gets_the_same_lease(play):
@@ -184,7 +186,7 @@ def test_a_closed_socket_leaves_the_queue(served: Served):
     async def scene() -> None:
         gone, stays = await ready(served, "sockets"), await ready(served, "sockets")
         leaving = asyncio.create_task(gone.claim(wait_seconds=20))
-        await asyncio.sleep(0.2)  # noqa: S311  (so that it is in the queue)
+        await asyncio.sleep(0.2)
         leaving.cancel()
         await gone.client.aclose()
         waiting = asyncio.create_task(stays.claim(wait_seconds=20))

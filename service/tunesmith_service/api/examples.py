@@ -75,7 +75,10 @@ SPEC = {
     "name": "digits-demo",
     "task": "digits",
     "objective": {"metric": "val/loss", "direction": "minimize"},
-    "space": {"lr": {"low": 0.001, "high": 0.3, "log": True}, "weight_decay": {"preset": "shallow"}},
+    "space": {
+        "lr": {"low": 0.001, "high": 0.3, "log": True},
+        "weight_decay": {"low": 0.0001, "high": 0.01, "log": True},
+    },
     "fixed": {"optimizer": "sgd"},
     "stages": [{"kind": "coarse_grid", "name": "coarse", "epochs": 5, "axes": {"lr": 4, "weight_decay": 3}}],
 }

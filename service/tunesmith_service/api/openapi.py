@@ -17,6 +17,8 @@ from tunesmith_service.wire import Problem
 
 routes: APIRouter = router(tags=["about"])
 
+DESCRIBED = ("/api/v1/", "/healthz", "/readyz")
+
 _ANY = {
     "401": "No token, or none that is known, current and not revoked.",
     "403": "The token's role does not reach this, or a page elsewhere asked.",
@@ -43,7 +45,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             "documents with a stable `type`. Lists come in pages: ask again with `next_cursor` until it is "
             "null."
         ),
-        routes=app.routes,
+        routes=[c for c in iter_route_contexts(app.routes) if (c.path or "").startswith(DESCRIBED)],
     )
     components = made["components"]
     components["schemas"]["Problem"] = Problem.model_json_schema()
