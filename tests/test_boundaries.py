@@ -65,7 +65,7 @@ def test_studies_are_pure():
 
 
 def test_optuna_stays_where_samplers_and_pruners_are():
-    homes = ("samplers", "pruners", "optuna_rows")
+    homes = ("samplers", "pruners", "optuna_rows", "cmaes_replay")
     users = {one.by for package in ROOTS for one in imports(package) if one.top == "optuna"}
     assert users, "nobody imports Optuna: this test looks in the wrong place"
     strangers = {by for by in users if by.rpartition(".")[2] not in homes}
@@ -87,13 +87,14 @@ def test_workers_know_the_contract_alone():
 
 
 def test_the_contract_needs_little():
-    needs = {"wire": {"pydantic"}, "errors": set(), "client": {"pydantic", "httpx", "tunesmith_service"}}
+    ours = {"pydantic", "httpx", "tunesmith_service"}
+    needs = {"wire": {"pydantic"}, "errors": set(), "client": ours, "exchange": ours}
     for one in imports("tunesmith_service"):
         name = one.by.removeprefix("tunesmith_service.")
         if name in needs and one.top not in sys.stdlib_module_names:
             assert one.top in needs[name], f"{one.by} imports {one.what}"
             if one.top == "tunesmith_service":
-                assert one.what.startswith(("tunesmith_service.wire", "tunesmith_service.errors"))
+                assert one.what.split(".")[1] in needs
 
 
 def test_no_package_bears_a_name_that_people_give_their_own():
@@ -120,7 +121,7 @@ def test_a_supervisor_imports_neither_torch_nor_optuna_nor_the_service_behind_th
         "sorted(m for m in sys.modules if m.startswith('tunesmith_service.') or m in ('torch', 'optuna'))"
     )
     answer = python(f"import sys, {names}; print({loaded})")
-    expected = ["tunesmith_service.client", "tunesmith_service.errors", "tunesmith_service.wire"]
+    expected = [f"tunesmith_service.{name}" for name in ("client", "errors", "exchange", "wire")]
     assert (answer.stdout.strip(), answer.stderr) == (str(expected), "")
 
 

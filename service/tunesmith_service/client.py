@@ -12,25 +12,22 @@ Random source, clock and sleep are passed in, so a seeded simulation can drive a
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import ipaddress
 import math
 import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from tunesmith_service import errors, wire
+from tunesmith_service import wire
 from tunesmith_service.errors import (
     AlreadyFinal,
     ClaimStale,
@@ -46,6 +43,21 @@ from tunesmith_service.errors import (
     TunesmithError,
     Unauthorized,
     Unavailable,
+)
+from tunesmith_service.exchange import (
+    BEAT_SECONDS,
+    CHUNK_BYTES,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    TRANSFER_SECONDS,
+    CorruptDownloadError,
+    HashedFile,
+    Retries,
+    TryAgain,
+    failure,
+    network,
+    options,
+    read,
 )
 
 __all__ = [
@@ -70,31 +82,8 @@ __all__ = [
     "WorkerClient",
 ]
 
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 10.0
-BEAT_SECONDS = 5.0
-TRANSFER_SECONDS = 60.0  # the service makes bytes durable before it answers a PUT
-CHUNK_BYTES = 256 * 1024  # small enough that reading one does not hold up a beat
-FLOOR_SECONDS = 0.5
-CAP_SECONDS = 30.0
-RETRY_AFTER_LIMIT_SECONDS = 120.0  # a proxy's mistake must not put a worker to sleep for a day
-
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-
-
-class CorruptDownloadError(TunesmithError):
-    """Bytes came that do not hash to what was asked for; nothing was left on disk."""
-
-    type = "corrupt_download"
-
-
-class _TryAgain(Unavailable):
-    """Retryable; `retry_after` is what the service asked for, in seconds; `answered` is the status that
-    it, or a proxy, answered with, 0 if nothing came."""
-
-    retry_after: float = 0.0
-    answered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,144 +98,6 @@ class Lease:
     @property
     def headers(self) -> dict[str, str]:
         return {wire.LEASE_HEADER: f"{self.incarnation}.{self.attempt}.{self.secret}"}
-
-
-class Retries:
-    """How long to wait before another try: full jitter from 0.5 s, doubling, capped.
-
-    The budget keeps many workers from doubling the load on a service in trouble: each call earns a
-    tenth of a retry. When it is spent, a retry is not refused, since a worker's write may not be
-    lost, but waits near the cap.
-    """
-
-    CALLS_PER_RETRY = 10
-    BUDGET_CALLS = 200  # twenty retries: a restart of the service costs a few slots not that much
-
-    def __init__(self, random: Random | None = None) -> None:
-        self._random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
-        self._earned = self.BUDGET_CALLS
-
-    def earn(self) -> None:
-        self._earned = min(self.BUDGET_CALLS, self._earned + 1)
-
-    def pause(self, tries: int, *, cap: float = CAP_SECONDS, retry_after: float = 0.0) -> float:
-        """Seconds to wait after `tries` (1, 2, …) failed tries; never above `cap` for a beat's small cap."""
-        if self._earned < self.CALLS_PER_RETRY:
-            wait = self._random.uniform(cap / 2, cap)
-        else:
-            self._earned -= self.CALLS_PER_RETRY
-            wait = self._random.uniform(0, min(cap, FLOOR_SECONDS * 2 ** min(tries - 1, 16)))
-        if cap < CAP_SECONDS:
-            return min(cap, retry_after + wait)
-        return min(retry_after, RETRY_AFTER_LIMIT_SECONDS) + wait
-
-
-def _all_errors(base: type[TunesmithError]) -> Iterator[type[TunesmithError]]:
-    yield base
-    for child in base.__subclasses__():
-        yield from _all_errors(child)
-
-
-_BY_TYPE = {
-    f"urn:tunesmith:{e.type}": e for e in _all_errors(TunesmithError) if e.__module__ == errors.__name__
-}
-
-
-def _is_retryable(status: int) -> bool:
-    return status in (408, 425, 429) or (status >= 500 and status != NoSpace.status)
-
-
-def failure(response: httpx.Response) -> TunesmithError | None:
-    """The exception that a reply stands for; None for a 2xx. The body must have been read."""
-    if response.is_success:
-        return None
-    try:
-        problem = wire.Problem.model_validate_json(response.content)
-    except ValidationError:  # not from us: a proxy's page, or not Tunesmith at all
-        text = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
-        problem = wire.Problem(type="", title="", status=response.status_code, detail=text)
-    if _is_retryable(response.status_code):
-        again = _TryAgain(problem.detail, outcome=problem.outcome)
-        again.retry_after, again.answered = _retry_after(response), response.status_code
-        return again
-    kind = _BY_TYPE.get(problem.type) or _by_status(response.status_code)
-    return kind(problem.detail, errors=problem.errors, outcome=problem.outcome)
-
-
-def _by_status(status: int) -> type[TunesmithError]:
-    plain = (NotFound, Conflict, errors.Unprocessable, Unauthorized, Forbidden, TooLarge, NoSpace)
-    return next((e for e in plain if e.status == status), Refused)
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds; 0 where there is none (a date is not obeyed: clocks differ)."""
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else 0.0
-
-
-@contextmanager
-def _network(url: object) -> Iterator[None]:
-    """A network error is something to try again."""
-    try:
-        yield
-    except httpx.TransportError as e:
-        reason = str(e) or type(e).__name__
-        raise _TryAgain(f"no answer from {url}: {reason}; is the service running there?") from e
-
-
-def _read(response: httpx.Response, model: type[M]) -> M:
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as e:
-        raise _TryAgain(f"{response.request.url} answered something else than Tunesmith does: {e}") from e
-
-
-def _options(url: str, token: str) -> dict[str, Any]:
-    """What both kinds of httpx client are made with. Raises ValueError for a URL that cannot be one."""
-    base = httpx.URL(url)
-    if base.scheme not in ("http", "https") or not base.host:
-        raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
-    return {
-        "base_url": base.join("/api/v1/"),
-        "headers": {"Authorization": f"Bearer {token}"},
-        "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        "trust_env": not _is_loopback(base.host),  # a proxy of the environment cannot reach our loopback
-    }
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-class _HashedFile:
-    """Bytes written beside `path`, renamed to it once all are there and hash to `sha256`."""
-
-    def __init__(self, path: Path, sha256: str | None) -> None:
-        self._path, self._sha256 = path, sha256
-        self._part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-        self._hash = hashlib.sha256()
-        self._file: BinaryIO = self._part.open("xb")
-
-    def write(self, chunk: bytes) -> None:
-        self._hash.update(chunk)
-        self._file.write(chunk)
-
-    def keep(self) -> None:
-        self._file.close()
-        if self._sha256 not in (None, got := self._hash.hexdigest()):
-            raise CorruptDownloadError(f"bytes of {self._sha256} came as {got}; nothing was kept")
-        os.replace(self._part, self._path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._part.unlink(missing_ok=True)
 
 
 class WorkerClient:
@@ -271,7 +122,7 @@ class WorkerClient:
         on_trouble: Callable[[Unavailable | None, float], None] = lambda failure, pause: None,
     ) -> None:
         self.retries = Retries(random)
-        self._http = httpx.AsyncClient(transport=transport, **_options(url, token))
+        self._http = httpx.AsyncClient(transport=transport, **options(url, token))
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._sleep = sleep
         self._on_trouble = on_trouble
@@ -334,12 +185,12 @@ class WorkerClient:
 
         async def once() -> None:
             target = _of(lease, f"snapshots/{sha256}")
-            with _network(self._http.base_url):
+            with network(self._http.base_url):
                 async with self._http.stream("GET", target, headers=lease.headers) as response:
                     if not response.is_success:
                         await response.aread()
                         raise failure(response) or Refused(f"{target}: {response.status_code}")
-                    with _HashedFile(path, sha256) as file:
+                    with HashedFile(path, sha256) as file:
                         async for chunk in response.aiter_bytes(CHUNK_BYTES):
                             file.write(chunk)
                         file.keep()
@@ -354,7 +205,7 @@ class WorkerClient:
         content = body.model_dump_json().encode()
 
         async def once() -> M:
-            return _read(
+            return read(
                 await self._try(method, path, content=content, headers=headers, read_timeout=read_timeout),
                 model,
             )
@@ -366,7 +217,7 @@ class WorkerClient:
         headers: Mapping[str, str], read_timeout: float,
     ) -> httpx.Response:  # fmt: skip
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read_timeout, pool=None)
-        with _network(self._http.base_url):
+        with network(self._http.base_url):
             response = await self._http.request(
                 method, path, content=content, headers=dict(headers), timeout=timeout
             )
@@ -380,7 +231,7 @@ class WorkerClient:
         while True:
             try:
                 answer = await once()
-            except _TryAgain as trouble:
+            except TryAgain as trouble:
                 tries += 1
                 if self._clock() - started >= retry_for:
                     raise
@@ -424,7 +275,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.retries = Retries(random)
-        self._http = httpx.Client(transport=transport, **_options(url, token))
+        self._http = httpx.Client(transport=transport, **options(url, token))
         self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
 
     def __enter__(self) -> Self:
@@ -463,11 +314,11 @@ class Client:
         """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""
 
         def once() -> None:
-            with _network(self._http.base_url), self._http.stream("GET", _path(path)) as response:
+            with network(self._http.base_url), self._http.stream("GET", _path(path)) as response:
                 if not response.is_success:
                     response.read()
                     raise failure(response) or Refused(f"{_path(path)}: {response.status_code}")
-                with _HashedFile(to, sha256) as file:
+                with HashedFile(to, sha256) as file:
                     for chunk in response.iter_bytes(CHUNK_BYTES):
                         file.write(chunk)
                     file.keep()
@@ -482,7 +333,7 @@ class Client:
         params = {k: v for k, v in (query or {}).items() if v is not None}
 
         def once() -> Any:
-            with _network(self._http.base_url):
+            with network(self._http.base_url):
                 response = self._http.request(
                     method, _path(path), params=params, headers=headers,
                     **({} if json is None else {"json": json}),
@@ -499,7 +350,7 @@ class Client:
         while True:
             try:
                 return once()
-            except _TryAgain as trouble:
+            except TryAgain as trouble:
                 tries += 1
                 pause = self.retries.pause(tries, retry_after=trouble.retry_after)
                 if self._clock() + pause - started >= self._retry_for:

@@ -14,15 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from tunesmith_service import errors, wire
-from tunesmith_service.client import (
-    CHUNK_BYTES,
-    Client,
-    CorruptDownloadError,
-    Lease,
-    Retries,
-    WorkerClient,
-    failure,
-)
+from tunesmith_service.client import Client, CorruptDownloadError, Lease, Retries, WorkerClient
+from tunesmith_service.exchange import CHUNK_BYTES, failure
 
 URL = "http://127.0.0.1:8787"
 LEASE = Lease(trial_id=7, incarnation=1, attempt=3, secret="a" * 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,25 @@ from tunesmith_workers.spool import LOG_CHARACTERS, POINTS_PER_REPORT, Entry, Sp
 
 LEASE = Lease(trial_id=7, incarnation=1, attempt=3, secret="a" * 32)
 URL = "http://127.0.0.1:8787"
+Make = Callable[..., Spool]
 
 
 def points(*steps: int) -> list[dict[str, Any]]:
     return [{"step": step, "metrics": {"val/loss": 1 / step}} for step in steps]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes spools in `tmp_path`, and closes them."""
+    made: list[Spool] = []
+
+    def make(**options: Any) -> Spool:
+        made.append(Spool.create(tmp_path, LEASE, URL, **options))
+        return made[-1]
+
+    yield make
+    for spool in made:
+        spool.close()
 
 
 def drained(spool: Spool) -> list[Entry]:
@@ -30,8 +46,8 @@ def drained(spool: Spool) -> list[Entry]:
     return asyncio.run(drain())
 
 
-def test_writes_leave_in_the_order_in_which_they_came(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_writes_leave_in_the_order_in_which_they_came(make: Make):
+    spool = make()
     spool.add_points(points(1))
     spool.add_log("epoch 1\n")
     spool.add_file("snapshot", {"step": 1, "sha256": "0" * 64, "path": "/s"})
@@ -42,9 +58,9 @@ def test_writes_leave_in_the_order_in_which_they_came(tmp_path: Path):
     ]  # fmt: skip
 
 
-def test_points_join_a_report_that_waits_but_not_one_that_was_sent(tmp_path: Path):
+def test_points_join_a_report_that_waits_but_not_one_that_was_sent(make: Make):
     async def story() -> list[Entry]:
-        spool = Spool.create(tmp_path, LEASE, URL)
+        spool = make()
         spool.add_points(points(1))
         spool.add_points(points(2))
         first = await spool.head()  # sent: from here on number 1 means these two points
@@ -56,8 +72,8 @@ def test_points_join_a_report_that_waits_but_not_one_that_was_sent(tmp_path: Pat
     assert [[p["step"] for p in e.body["points"]] for e in asyncio.run(story())] == [[1, 2], [3, 4]]
 
 
-def test_a_report_never_holds_more_points_than_the_service_takes(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_a_report_never_holds_more_points_than_the_service_takes(make: Make):
+    spool = make()
     spool.add_points(points(*range(1, 400)))
     spool.add_points(points(*range(400, 1302)))
     reports = [e.body for e in drained(spool)]
@@ -66,14 +82,14 @@ def test_a_report_never_holds_more_points_than_the_service_takes(tmp_path: Path)
     assert [p["step"] for r in reports for p in r["points"]] == list(range(1, 1302))
 
 
-def test_a_long_log_is_cut_into_numbered_chunks(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_a_long_log_is_cut_into_numbered_chunks(make: Make):
+    spool = make()
     spool.add_log("x" * (LOG_CHARACTERS + 1))
     assert [(e.body["seq"], len(e.body["text"])) for e in drained(spool)] == [(1, LOG_CHARACTERS), (2, 1)]
 
 
-def test_a_spool_left_behind_says_the_same_to_the_next_supervisor(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_a_spool_left_behind_says_the_same_to_the_next_supervisor(tmp_path: Path, make: Make):
+    spool = make()
     spool.add_points(points(1, 2))
     spool.add_points(points(3))
     spool.add_log("said")
@@ -89,8 +105,8 @@ def test_a_spool_left_behind_says_the_same_to_the_next_supervisor(tmp_path: Path
     ]
 
 
-def test_a_torn_last_line_is_dropped(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_a_torn_last_line_is_dropped(tmp_path: Path, make: Make):
+    spool = make()
     spool.add_points(points(1))
     spool.close(keep=True)
     (path,) = leftovers(tmp_path)
@@ -104,8 +120,8 @@ def test_a_file_that_is_no_spool_is_refused_by_name(tmp_path: Path):
         Spool.load(tmp_path / "x.jsonl")
 
 
-def test_the_file_is_cut_back_when_all_is_accepted_and_gone_at_the_end(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_the_file_is_cut_back_when_all_is_accepted_and_gone_at_the_end(tmp_path: Path, make: Make):
+    spool = make()
     (path,) = leftovers(tmp_path)
     empty = path.stat().st_size
     spool.add_points(points(1, 2, 3))
@@ -118,13 +134,13 @@ def test_the_file_is_cut_back_when_all_is_accepted_and_gone_at_the_end(tmp_path:
     assert leftovers(tmp_path) == []
 
 
-def test_only_its_owner_may_read_a_spool_for_it_holds_the_lease_s_secret(tmp_path: Path):
-    Spool.create(tmp_path, LEASE, URL)
+def test_only_its_owner_may_read_a_spool_for_it_holds_the_lease_s_secret(tmp_path: Path, make: Make):
+    make()
     assert leftovers(tmp_path)[0].stat().st_mode & 0o777 == 0o600
 
 
-def test_a_spool_says_when_it_is_full_and_still_loses_nothing(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL, limit=2000)
+def test_a_spool_says_when_it_is_full_and_still_loses_nothing(make: Make):
+    spool = make(limit=2000)
     step = 0
     while not spool.full:
         step += 1
@@ -134,8 +150,8 @@ def test_a_spool_says_when_it_is_full_and_still_loses_nothing(tmp_path: Path):
     assert not spool.full
 
 
-def test_accepted_reports_can_be_had_again_for_a_service_that_asks(tmp_path: Path):
-    spool = Spool.create(tmp_path, LEASE, URL)
+def test_accepted_reports_can_be_had_again_for_a_service_that_asks(make: Make):
+    spool = make()
     for step in (1, 2, 3):
         spool.add_points(points(step))
         drained(spool)

@@ -44,6 +44,19 @@ from tunesmith_service.client import (
 from tunesmith_workers.beats import Beats
 from tunesmith_workers.child_process import ChildProcess, Death
 from tunesmith_workers.delivery import ENDS_THE_LEASE, Delivery
+from tunesmith_workers.happenings import (
+    Away,
+    Bug,
+    Delivered,
+    FlushLog,
+    HandBack,
+    Happening,
+    NoResume,
+    Refusal,
+    Said,
+    Stalled,
+    TimeUp,
+)
 from tunesmith_workers.spool import Spool
 
 ABANDON_SECONDS = 4.0  # from the refusal to the child's end, at most 5 s
@@ -68,76 +81,6 @@ class Patience:
     hand_back: float = 25.0
     max_offline: float = 600.0
     stall: float | None = None
-
-
-# --- what can happen ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    message: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    refusal: TunesmithError
-    by_delivery: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Delivered:
-    finished: wire.Finished
-
-
-@dataclass(frozen=True, slots=True)
-class _HandBack:
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class _NoResume:
-    kind: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Away:
-    """Nothing was heard from the service for too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stalled:
-    """Nothing was heard from the child for too long."""
-
-
-@dataclass(frozen=True, slots=True)
-class _TimeUp:
-    of: Literal["abandon", "child", "release"]
-
-
-@dataclass(frozen=True, slots=True)
-class _FlushLog:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Bug:
-    error: BaseException
-
-
-_Happening: TypeAlias = (
-    _Said
-    | Death
-    | _Refused
-    | _Delivered
-    | _HandBack
-    | _NoResume
-    | _Away
-    | _Stalled
-    | _TimeUp
-    | _FlushLog
-    | _Bug
-)
 
 
 @dataclass(slots=True)
@@ -173,7 +116,7 @@ class Attempt:
             tools.client, self._lease, grant.ttl_seconds,
             random=tools.random, clock=tools.clock, sleep=tools.sleep, log=log,
         )  # fmt: skip
-        self._mailbox: asyncio.Queue[_Happening] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[Happening] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._delivering: asyncio.Task[None] | None = None
         self._stands: Stands = "training"
@@ -188,7 +131,7 @@ class Attempt:
 
     def hand_back(self, cause: str) -> None:
         """Stop soon and give the trial back with a snapshot; a second time: now."""
-        self._mailbox.put_nowait(_HandBack(cause))
+        self._mailbox.put_nowait(HandBack(cause))
 
     async def drive(self) -> bool:
         """Train until the service has the last word about this attempt.
@@ -215,35 +158,35 @@ class Attempt:
 
     # --- what follows from what happens ---
 
-    async def _take(self, happening: _Happening) -> None:
+    async def _take(self, happening: Happening) -> None:
         match happening:
-            case _Said(message):
+            case Said(message):
                 await self._on_said(message)
             case Death():
                 self._on_death(happening)
-            case _Refused(refusal, by_delivery):
+            case Refusal(refusal, by_delivery):
                 await self._on_refused(refusal, by_delivery)
-            case _Delivered(finished):
+            case Delivered(finished):
                 self._log.info("attempt_ended", state=finished.state, stop_reason=finished.stop_reason)
                 self._stands = "over"
-            case _HandBack(cause):
+            case HandBack(cause):
                 await self._on_hand_back(cause)
-            case _NoResume(kind, reason) if self._stands in ("training", "handing_back"):
+            case NoResume(kind, reason) if self._stands in ("training", "handing_back"):
                 self._fail(kind, reason, retryable=True)
                 self._warm = True  # it was not asked yet
-            case _Away() if self._stands == "training":
+            case Away() if self._stands == "training":
                 await self._ask_back("shutdown")
-                self._after(self._tools.patience.hand_back, _TimeUp("child"))
-            case _Stalled() if self._stands == "training":
+                self._after(self._tools.patience.hand_back, TimeUp("child"))
+            case Stalled() if self._stands == "training":
                 self._fail(
                     "stalled", f"no word from the trainer for {self._tools.patience.stall} s", retryable=True
                 )
                 await self._child.kill()
-            case _TimeUp(of):
+            case TimeUp(of):
                 await self._on_time_up(of)
-            case _FlushLog():
+            case FlushLog():
                 self._flush_log()
-            case _Bug(error):
+            case Bug(error):
                 raise error
 
     async def _on_said(self, message: dict[str, Any]) -> None:
@@ -257,7 +200,7 @@ class Attempt:
                 await self._protocol_error(f"the trainer said something that cannot be sent: {e}")
             if self._spool.full and self._stands == "training":
                 self._log.warning("spool_full")
-                self._mailbox.put_nowait(_Away())
+                self._mailbox.put_nowait(Away())
 
     def _note(self, message: dict[str, Any]) -> None:
         """Raises: KeyError, TypeError or ValueError for a message that breaks the protocol."""
@@ -321,7 +264,7 @@ class Attempt:
         await self._stop_delivering()
         self._spool.forget()
         await self._child.say({"do": "abandon"})
-        self._after(ABANDON_SECONDS, _TimeUp("abandon"))
+        self._after(ABANDON_SECONDS, TimeUp("abandon"))
 
     async def _protocol_error(self, reason: str, *, forget: bool = False) -> None:
         """We or the service cannot read what was said: the trial needs a person, not another try."""
@@ -342,7 +285,7 @@ class Attempt:
             return
         if self._stands == "training":
             await self._ask_back(cause)
-        self._after(self._tools.patience.hand_back - RELEASE_SECONDS, _TimeUp("release"))
+        self._after(self._tools.patience.hand_back - RELEASE_SECONDS, TimeUp("release"))
 
     async def _ask_back(self, cause: str) -> None:
         self._log.info("handing_back", cause=cause)
@@ -386,7 +329,7 @@ class Attempt:
 
     def _add_log(self, text: str) -> None:
         if not self._log_text:
-            self._after(LOG_SECONDS, _FlushLog())
+            self._after(LOG_SECONDS, FlushLog())
         self._log_text.append(text)
         if sum(map(len, self._log_text)) >= LOG_FLUSH_CHARACTERS:
             self._flush_log()
@@ -403,12 +346,12 @@ class Attempt:
             resume = await self._fetch_resume()
         except Refused as refusal:
             if isinstance(refusal, ENDS_THE_LEASE):
-                self._mailbox.put_nowait(_Refused(refusal, by_delivery=False))
+                self._mailbox.put_nowait(Refusal(refusal, by_delivery=False))
             else:
-                self._mailbox.put_nowait(_NoResume("snapshot_missing", refusal.detail))
+                self._mailbox.put_nowait(NoResume("snapshot_missing", refusal.detail))
             return
         except CorruptDownloadError as e:
-            self._mailbox.put_nowait(_NoResume("snapshot_corrupt", e.detail))
+            self._mailbox.put_nowait(NoResume("snapshot_corrupt", e.detail))
             return
         await self._child.say({
             "do": "run", "work": self._grant.work.model_dump(mode="json"),
@@ -419,7 +362,7 @@ class Attempt:
                 said = await self._child.next()
             except ValueError as e:
                 said = {"say": f"something unreadable: {e}"}
-            self._mailbox.put_nowait(said if isinstance(said, Death) else _Said(said))
+            self._mailbox.put_nowait(said if isinstance(said, Death) else Said(said))
             if isinstance(said, Death):
                 return
 
@@ -442,15 +385,15 @@ class Attempt:
         while True:
             await self._tools.sleep(1.0)
             if self._beats.silent_seconds() > patience.max_offline:
-                self._mailbox.put_nowait(_Away())
+                self._mailbox.put_nowait(Away())
             if patience.stall is not None and self._tools.clock() - self._heard_child_at > patience.stall:
-                self._mailbox.put_nowait(_Stalled())
+                self._mailbox.put_nowait(Stalled())
 
     async def _beat(self) -> None:
         try:
             await self._beats.run()
         except Refused as refusal:
-            self._mailbox.put_nowait(_Refused(refusal, by_delivery=False))
+            self._mailbox.put_nowait(Refusal(refusal, by_delivery=False))
 
     def _delivery(self) -> Delivery:
         return Delivery(self._tools.client, self._spool, log=self._log, sleep=self._tools.sleep)
@@ -458,9 +401,9 @@ class Attempt:
     def _deliver(self) -> None:
         async def send() -> None:
             try:
-                self._mailbox.put_nowait(_Delivered(await self._delivery().run()))
+                self._mailbox.put_nowait(Delivered(await self._delivery().run()))
             except Refused as refusal:
-                self._mailbox.put_nowait(_Refused(refusal, by_delivery=True))
+                self._mailbox.put_nowait(Refusal(refusal, by_delivery=True))
 
         self._delivering = self._start(send())
 
@@ -480,7 +423,7 @@ class Attempt:
         if self._delivering is not None:
             await self._stop(self._delivering)
 
-    def _after(self, seconds: float, happening: _Happening) -> None:
+    def _after(self, seconds: float, happening: Happening) -> None:
         async def wait() -> None:
             await self._tools.sleep(seconds)
             self._mailbox.put_nowait(happening)
@@ -496,7 +439,7 @@ class Attempt:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._mailbox.put_nowait(_Bug(error))
+            self._mailbox.put_nowait(Bug(error))
 
     async def _stop(self, *tasks: asyncio.Task[None]) -> None:
         for task in tasks:

@@ -21,7 +21,6 @@ from tunesmith_service.client import ClaimStale, Forbidden, Refused, Unauthorize
 from tunesmith_workers.attempt import Attempt, Tools
 from tunesmith_workers.child_process import ChildProcess, ChildStartError
 
-CLAIM_SECONDS = 20.0
 LOOK_SECONDS = 1.0  # how often a broken task file is looked at again
 
 Stamp: TypeAlias = dict[str, tuple[int, int] | None]

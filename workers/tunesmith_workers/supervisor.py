@@ -24,11 +24,13 @@ from tunesmith_workers import devices
 from tunesmith_workers.attempt import Patience, Tools
 from tunesmith_workers.child_process import ChildStartError, cleaned
 from tunesmith_workers.delivery import Delivery
-from tunesmith_workers.slot import CLAIM_SECONDS, Seat, Slot
+from tunesmith_workers.slot import Seat, Slot
 from tunesmith_workers.spool import Spool, leftovers
 from tunesmith_workers.state import State
 
 SIGNALS = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown", signal.SIGUSR1: "preempted"}
+CLAIM_SECONDS = 20.0
+WATCHING_SECONDS = 5.0  # with files that may be edited: they are looked at before each claim
 TROUBLE_SECONDS = 60.0  # between two lines about the same trouble
 
 
@@ -167,12 +169,12 @@ class Supervisor:
                 return
             if self._declared is None:
                 await self._send_leftovers()
-            for name in sorted(tasks):
-                if self._declared is not None and self._declared.get(name) != tasks[name]:
-                    self._log.info("task_changed", task=name, digest=tasks[name][:12])
             await self._register(tasks)
-            self._declared = dict(tasks)
+            before, self._declared = self._declared, dict(tasks)
             self._log.info("registered", tasks=sorted(tasks))
+            for name in sorted(tasks):
+                if before is not None and before.get(name) != tasks[name]:
+                    self._log.info("task_changed", task=name, digest=tasks[name][:12])
 
     async def _register(self, tasks: Mapping[str, str]) -> None:
         body = wire.Register(
@@ -208,8 +210,11 @@ class Supervisor:
         self._state.empty_scratch(but=self._scratch)
 
     def claim_seconds(self) -> float:
-        limit = self._options.exit_when_idle
-        return CLAIM_SECONDS if limit is None else max(0.0, min(CLAIM_SECONDS, limit - self._idle_seconds()))
+        options = self._options
+        longest = WATCHING_SECONDS if options.tasks or options.data else CLAIM_SECONDS
+        if options.exit_when_idle is None:
+            return longest
+        return max(0.0, min(longest, options.exit_when_idle - self._idle_seconds()))
 
     def began(self) -> None:
         self._busy += 1

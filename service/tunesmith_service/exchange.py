@@ -1,0 +1,196 @@
+"""What both clients share: how long to wait, when to try again, and what an answer stands for.
+
+Network errors, 408, 425, 429 and every 5xx but 507 are worth another try. A problem document becomes
+the exception of `errors` that the service refused with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, BinaryIO, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from tunesmith_service import errors, wire
+from tunesmith_service.errors import (
+    Conflict,
+    Forbidden,
+    NoSpace,
+    NotFound,
+    Refused,
+    TooLarge,
+    TunesmithError,
+    Unauthorized,
+    Unavailable,
+)
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+BEAT_SECONDS = 5.0
+TRANSFER_SECONDS = 60.0  # the service makes bytes durable before it answers a PUT
+CHUNK_BYTES = 256 * 1024  # small enough that reading one does not hold up a beat
+FLOOR_SECONDS = 0.5
+CAP_SECONDS = 30.0
+RETRY_AFTER_LIMIT_SECONDS = 120.0  # a proxy's mistake must not put a worker to sleep for a day
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class CorruptDownloadError(TunesmithError):
+    """Bytes came that do not hash to what was asked for; nothing was left on disk."""
+
+    type = "corrupt_download"
+
+
+class TryAgain(Unavailable):
+    """Retryable; `retry_after` is what the service asked for, in seconds; `answered` is the status that
+    it, or a proxy, answered with, 0 if nothing came."""
+
+    retry_after: float = 0.0
+    answered: int = 0
+
+
+class Retries:
+    """How long to wait before another try: full jitter from 0.5 s, doubling, capped.
+
+    The budget keeps many workers from doubling the load on a service in trouble: each call earns a
+    tenth of a retry. When it is spent, a retry is not refused, since a worker's write may not be
+    lost, but waits near the cap.
+    """
+
+    CALLS_PER_RETRY = 10
+    BUDGET_CALLS = 200  # twenty retries: a restart of the service costs a few slots not that much
+
+    def __init__(self, random: Random | None = None) -> None:
+        self._random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
+        self._earned = self.BUDGET_CALLS
+
+    def earn(self) -> None:
+        self._earned = min(self.BUDGET_CALLS, self._earned + 1)
+
+    def pause(self, tries: int, *, cap: float = CAP_SECONDS, retry_after: float = 0.0) -> float:
+        """Seconds to wait after `tries` (1, 2, …) failed tries; never above `cap` for a beat's small cap."""
+        if self._earned < self.CALLS_PER_RETRY:
+            wait = self._random.uniform(cap / 2, cap)
+        else:
+            self._earned -= self.CALLS_PER_RETRY
+            wait = self._random.uniform(0, min(cap, FLOOR_SECONDS * 2 ** min(tries - 1, 16)))
+        if cap < CAP_SECONDS:
+            return min(cap, retry_after + wait)
+        return min(retry_after, RETRY_AFTER_LIMIT_SECONDS) + wait
+
+
+def _all_errors(base: type[TunesmithError]) -> Iterator[type[TunesmithError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _all_errors(child)
+
+
+_BY_TYPE = {
+    f"urn:tunesmith:{e.type}": e for e in _all_errors(TunesmithError) if e.__module__ == errors.__name__
+}
+
+
+def _is_retryable(status: int) -> bool:
+    return status in (408, 425, 429) or (status >= 500 and status != NoSpace.status)
+
+
+def failure(response: httpx.Response) -> TunesmithError | None:
+    """The exception that a reply stands for; None for a 2xx. The body must have been read."""
+    if response.is_success:
+        return None
+    try:
+        problem = wire.Problem.model_validate_json(response.content)
+    except ValidationError:  # not from us: a proxy's page, or not Tunesmith at all
+        text = f"{response.request.url} answered {response.status_code} {response.reason_phrase}"
+        problem = wire.Problem(type="", title="", status=response.status_code, detail=text)
+    if _is_retryable(response.status_code):
+        again = TryAgain(problem.detail, outcome=problem.outcome)
+        again.retry_after, again.answered = _retry_after(response), response.status_code
+        return again
+    kind = _BY_TYPE.get(problem.type) or _by_status(response.status_code)
+    return kind(problem.detail, errors=problem.errors, outcome=problem.outcome)
+
+
+def _by_status(status: int) -> type[TunesmithError]:
+    plain = (NotFound, Conflict, errors.Unprocessable, Unauthorized, Forbidden, TooLarge, NoSpace)
+    return next((e for e in plain if e.status == status), Refused)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds; 0 where there is none (a date is not obeyed: clocks differ)."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else 0.0
+
+
+@contextmanager
+def network(url: object) -> Iterator[None]:
+    """A network error is something to try again."""
+    try:
+        yield
+    except httpx.TransportError as e:
+        reason = str(e) or type(e).__name__
+        raise TryAgain(f"no answer from {url}: {reason}; is the service running there?") from e
+
+
+def read(response: httpx.Response, model: type[M]) -> M:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as e:
+        raise TryAgain(f"{response.request.url} answered something else than Tunesmith does: {e}") from e
+
+
+def options(url: str, token: str) -> dict[str, Any]:
+    """What both kinds of httpx client are made with. Raises ValueError for a URL that cannot be one."""
+    base = httpx.URL(url)
+    if base.scheme not in ("http", "https") or not base.host:
+        raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
+    return {
+        "base_url": base.join("/api/v1/"),
+        "headers": {"Authorization": f"Bearer {token}"},
+        "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        "trust_env": not _is_loopback(base.host),  # a proxy of the environment cannot reach our loopback
+    }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class HashedFile:
+    """Bytes written beside `path`, renamed to it once all are there and hash to `sha256`."""
+
+    def __init__(self, path: Path, sha256: str | None) -> None:
+        self._path, self._sha256 = path, sha256
+        self._part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        self._hash = hashlib.sha256()
+        self._file: BinaryIO = self._part.open("xb")
+
+    def write(self, chunk: bytes) -> None:
+        self._hash.update(chunk)
+        self._file.write(chunk)
+
+    def keep(self) -> None:
+        self._file.close()
+        if self._sha256 not in (None, got := self._hash.hexdigest()):
+            raise CorruptDownloadError(f"bytes of {self._sha256} came as {got}; nothing was kept")
+        os.replace(self._part, self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
