@@ -8,7 +8,7 @@ translation of single trials is kept, by identity, and may be dropped at any mom
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -58,10 +58,12 @@ class RowStorage(InMemoryStorage):
         self._prev_waiting_trial_number[0] = 0
         for trial in trials:
             self.put(trial)
-        complete = [t for t in self._studies[self.study_id].trials if t.state is OptunaState.COMPLETE]
-        # Of equal values Optuna calls the one best that ended first.
-        for trial in sorted(complete, key=lambda t: t.datetime_complete or EPOCH):
-            self._update_cache(trial._trial_id, self.study_id)
+        complete = [t for t in self._studies[0].trials if t.state is OptunaState.COMPLETE]
+        if complete:
+            sign = 1 if minimize else -1
+            # Of equal values Optuna calls the one best that ended first.
+            best = min(complete, key=lambda t: (sign * (t.value or 0.0), t.datetime_complete or EPOCH))
+            self._studies[0].best_trial_id = best._trial_id
 
     def put(self, trial: FrozenTrial) -> None:
         trials = self._studies[self.study_id].trials
@@ -136,9 +138,9 @@ class Kept:
 
     def __init__(self, most: int = 50_000) -> None:
         self._most = most
-        self._kept: dict[tuple[int, Hashable], tuple[Trial, FrozenTrial]] = {}
+        self._kept: dict[tuple[int, str], tuple[Trial, FrozenTrial]] = {}
 
-    def get(self, trial: Trial, question: Hashable, make: Callable[[], FrozenTrial]) -> FrozenTrial:
+    def get(self, trial: Trial, question: str, make: Callable[[], FrozenTrial]) -> FrozenTrial:
         """`make()`, or what it gave for this trial and question before."""
         found = self._kept.get((id(trial), question))
         if found is None:

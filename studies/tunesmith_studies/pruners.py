@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from tunesmith_studies.planning import History, Seed
+    from tunesmith_studies.study import Objective
     from tunesmith_studies.trial import Trial
 
 
@@ -200,7 +201,8 @@ def should_prune(pruner: Pruner, history: History, trial: Trial, seed: Seed) -> 
     with _quiet():
         asked = _build(pruner)
         others = (t for t in history.trials if t.number != trial.number and t.state != "waiting")
-        rows = [_row(t, history, pruner, asked, name) for t in others]
+        question = repr((objective, pruner, name))
+        rows = [_row(t, pruner, asked, objective=objective, question=question, name=name) for t in others]
         *passed, _ = trial.metric(objective.metric)
         rungs = _rungs(pruner, asked, name, trial, passed)
         mine = frozen(trial, objective, attributes=rungs)
@@ -212,19 +214,20 @@ _kept: Any = None
 """Translations of unchanged trials; see `optuna_rows.Kept`."""
 
 
-def _row(trial: Trial, history: History, pruner: Pruner, asked: BasePruner, name: str) -> FrozenTrial:
+def _row(
+    trial: Trial, pruner: Pruner, asked: BasePruner, *, objective: Objective, question: str, name: str
+) -> FrozenTrial:
     from tunesmith_studies.optuna_rows import Kept, frozen  # noqa: PLC0415
 
     global _kept  # noqa: PLW0603 - a cache, made on first use because it needs Optuna
     if _kept is None:
         _kept = Kept()
-    objective = history.study.objective
 
     def make() -> FrozenTrial:
         rungs = _rungs(pruner, asked, name, trial, trial.metric(objective.metric))
         return frozen(trial, objective, attributes=rungs)
 
-    kept: FrozenTrial = _kept.get(trial, (objective, pruner, name), make)
+    kept: FrozenTrial = _kept.get(trial, question, make)
     return kept
 
 

@@ -315,14 +315,11 @@ def _rows(spec: SamplerSpec, told: Told) -> list[FrozenTrial]:
             diverged_value=None if spec.reads_pruned else worst,
         )
 
-    question = (told.name, spec, repr(axes))
+    question = repr((told.name, told.objective, spec, axes))
+    diverged = f"{question} {worst}"  # what a diverged trial is told as changes with the worst value
     return [
-        _kept.get(
-            trial,
-            (*question, number, worst if trial.is_diverged else None),
-            lambda n=number, t=trial: make(n, t),
-        )
-        for number, trial in (*told.earlier.items(), *told.trials.items())
+        _kept.get(t, diverged if t.is_diverged else question, lambda n=number, t=t: make(n, t))
+        for number, t in (*told.earlier.items(), *told.trials.items())
     ]
 
 

@@ -140,7 +140,9 @@ class RefineGrid(Stage):
         source = self.source_in(study)
         before = sources[source.name].trials if source is not None and source.name in sources else self.top
         space = self.open_space(study)
-        numeric = [n for n in space.names() if not isinstance(space[n], Choice)]
+        # What the source holds at one value has no neighbour there to lie closer to.
+        still = source.held(study) if source is not None else {}
+        numeric = [n for n in space.names() if not isinstance(space[n], Choice) and n not in still]
         refined = [n for n in numeric if not self.axes or n in self.axes]
         centres = min(self.top, before)
         trials = centres * 4 ** len(refined) * self.rounds

@@ -121,7 +121,7 @@ class Sampler(Stage):
             for trial in stage.trials
             if self._is_comparable(trial, history.study, space)
         }
-        own = {number_of(t): t for t in history.trials if fits(space, t.params)}
+        own = {number_of(t): t for t in history.trials if not t.by_hand or fits(space, t.params)}
         name = f"{history.study.name}/{self.name}"
         return Told(name, space, history.study.objective, own, earlier)
 
