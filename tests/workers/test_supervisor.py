@@ -1,0 +1,275 @@
+"""Supervisors, trainers and a service as real processes, and what is left when one of them is killed.
+
+The task trains when it is let: it goes on to the epoch that a file names, so a test decides where a
+trial stands when something happens to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Server, Worker, is_alive, until
+from tunesmith_service.client import Client, NotFound
+
+TASK = """
+import time
+from pathlib import Path
+
+import torch
+from tunesmith_workers.loop import Trial, train
+
+GATE = Path(__file__).with_name("gate")
+
+
+@train("gated")
+def gated(trial: Trial) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=trial.params["lr"])
+    start = trial.restore(model=model, optimizer=optimizer)
+    print("goes on from", start)
+    for epoch in range(start, trial.epochs):
+        while int(GATE.read_text() or 0) <= epoch and not trial.should_stop():
+            time.sleep(0.005)
+        if not trial.should_stop():
+            trial.report(epoch + 1, {"val/loss": 1.0 / (epoch + 1)})
+        if trial.snapshot_due():
+            trial.snapshot(model=model, optimizer=optimizer)
+        if trial.should_stop():
+            return
+"""
+EPOCHS = 6
+NUMBERS = itertools.count()
+TTL_SECONDS, SWEEP_SECONDS, BACKOFF_SECONDS = 3.0, 2.0, 2.0
+
+
+class House:
+    """A service, one study in it, and the directory in which its workers run."""
+
+    def __init__(self, directory: Path, server: Server, client: Client) -> None:
+        self.directory, self.server, self.client = directory, server, client
+        self.name = f"s{next(NUMBERS)}"  # of the study and its task: a service may have many tests' studies
+        self.task_file = directory / "gated_tasks.py"
+        self.code = TASK.replace("gated", self.name)
+        self.task_file.write_text(self.code)
+        self.let(0)
+
+    def let(self, epochs: int) -> None:
+        """Trials may train so many epochs."""
+        part = self.directory / "gate.part"
+        part.write_text(str(epochs))
+        part.rename(self.directory / "gate")
+
+    def study(self, *, rates: tuple[float, ...] = (0.1,), **more: Any) -> None:
+        stage = {"name": "grid", "kind": "coarse_grid", "epochs": EPOCHS, "axes": {"lr": rates}}
+        spec = {
+            "name": self.name, "task": self.name, "space": {"lr": {"low": 0.001, "high": 1.0, "log": True}},
+            "stages": [stage], "snapshot_every_seconds": 1e-9,
+        }  # fmt: skip
+        self.client.post("studies", json=spec | more)
+
+    def worker(self, name: str = "one", *options: str) -> Worker:
+        return Worker(
+            self.server.url, self.server.worker_token, self.directory / name,
+            "--tasks", str(self.task_file), *options, directory=self.directory,
+        )  # fmt: skip
+
+    def trial_is(self, number: int = 0, seconds: float = 60, **values: Any) -> Any:
+        """The trial, once it is there and stands as told."""
+        seen: list[Any] = [None]
+
+        def look() -> Any:
+            with contextlib.suppress(NotFound):  # not planned yet
+                seen[0] = self.client.get("studies", self.name, "trials", number)
+                return seen[0] if all(seen[0][name] == value for name, value in values.items()) else None
+
+        return until(look, seconds, saw=lambda: seen[0])
+
+    def steps(self, number: int = 0) -> list[int]:
+        curve = self.client.get("studies", self.name, "trials", number, "curve")
+        return [point["step"] for point in curve["points"]]
+
+    def spool_holds(self, name: str, words: str) -> None:
+        files = self.directory / name / "spool"
+        until(lambda: [f for f in files.iterdir() if words in f.read_text()])
+
+    def digest(self) -> str | None:
+        found = [w["tasks"].get(self.name) for w in self.client.get("workers")["items"]]
+        return next(filter(None, found), None)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("service")) as server:
+        yield server
+
+
+@pytest.fixture
+def house(tmp_path: Path, server: Server) -> Iterator[House]:
+    with server.client() as client:
+        yield House(tmp_path, server, client)
+
+
+@pytest.fixture
+def own_house(tmp_path: Path) -> Iterator[House]:
+    """With a service that the test may kill."""
+    with Server(tmp_path / "home", ttl_seconds=TTL_SECONDS) as server, server.client() as client:
+        yield House(tmp_path, server, client)
+
+
+ALL = list(range(1, EPOCHS + 1))
+
+
+def test_a_worker_trains_a_study_to_its_end_and_leaves_when_idle(house: House):
+    house.study(rates=(0.01, 0.1))
+    house.let(EPOCHS)
+    with house.worker("one", "--exit-when-idle", "1") as worker:
+        assert worker.ends(60) == 0
+        for number in (0, 1):
+            trial = house.trial_is(number, state="complete", stop_reason="budget", attempt=1)
+            assert trial["step"] == EPOCHS
+            assert house.steps(number) == ALL
+        assert worker.said.count("event=trainer_ready") == 1  # warm: both trials on one child
+    assert list((house.directory / "one" / "spool").iterdir()) == []
+    assert house.client.get("studies", house.name)["state"] == "complete"
+
+
+def test_a_trial_of_a_killed_supervisor_is_resumed_by_its_successor_from_its_snapshot(house: House):
+    house.study()
+    house.let(3)
+    with house.worker() as first:
+        child = first.child_pid()
+        first.says("event=snapshot_committed", "step=3")
+        first.signal(signal.SIGKILL)
+        until(lambda: not is_alive(child), 5)  # the orphan does not train on
+    with house.worker() as second:  # the same slot: handed back at once, not after the TTL
+        second.says("event=registered", seconds=60)
+        second.says("event=claimed", "attempt=2", "resume=3", seconds=5)
+        house.let(EPOCHS)
+        house.trial_is(state="complete", attempt=2)
+    assert house.steps() == ALL
+
+
+@pytest.mark.long
+def test_a_killed_worker_s_trial_goes_to_another_machine_when_its_lease_expires(own_house: House):
+    house = own_house
+    house.study()
+    house.let(2)
+    with house.worker("one") as first, house.worker("two") as second:
+        second.child_pid()
+        until(lambda: "event=claimed" in first.said + second.said, 60)
+        holder, other = (first, second) if "event=claimed" in first.said else (second, first)
+        holder.says("event=snapshot_committed", "step=2")
+        holder.kill()
+        killed = time.monotonic()
+        other.says("event=claimed", "attempt=2", "resume=2", seconds=60)
+        assert time.monotonic() - killed < TTL_SECONDS + 2 * SWEEP_SECONDS + BACKOFF_SECONDS
+        house.let(EPOCHS)
+        house.trial_is(state="complete", attempt=2)
+
+
+def test_nothing_is_lost_when_the_service_is_killed_and_started_again_while_training(own_house: House):
+    house = own_house
+    house.study()
+    house.let(2)
+    with house.worker() as worker:
+        house.trial_is(step=2)
+        house.server.kill()
+        house.let(EPOCHS - 1)
+        house.spool_holds("one", '"step": 5')
+        with house.server.again():
+            house.trial_is(step=EPOCHS - 1, attempt=1)
+            house.let(EPOCHS)
+            house.trial_is(state="complete", attempt=1)
+            assert house.steps() == ALL
+            worker.says("event=service_answers_again")
+
+
+def test_a_supervisor_killed_while_the_service_is_away_leaves_what_its_successor_sends(own_house: House):
+    house = own_house
+    house.study(snapshot_every_seconds=600)
+    house.let(2)
+    with house.worker() as first:
+        house.trial_is(step=2)
+        house.server.kill()
+        house.let(EPOCHS)
+        house.spool_holds("one", '"finish"')
+        first.kill()
+    with house.server.again(), house.worker() as second:
+        second.says("event=leftovers_sent", seconds=60)
+        house.trial_is(state="complete", attempt=1)
+        assert house.steps() == ALL
+
+
+def test_a_killed_trainer_is_reported_within_two_seconds_and_the_trial_resumed_on_a_new_one(house: House):
+    house.study()
+    house.let(2)
+    with house.worker() as worker:
+        child = worker.child_pid()
+        worker.says("event=snapshot_committed", "step=2")
+        os.kill(child, signal.SIGKILL)
+        killed = time.monotonic()
+        worker.says("event=trainer_died", "SIGKILL")
+        worker.says("event=attempt_ended", "state=waiting")
+        assert time.monotonic() - killed < 2
+        assert worker.child_pid(times=2) != child
+        worker.says("event=claimed", "attempt=2", "resume=2")
+        house.let(EPOCHS)
+        house.trial_is(state="complete", attempt=2)
+    assert house.steps() == ALL
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(signal.SIGTERM, "shutdown"), pytest.param(signal.SIGUSR1, "preempted", marks=pytest.mark.long)],
+)
+def test_a_signal_hands_the_trial_back_with_a_snapshot_and_costs_no_retry(
+    house: House, number: signal.Signals, cause: str
+):
+    house.study(snapshot_every_seconds=600)
+    house.let(4)
+    with house.worker() as worker:
+        house.trial_is(step=4)
+        child, asked = worker.child_pid(), time.monotonic()
+        worker.signal(number)
+        assert worker.ends(25) == 0
+        assert time.monotonic() - asked < 25
+        worker.says("event=handing_back", f"cause={cause}")
+        worker.says("event=snapshot_committed", "step=4")
+        worker.says("event=attempt_ended", "state=waiting")
+        assert not is_alive(child)
+    house.trial_is(state="waiting", attempt=1)
+
+
+def test_a_trial_that_is_cancelled_is_abandoned_and_the_slot_takes_the_next(house: House):
+    house.study(rates=(0.01, 0.1), limits={"max_concurrent": 1})
+    house.let(1)
+    with house.worker() as worker:
+        house.trial_is(0, step=1)
+        house.client.post("studies", house.name, "trials", 0, "cancel")
+        house.let(2)  # its next report is refused
+        worker.says("event=trial_gone", "already_final")
+        house.let(EPOCHS)
+        house.trial_is(1, state="complete")
+    house.trial_is(0, state="cancelled")
+
+
+def test_an_edited_task_file_restarts_the_trainer_and_a_broken_one_is_waited_for(house: House):
+    with house.worker() as worker:
+        worker.says("event=registered", seconds=60)
+        before = house.digest()
+        house.task_file.write_text("raise ValueError('half an edit')\n")
+        worker.says("event=files_changed", seconds=40)
+        worker.says("event=trainer_does_not_start", "half an edit", seconds=60)
+        house.task_file.write_text(house.code + "# another loop\n")
+        worker.says("event=task_changed", f"task={house.name}", seconds=60)
+        assert until(house.digest) != before
+        worker.signal(signal.SIGINT)
+        assert worker.ends(5) == 0  # an idle one leaves at once
