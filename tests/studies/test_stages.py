@@ -140,6 +140,16 @@ def test_cells_that_differ_in_inactive_parameters_only_are_one_cell() -> None:
     assert seen == [("sgd", None), ("adam", 0.8), ("adam", 0.9)]
 
 
+def test_cells_of_a_long_space_have_short_keys_of_their_own() -> None:
+    space = {f"a_rather_long_name_{i}": {"low": 0.0, "high": 1.0} for i in range(30)}
+    axes = {name: 2 if i == 29 else 1 for i, name in enumerate(space)}
+    runner = Runner(study([{"kind": "coarse_grid", "epochs": 1, "axes": axes}], space=space))
+    runner.run("coarse_grid")
+    keys = [t.key for t in runner.log.trials("coarse_grid")]
+    assert len(set(keys)) == 2
+    assert max(map(len, keys)) <= 400
+
+
 def test_a_stage_in_which_nothing_ranks_fails_and_says_why() -> None:
     runner = Runner(study([COARSE, REFINE]))
     done = runner.run("coarse_grid", ending=lambda trial: ("pruned", "diverged"))

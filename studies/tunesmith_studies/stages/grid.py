@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import product
 from typing import TypeAlias
 
 from tunesmith_studies.planning import History
 from tunesmith_studies.space import Params, Scalar, Space, canonical
 from tunesmith_studies.trial import Start
+
+LONGEST_KEY = 400
 
 Axes: TypeAlias = Mapping[str, Sequence[Scalar]]
 
@@ -42,7 +45,9 @@ def cells(space: Space, axes: Axes, base: Params, held: Params) -> Iterator[Cell
 
 
 def cell_key(params: Params, held: Params) -> str:
-    return canonical({n: v for n, v in params.items() if n not in held}) or "only"
+    """Names the cell within its stage; a long one ends in a digest, for a key has a largest length."""
+    key = canonical({n: v for n, v in params.items() if n not in held}) or "only"
+    return key if len(key) <= LONGEST_KEY else f"{key[:300]}…{sha256(key.encode()).hexdigest()}"
 
 
 def unique(found: Iterable[Cell]) -> list[Cell]:
