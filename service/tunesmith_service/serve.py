@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
         self.address = self._settings.model_copy(update={"port": port}).address
-        said = {"url": self.address, "pid": os.getpid()}
+        said = {"url": self._local_address(port), "pid": os.getpid()}
         self._address_file.write_text(json.dumps(said) + "\n", encoding="utf-8")
         log.info("service.listening", url=self.address)
         await self._on_ready(self._service, self.address)
@@ -70,6 +70,13 @@ class Server(uvicorn.Server):
         self._service.listeners.close()
         await super().shutdown(sockets)
         self._address_file.unlink(missing_ok=True)
+
+    def _local_address(self, port: int) -> str:
+        """Where commands on this machine reach us; with TLS, the name that the certificate has."""
+        if self._settings.tls_cert:
+            return self.address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104
+        return self._settings.model_copy(update={"host": host, "port": port, "public_url": ""}).address
 
     @property
     def _address_file(self) -> Path:
