@@ -72,6 +72,14 @@ def test_the_login_link_opens_the_dashboard_and_leaves_no_code_behind(visit: Vis
     expect(visit.page.get_by_text("mat1 and mat2 shapes cannot be multiplied").first).to_be_visible()
 
 
+def test_the_link_works_in_a_tab_that_shows_the_login_page(visit: Visit, dashboard: Dashboard):
+    visit.page.context.clear_cookies()
+    visit.page.goto("/ui/studies")
+    assert visit.page.url.endswith("/ui/login")
+    visit.page.goto(dashboard.login_link())
+    visit.page.wait_for_url("**/ui/studies")
+
+
 def test_a_study_grows_without_a_reload(visit: Visit, dashboard: Dashboard):
     from playwright.sync_api import expect
 
@@ -121,7 +129,7 @@ def test_stopping_asks_first(visit: Visit, dashboard: Dashboard):
     visit.page.goto(f"/ui/studies/{study}")
     visit.page.get_by_role("button", name="Stop…").click()
     question = visit.page.get_by_role("dialog", name="Stop this study for good?")
-    expect(question).to_contain_text("0 running and 1 waiting trials")
+    expect(question).to_contain_text("run (0) or wait (1)")
     question.get_by_role("button", name="Keep it as it is").click()
     expect(question).to_be_hidden()
     visit.page.get_by_role("button", name="Stop…").click()

@@ -5,7 +5,7 @@ Rows come as `store` reads them; times are microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,16 +98,28 @@ def why(stage: StageRow) -> str:
 
 
 def _plan(spec: Mapping[str, Any]) -> str:
-    epochs = spec.get("epochs")
-    source = spec.get("source")
-    share = spec.get("data_fraction", 1.0)
-    parts = [f"{epochs} epochs a trial" if epochs != 1 else "1 epoch a trial"] if epochs else []
+    """What a stage will do, from its own words; a kind that has none here says how long it trains."""
+    does = _DOES.get(spec["kind"], lambda _: "")(spec)
+    epochs, share = spec["epochs"], spec.get("data_fraction", 1.0)
+    trains = f"{epochs} epochs a trial" if epochs != 1 else "1 epoch a trial"
     if share != 1.0:
-        parts.append(f"on {share:.0%} of the training set")
-    if source:
-        parts.append(f"builds on {source}")
-    text = ", ".join(parts)
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+        trains += f" on {share:.0%} of the training set"
+    if spec.get("source"):
+        trains += f"; builds on {spec['source']}"
+    return f"{does} {trains[0].upper()}{trains[1:]}.".strip()
+
+
+_DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "coarse_grid": lambda s: (
+        f"Every cell of {' × '.join(s['axes'])} once." if s.get("axes") else "Every cell once."
+    ),
+    "refine_grid": lambda s: f"Cells {s['factor']:g} times finer around the best {s['top']}.",
+    "random": lambda s: f"{s['trials']} points, {s['method']}.",
+    "sampler": lambda s: f"{s['trials']} points, proposed by {s['sampler']['kind']}.",
+    "weight_decay_restarts": lambda s: (
+        f"One trunk to its plateau, then {len(s['values'])} branches that differ in {s['param']}."
+    ),
+}
 
 
 def stage(row: StageRow, planned: int | None, bests: Mapping[str, Best]) -> StageView:
@@ -152,11 +164,13 @@ def moves(state: str, running: int, waiting: int) -> list[Move]:
     )
     resume = Move("resume", "Resume…", "Resume this study?", "Its waiting trials are handed out again.")
     stop = Move(
-        "stop", "Stop…", "Stop this study for good?",
-        f"Its {running} running and {waiting} waiting trials are cancelled and the stages that are left are "
+        "stop",
+        "Stop…",
+        "Stop this study for good?",
+        f"Trials that run ({running}) or wait ({waiting}) are cancelled, and the stages that are left are "
         "skipped. What has been found stays. A stopped study cannot be resumed.",
         risky=True,
-    )  # fmt: skip
+    )
     return {StudyState.ACTIVE: [pause, stop], StudyState.PAUSED: [resume, stop]}.get(StudyState(state), [])
 
 

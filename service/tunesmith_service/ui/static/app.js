@@ -15,8 +15,16 @@
       el.title = `${at.toLocaleString()} (${el.dateTime})`;
     }
   }
-  localTimes(document);
-  body.addEventListener("htmx:afterSettle", (event) => localTimes(event.detail.target.parentNode || document));
+  // A log shows its end.
+  function tails(root) {
+    for (const el of root.querySelectorAll("[data-tail]")) el.scrollTop = el.scrollHeight;
+  }
+  function dress(root) {
+    localTimes(root);
+    tails(root);
+  }
+  dress(document);
+  body.addEventListener("htmx:afterSettle", (event) => dress(event.detail.target.parentNode || document));
 
   // --- a number copied by itself is copied in full ---
   document.addEventListener("copy", (event) => {
@@ -37,7 +45,7 @@
     toast.hidden = false;
   });
 
-  // --- refreshing: at most once a second, and never under somebody's selection ---
+  // --- refreshing: at most once a second, and never what somebody is reading or has selected ---
   let due = false;
   let resting = false;
   let kinds = new Set();
@@ -54,12 +62,15 @@
       if (due) refresh();
     }, 1000);
   }
-  body.addEventListener("htmx:beforeRequest", (event) => {
+  function isRead(part) {
     const selection = document.getSelection();
+    const log = part.querySelector("[data-tail]");
+    const isScrolledBack = log && log.scrollTop + log.clientHeight < log.scrollHeight - 8;
+    return isScrolledBack || (!selection.isCollapsed && part.contains(selection.anchorNode));
+  }
+  body.addEventListener("htmx:beforeRequest", (event) => {
     const asked = event.detail.requestConfig.triggeringEvent;
-    if (asked && asked.type === "live" && !selection.isCollapsed && event.detail.elt.contains(selection.anchorNode)) {
-      event.preventDefault();
-    }
+    if (asked && asked.type === "live" && isRead(event.detail.elt)) event.preventDefault();
   });
 
   // --- pages without a stream of their own ask again every few seconds, while they are looked at ---

@@ -51,6 +51,7 @@
       const line = css("--line");
       const log = scale === "log" && view.range && view.range[0] > 0;
       const narrow = canvas.clientWidth < 480;
+      const steps = view.curves.flatMap((c) => [...c.steps, ...c.lost]);
       const axis = {
         nameTextStyle: { color: soft },
         axisLabel: { color: soft, hideOverlap: true },
@@ -69,12 +70,12 @@
           confine: true,
           backgroundColor: css("--card"),
           borderColor: line,
-          textStyle: { color: css("--text"), fontSize: 12 },
+          textStyle: { color: css("--text"), fontSize: 12, fontFamily: getComputedStyle(root).fontFamily },
           axisPointer: { lineStyle: { color: soft, type: "dashed" }, snap: true },
           formatter: (points) => tooltip(points, narrow ? 5 : 10),
         },
         xAxis: {
-          ...axis, type: "value", name: "epoch", nameLocation: "end", nameGap: -30, min: "dataMin", max: "dataMax",
+          ...axis, type: "value", name: "epoch", nameLocation: "end", nameGap: -30, min: Math.min(...steps), max: Math.max(...steps),
           minInterval: 1, splitLine: { show: false },
           nameTextStyle: { color: soft, verticalAlign: "top", padding: [26, 0, 0, 0] },
         },

@@ -2,9 +2,13 @@
 "use strict";
 (() => {
   const form = document.querySelector("form[data-login]");
-  const code = new URLSearchParams(location.hash.slice(1)).get("code") || new URLSearchParams(location.search).get("code");
-  if (!form || !code) return;
-  history.replaceState(null, "", location.pathname);
-  form.elements.code.value = code;
-  form.requestSubmit();
+  function redeem() {
+    const code = new URLSearchParams(location.hash.slice(1)).get("code");
+    if (!code) return;
+    history.replaceState(null, "", location.pathname);
+    form.elements.code.value = code;
+    form.requestSubmit();
+  }
+  window.addEventListener("hashchange", redeem); // the link opened in a tab that shows this page already
+  redeem();
 })();
