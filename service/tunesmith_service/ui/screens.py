@@ -95,6 +95,7 @@ def study(conn: Connection, who: Who, study_id: int) -> StudyView:
 
 
 def _best(row: store.Trial, spec: Mapping[str, Any]) -> views.Best:
+    assert row.value is not None, "only complete trials are ranked"
     params = [(name, row.params[name]) for name in views.varied(spec) if name in row.params]
     return views.Best(row.number, row.value, row.stage, params)
 
@@ -297,4 +298,7 @@ def _points(points: Sequence[Point], metric: str) -> list[tuple[int, float]]:
 
 
 def _sorted(names: set[str], first: str) -> list[str]:
-    return sorted(names, key=lambda n: (n != first, not n.startswith("val/"), n))
+    """The objective's metric, then validation, training, and what the machine says of itself."""
+    splits = ("val", "train")
+    place = {n: splits.index(s) if (s := n.partition("/")[0]) in splits else len(splits) for n in names}
+    return sorted(names, key=lambda n: (n != first, place[n], n))

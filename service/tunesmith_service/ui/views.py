@@ -99,7 +99,8 @@ def why(stage: StageRow) -> str:
 
 def _plan(spec: Mapping[str, Any]) -> str:
     """What a stage will do, from its own words; a kind that has none here says how long it trains."""
-    does = _DOES.get(spec["kind"], lambda _: "")(spec)
+    say = _DOES.get(spec["kind"])
+    does = say(spec) if say else ""
     epochs, share = spec["epochs"], spec.get("data_fraction", 1.0)
     trains = f"{epochs} epochs a trial" if epochs != 1 else "1 epoch a trial"
     if share != 1.0:
@@ -117,7 +118,7 @@ _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "random": lambda s: f"{s['trials']} points, {s['method']}.",
     "sampler": lambda s: f"{s['trials']} points, proposed by {s['sampler']['kind']}.",
     "weight_decay_restarts": lambda s: (
-        f"One trunk to its plateau, then {len(s['values'])} branches that differ in {s['param']}."
+        f"One trunk to its plateau, then {len(s['values']) or 'a few'} branches that differ in {s['param']}."
     ),
 }
 

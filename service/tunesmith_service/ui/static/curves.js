@@ -22,7 +22,7 @@
     const size = Math.floor(Math.log10(Math.abs(value)));
     return size > -4 && size < 6 ? value.toFixed(Math.max(3 - size, 0)) : value.toExponential(3).replace("e+", "e");
   }
-  const tick = (value) => String(Number(value.toPrecision(3)));
+  const tick = (value) => String(Number(value.toPrecision(6))).replace("e+", "e");
 
   for (const root of document.querySelectorAll("[data-curves]")) draw(root);
 
