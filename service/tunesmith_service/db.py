@@ -38,11 +38,11 @@ from tunesmith_service.clock import SECOND
 STATEMENT_TIMEOUT_MS = 5_000
 
 
-class WeakDurability(RuntimeError):  # noqa: N818
+class WeakDurability(RuntimeError):
     """The database may forget what it has acknowledged; the service does not start on it."""
 
 
-class AlreadyServed(RuntimeError):  # noqa: N818
+class AlreadyServed(RuntimeError):
     """Another process holds this SQLite file."""
 
 

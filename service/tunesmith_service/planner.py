@@ -40,7 +40,8 @@ class StudyPlanner:
     """One study: its log so far, and what follows from it.
 
     Every answer is a function of the log alone. `tests/service/test_replay.py` asks the same
-    questions of a log cut at a proposal's `planned_at` (`tunesmith_studies.decisions`) and expects the same bytes.
+    questions of a log cut at a proposal's `planned_at` (`tunesmith_studies.decisions`) and expects the
+    same bytes.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:

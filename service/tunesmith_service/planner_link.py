@@ -153,12 +153,14 @@ class PlannerLink:
         await process.wait()
 
     async def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._process is not None and self._process.stdin is not None
+        assert self._process is not None
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(message, allow_nan=False).encode() + b"\n")
         await self._process.stdin.drain()
 
     async def _receive(self) -> dict[str, Any]:
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line:
             raise EOFError("the planner process ended")

@@ -82,16 +82,16 @@ class Registered(Reply):
 class ClaimRequest(Request):
     """Ask for a trial; answered when there is one, or with no grant after `wait_seconds`."""
 
-    claim_id: Hex128 = Field(description="Random; the same claim again gets the same lease while it is current.")
+    claim_id: Hex128 = Field(description="Random; the same claim again gets the same lease while current.")
     worker_id: Hex128
     boot_id: Hex128
     slot_id: Hex128
-    secret: Hex128 = Field(description="The lease's secret, picked by the worker; the service keeps its hash.")
+    secret: Hex128 = Field(description="The lease's secret, picked by the worker; the service keeps a hash.")
     wait_seconds: float = Field(default=0, ge=0, le=20)
 
 
 class SnapshotRef(Reply):
-    """A committed snapshot to go on from; `GET /api/v1/leases/{trial_id}/snapshots/{sha256}` has its bytes."""
+    """A committed snapshot to go on from; `GET …/leases/{trial_id}/snapshots/{sha256}` has the bytes."""
 
     sha256: Sha256
     step: int
@@ -181,7 +181,7 @@ class CommitArtifact(Request):
 class TrialError(Request):
     """Why a trial failed, for the person who must repair it."""
 
-    kind: Name = Field(description="Exception class, or out_of_memory, killed, protocol_error, snapshot_corrupt, …")
+    kind: Name = Field(description="Exception class, or out_of_memory, killed, protocol_error, …")
     message: str = Field(max_length=16_384)
     traceback: str = Field(default="", max_length=65_536)
 

@@ -43,7 +43,7 @@ _DTYPES = {
 }  # fmt: skip
 
 
-class SnapshotCorrupt(Exception):  # noqa: N818 - the word that errors are reported under
+class SnapshotCorrupt(Exception):
     """The file is no snapshot, is damaged, or does not fit what it shall be restored into."""
 
 

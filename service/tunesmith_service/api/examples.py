@@ -206,7 +206,7 @@ TOKEN_CREATED = {
 }
 LOGIN_CODE = {
     "code": "Zk3p…",
-    "url": "http://127.0.0.1:8787/ui/login?code=Zk3p…",
+    "url": "http://127.0.0.1:8787/ui/login#code=Zk3p…",
     "expires_seconds": 600.0,
 }
 PROBLEM = {
@@ -225,15 +225,35 @@ UPLOAD: dict[str, Any] = {
 }
 
 
-def request(value: Any, **others: Any) -> dict[str, Any]:
-    """A request body's examples, as `Body(openapi_examples=…)` takes them."""
-    return {"usual": {"value": value}} | {name: {"value": v} for name, v in others.items()}
+_NULL = "null, which FastAPI would drop"
+
+
+def request(value: Any) -> dict[str, Any]:
+    """A request body's example, as `Body(openapi_examples=…)` takes it."""
+    return {"usual": {"value": _sealed(value)}}
 
 
 def answer(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """A response's example, to be joined with other `responses`."""
-    return {status: {"content": {"application/json": {"example": value}}}}
+    return {status: {"content": {"application/json": {"example": _sealed(value)}}}}
 
 
 def page(item: Any) -> dict[int | str, dict[str, Any]]:
     return answer({"items": [item], "next_cursor": None})
+
+
+def _sealed(value: Any) -> Any:
+    """FastAPI leaves out every None of a document, those within examples too: they go in disguise."""
+    return _changed(value, None, _NULL)
+
+
+def unsealed(document: Any) -> Any:
+    return _changed(document, _NULL, None)
+
+
+def _changed(value: Any, old: Any, new: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _changed(v, old, new) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_changed(v, old, new) for v in value]
+    return new if value == old and type(value) is type(old) else value

@@ -36,7 +36,7 @@ async def openapi_json(request: Request) -> Response:
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI 3.1 document, with each operation's role and problems."""
-    made: dict[str, Any] = get_openapi(
+    described = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
@@ -47,6 +47,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         ),
         routes=[c for c in iter_route_contexts(app.routes) if (c.path or "").startswith(DESCRIBED)],
     )
+    made: dict[str, Any] = examples.unsealed(described)
     components = made["components"]
     components["schemas"]["Problem"] = Problem.model_json_schema()
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "tsm_…"}}
