@@ -122,6 +122,8 @@ def up(
         options += [str(part) for value in values for part in (flag, value)]
     local = LocalWorkers(settings, workers, options)
     _serve(settings, local.start, local.stop)
+    if local.gave_up:
+        raise click.ClickException(local.gave_up)
 
 
 @main.command("migrate")

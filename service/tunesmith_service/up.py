@@ -39,6 +39,7 @@ class LocalWorkers:
         self._keepers: list[asyncio.Task[None]] = []
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = False
+        self.gave_up = ""  # why it all ended, if a worker did by itself
 
     async def start(self, service: Service, address: str) -> None:
         click.echo(f"Tunesmith is at {address}")
@@ -73,6 +74,7 @@ class LocalWorkers:
                 return
             if code >= 0:
                 log.error("worker.gave_up", worker=number, exit_code=code)
+                self.gave_up = f"worker {number} ended with exit code {code}; what it said stands above"
                 signal.raise_signal(signal.SIGTERM)
                 return
             log.warning("worker.killed", worker=number, signal=-code)

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,10 @@ def study(name: str = "study", **changed: Any) -> dict[str, Any]:
 class Served:
     """`tunesmith serve` in a process of its own, killed at the end."""
 
-    def __init__(self, home: Path, *flags: str) -> None:
+    def __init__(self, home: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
         self.home, self.port = home, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._flags = flags
+        self._flags, self._environ = flags, environ
         self.start()
         bearer = {"Authorization": f"Bearer {self.token('operator')}"}
         self.people = httpx.Client(base_url=f"{self.url}/api/v1", headers=bearer, timeout=30)
@@ -61,7 +61,7 @@ class Served:
     def start(self) -> None:
         command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(self.home)]
         command += ["--port", str(self.port), "--reserve-bytes", "0", *self._flags]
-        self.process = Process(command, directory=self.home)
+        self.process = Process(command, directory=self.home, environ=self._environ)
         until(self._answers, 60, saw=lambda: self.process.said)
 
     def _answers(self) -> bool:
@@ -81,6 +81,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server on SQLite that a module's tests share."""
     with Served(tmp_path_factory.mktemp("served")) as server:
         yield server
+
+
+@pytest.fixture
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
+    """Starts servers of a test's own: `serve("--flag", environ={…})`."""
+    with ExitStack() as all_:
+
+        def start(*flags: str, environ: dict[str, str] | None = None) -> Served:
+            return all_.enter_context(Served(tmp_path_factory.mktemp("own"), *flags, environ=environ))
+
+        yield start
 
 
 @dataclass
