@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format clean
+.PHONY: help setup demo test test-long lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
@@ -48,6 +48,9 @@ lint: $(STAMP) ## ruff, and mypy --strict on all packages
 format: $(STAMP) ## Let ruff lay the code out
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+vendor: $(STAMP) ## Fetch the dashboard's front-end files anew, as vendor.lock.json says (needs npm)
+	$(BIN)/python -m tunesmith_service.ui.vendor
 
 clean: ## Remove what the demo and the tools left (not .venv)
 	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -155,6 +155,15 @@ def test_logging_out_leads_to_the_login_page(visit: Visit):
     assert visit.page.url.endswith("/ui/login")
 
 
+def test_a_page_left_open_leads_to_the_login_page_when_its_session_ends(visit: Visit, dashboard: Dashboard):
+    visit.page.goto(f"/ui/studies/{dashboard.study}")
+    other = visit.page.context.new_page()
+    other.goto("/ui/studies")
+    other.get_by_role("button", name="Log out").click()
+    visit.page.wait_for_url("**/ui/login")
+    visit.wrong[:] = [w for w in visit.wrong if "401" not in w]  # the browser notes the refusals
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_every_page_without_scrolling_sideways(visit: Visit, dashboard: Dashboard, scheme: str):
     visit.page.set_viewport_size({"width": 390, "height": 844})

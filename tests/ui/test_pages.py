@@ -63,6 +63,12 @@ def test_without_a_session_a_page_leads_to_the_login_page(dashboard: Dashboard, 
     assert (part.status_code, part.headers["hx-redirect"]) == (401, "/ui/login")
 
 
+def test_without_a_session_a_stream_is_refused_and_not_redirected(dashboard: Dashboard):
+    asked = {"Accept": "text/event-stream"}
+    answer = httpx.get(f"{dashboard.url}/ui/studies/{dashboard.study}/stream", headers=asked)
+    assert answer.status_code == 401
+
+
 def test_an_api_token_opens_no_page_and_a_session_no_api(dashboard: Dashboard, person: httpx.Client):
     bearer = {"Authorization": f"Bearer {dashboard.operator}"}
     assert httpx.get(f"{dashboard.url}/ui/studies", headers=bearer).status_code == 303

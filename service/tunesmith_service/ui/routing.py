@@ -49,7 +49,8 @@ def _to_login(request: Request) -> Response:
     login = f"{base(request)}/login"
     if "hx-request" in request.headers:  # a part of a page: the whole page must go
         return Response(status_code=401, headers={"HX-Redirect": login})
-    if request.method in SAFE_METHODS:
+    is_stream = "text/event-stream" in request.headers.get("accept", "")
+    if request.method in SAFE_METHODS and not is_stream:
         return RedirectResponse(login, 303)
     return PlainTextResponse("The session has ended; run `tunesmith login` for a new link.", 401)
 

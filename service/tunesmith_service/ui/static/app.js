@@ -102,8 +102,12 @@
     source.onopen = () => show("live");
     source.onerror = () => {
       show("reconnecting");
-      // The browser tries again by itself unless the answer was not a stream.
-      if (source && source.readyState === EventSource.CLOSED) again = setTimeout(open, 2000);
+      // The browser tries again by itself unless the answer was a refusal. If that is because the
+      // session has ended, the refresh leads to the login page.
+      if (source && source.readyState === EventSource.CLOSED) {
+        again = setTimeout(open, 2000);
+        refresh();
+      }
     };
     source.addEventListener("changes", (event) => {
       last = event.lastEventId;
