@@ -5,6 +5,7 @@ Load, latency and fault tests use it where what is trained does not matter.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
@@ -12,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from tunesmith_service import wire
-from tunesmith_service.client import Lease, WorkerClient
+from tunesmith_service.client import AlreadyFinal, Lease, WorkerClient
 
 TASK = "light"
 DIGEST = hashlib.sha256(b"light").hexdigest()
@@ -78,14 +79,15 @@ class LightWorker:
         return reply
 
     async def run_one(self, wait_seconds: float = 0) -> bool:
-        """Claim a trial and run it to its end. Returns False if there was none."""
+        """Claim a trial and run it to its end, or until it is pruned. Returns False if there was none."""
         claimed = await self.claim(wait_seconds)
         if claimed is None:
             return False
         lease, work = claimed
         first = work.resume.step if work.resume else 0
-        for seq, step in enumerate(range(first + 1, work.epochs + 1), start=1):
-            await self.report(lease, work, seq, step)
-            await self.beat(lease)
-        await self.finish(lease)
+        with contextlib.suppress(AlreadyFinal):
+            for seq, step in enumerate(range(first + 1, work.epochs + 1), start=1):
+                await self.report(lease, work, seq, step)
+                await self.beat(lease)
+            await self.finish(lease)
         return True
