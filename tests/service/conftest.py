@@ -76,9 +76,9 @@ class Served:
         return (self.home / f"{role}.token").read_text().strip()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server on SQLite that a module's tests share."""
+    """A server on SQLite that all tests share: they name their studies differently."""
     with Served(tmp_path_factory.mktemp("served")) as server:
         yield server
 
