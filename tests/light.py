@@ -30,10 +30,12 @@ def slope(work: wire.WorkOrder, step: int) -> float:
 class LightWorker:
     """One slot. `took` holds the seconds that each call took, by its name."""
 
-    def __init__(self, url: str, token: str, *, name: str = "light", objective: Objective = slope) -> None:
+    def __init__(
+        self, url: str, token: str, *, name: str = "light", task: str = TASK, objective: Objective = slope
+    ) -> None:
         self.client = WorkerClient(url, token)
         self.worker_id, self.boot_id, self.slot_id = (secrets.token_hex(16) for _ in range(3))
-        self.name, self.objective = name, objective
+        self.name, self.task, self.objective = name, task, objective
         self.took: dict[str, list[float]] = defaultdict(list)
 
     async def register(self) -> None:
@@ -41,7 +43,7 @@ class LightWorker:
         await self.client.register(
             wire.Register(
                 worker_id=self.worker_id, boot_id=self.boot_id, name=self.name, version="0",
-                tasks={TASK: DIGEST}, slots=[slot],
+                tasks={self.task: DIGEST}, slots=[slot],
             )
         )  # fmt: skip
 
