@@ -45,7 +45,7 @@ class Dashboard:
     def start(self) -> None:
         command = [
             sys.executable, "-m", "tunesmith_service", "serve", "--home", str(self.home),
-            "--port", str(self.port), "--no-planner", "--reserve-bytes", "0",
+            "--port", str(self.port), "--no-planner", "--reserve-bytes", "0", "--shutdown-seconds", "30",
         ]  # fmt: skip
         self.process = Process(command)
         until(self._answers, 30, saw=lambda: self.process.said)
