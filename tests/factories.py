@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from sqlalchemy import Engine, Select, select
-from tunesmith_service import batches, tables, wire
+from tunesmith_service import batches, errors, tables, wire
 from tunesmith_service import commands as c
 from tunesmith_service.clock import SECOND, ManualClock
 from tunesmith_service.moves import MAX_BACKOFF_US
@@ -30,6 +30,12 @@ PROJECT = 1
 WORK = {"epochs": 3, "seed": 7, "data_fraction": 1.0, "stop_at_plateau": False, "keep_snapshot": False}
 
 _ids = count(1)
+
+
+def restart_ids() -> None:
+    """From here on the ids are those of a new run: for tests that build one world twice."""
+    global _ids  # noqa: PLW0603
+    _ids = count(1)
 
 
 def hex128() -> str:
@@ -115,7 +121,7 @@ class Bench:
         """Apply commands that arrive together. Refusals come back as values, faults are raised."""
         done = batches.commit(self.engine, commands, self.clock.now_us())
         for outcome in done.outcomes:
-            if isinstance(outcome, Exception) and not isinstance(outcome, batches.Refused):
+            if isinstance(outcome, Exception) and not isinstance(outcome, errors.Refused):
                 raise outcome
         return done.outcomes
 

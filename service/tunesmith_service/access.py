@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from tunesmith_service.clock import SECOND
 from tunesmith_service.commands import (
@@ -84,7 +85,8 @@ def apply_create_login_code(tx: Tx, commands: Sequence[CreateLoginCode], now_us:
     tx.execute(delete(login_codes).where(login_codes.c.expires_us < now_us))
     tx.execute(delete(sessions).where(sessions.c.expires_us < now_us))
     new = [{"code_hash": c.code_hash, "token_id": c.token_id, "expires_us": c.expires_us} for c in commands]
-    tx.execute(insert(login_codes), new)
+    make = sqlite.insert if tx.conn.dialect.name == "sqlite" else postgresql.insert
+    tx.execute(make(login_codes).on_conflict_do_nothing(), new)
     return [None] * len(commands)
 
 

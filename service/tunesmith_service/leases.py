@@ -112,6 +112,7 @@ class _Curve:
         self.furthest: int = place.furthest
         self.last_metrics: Mapping[str, Any] | None = place.last_metrics
         self.new: list[tuple[int, str, list[dict[str, Any]]]] = []
+        self.heard = False  # a report came that was not refused: the lease is renewed
 
     def add(self, c: Report, known: Mapping[int, str]) -> Kept | Refused:
         points: list[dict[str, Any]] = [
@@ -121,12 +122,16 @@ class _Curve:
         if c.seq <= self.seq:
             stored = known.get(c.seq) or {seq: d for seq, d, _ in self.new}[c.seq]
             told = f"Report {c.seq} of trial {self.trial.number} was already sent with other points."
-            return Kept(duplicate=True) if stored == digest else SeqReused(told)
+            if stored != digest:
+                return SeqReused(told)
+            self.heard = True
+            return Kept(duplicate=True)
         if c.seq > self.seq + 1:
             told = f"Report {c.seq} came before report {self.seq + 1}; send again from there."
             return SeqGap(told, outcome={"expected_seq": self.seq + 1})
         if refused := self._unfit(c):
             return refused
+        self.heard = True
         self.seq = c.seq
         self.step = points[-1]["step"]
         self.last_metrics = points[-1]["metrics"]
@@ -176,8 +181,7 @@ def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept |
             outcomes[i] = curves[c.lease].add(c, known.get(standing.trial.id, {}))
         else:
             outcomes[i] = standing.refusal
-    touched = {c.lease for c in commands} & curves.keys()
-    grown = [curve for lease, curve in curves.items() if lease in touched]
+    grown = [curve for curve in curves.values() if curve.heard]
     tx.update_each(_REPORTED, [curve.values(now_us + tx.ttl_us) for curve in grown])
     _insert_reports(tx, grown, now_us)
     return [outcomes[i] for i in range(len(commands))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from sqlalchemy import BigInteger, Row, bindparam, insert, select, update
@@ -35,6 +36,31 @@ def _held(tx: Tx, commands: Sequence[Upload]) -> tuple[dict[Lease, Row[Any]], di
     return held, {lease: s.refusal for lease, s in where.items() if not isinstance(s, Held)}
 
 
+def _renew(
+    tx: Tx,
+    commands: Sequence[Upload],
+    outcomes: Sequence[Kept | Refused],
+    held: Mapping[Lease, Row[Any]],
+    now_us: int,
+    *,
+    progress: AbstractSet[Lease] = frozenset(),
+) -> None:
+    """T3 for the leases under which anything was kept; `progress` forgives past losses."""
+    kept = {c.lease for c, o in zip(commands, outcomes, strict=True) if isinstance(o, Kept)}
+    renewed = [
+        {
+            "b_id": trial.id,
+            "b_attempt": trial.attempt,
+            "b_lease_hash": trial.lease_hash,
+            "lease_expires_us": max(trial.lease_expires_us, now_us + tx.ttl_us),
+            "losses": 0 if lease in progress else trial.losses,
+        }
+        for lease, trial in held.items()
+        if lease in kept
+    ]
+    tx.update_each(_RENEW, renewed)
+
+
 def _name_blobs(tx: Tx, accepted: Iterable[Upload], now_us: int) -> None:
     make = sqlite.insert if tx.conn.dialect.name == "sqlite" else postgresql.insert
     new = [
@@ -65,7 +91,9 @@ def apply_snapshot(tx: Tx, commands: Sequence[CommitSnapshot], now_us: int) -> l
         same = stored is None or stored == c.sha256
         outcomes.append(Kept(duplicate=stored is not None) if same else SnapshotReused(told))
     if accepted:
-        _publish(tx, accepted, held, before, now_us)
+        _publish(tx, accepted, held, now_us)
+    past = {c.lease for c in accepted if c.step > before.get(c.lease.trial_id, 0)}
+    _renew(tx, commands, outcomes, held, now_us, progress=past)
     return outcomes
 
 
@@ -79,31 +107,10 @@ def _committed(tx: Tx, trial_ids: Iterable[int]) -> dict[int, dict[tuple[int, in
     return found
 
 
-def _publish(
-    tx: Tx,
-    accepted: Sequence[CommitSnapshot],
-    held: dict[Lease, Row[Any]],
-    before: dict[int, int],
-    now_us: int,
-) -> None:
+def _publish(tx: Tx, accepted: Sequence[CommitSnapshot], held: Mapping[Lease, Row[Any]], now_us: int) -> None:
     _name_blobs(tx, accepted, now_us)
     tx.execute(insert(snapshots), [_snapshot_row(c, now_us) for c in accepted])
     record(tx, [_event(c, held[c.lease]) for c in accepted], now_us)
-    furthest = {c.lease: max(other.step for other in accepted if other.lease == c.lease) for c in accepted}
-    renewed = []
-    for lease, step in furthest.items():
-        trial = held[lease]
-        progress = step > before.get(trial.id, 0)
-        renewed.append(
-            {
-                "b_id": trial.id,
-                "b_attempt": trial.attempt,
-                "b_lease_hash": trial.lease_hash,
-                "lease_expires_us": max(trial.lease_expires_us, now_us + tx.ttl_us),
-                "losses": 0 if progress else trial.losses,
-            }
-        )
-    tx.update_each(_RENEW, renewed)
 
 
 def _snapshot_row(c: CommitSnapshot, now_us: int) -> dict[str, Any]:
@@ -152,6 +159,7 @@ def apply_log(tx: Tx, commands: Sequence[AppendLog], now_us: int) -> list[Kept |
     if accepted:
         _name_blobs(tx, accepted, now_us)
         tx.execute(insert(logs), [_log_row(c, now_us) for c in accepted])
+    _renew(tx, commands, outcomes, held, now_us)
     return outcomes
 
 
@@ -177,7 +185,9 @@ def apply_artifact(tx: Tx, commands: Sequence[CommitArtifact], now_us: int) -> l
         shown = {name: statement.excluded[name] for name in ("attempt", "sha256", "size", "at_us")}
         upsert = statement.on_conflict_do_update(index_elements=["trial_id", "name"], set_=shown)
         tx.execute(upsert, [_artifact_row(c, now_us) for c in newest.values()])
-    return [refused[c.lease] if c.lease in refused else Kept() for c in commands]
+    outcomes = [refused[c.lease] if c.lease in refused else Kept() for c in commands]
+    _renew(tx, commands, outcomes, held, now_us)
+    return outcomes
 
 
 def _artifact_row(c: CommitArtifact, now_us: int) -> dict[str, Any]:

@@ -223,7 +223,8 @@ def _moved(trial: Trial, entry: Entry) -> Trial:
     if state is TrialState.RUNNING:
         resumed_at = data.get("resume_step") or 0
         kept = tuple(p for p in trial.curve if p.step <= resumed_at)
-        return replace(trial, state=state, curve=kept)
+        # what has run is no draft any more: redrawing it would mix two curves
+        return replace(trial, state=state, curve=kept, draft=False)
     if not state.is_finished:
         return replace(trial, state=state)
     reason = data.get("stop_reason")

@@ -1,0 +1,285 @@
+"""The real handlers against the reference model, on random histories with zombies, replays and batches."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from databases import Databases
+from factories import PROJECT, TASK, WORK, Bench, Grant, Slot, hex128, report, sha256, stage
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from lease_model import MOST_RUNNING, MOST_TRIALS, RETRIES, Model, word
+from sqlalchemy import Engine, select
+from tunesmith_service import commands as c
+from tunesmith_service import db, store, tables, wire
+
+FINAL = ("complete", "pruned", "failed", "cancelled")
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """One study, three slots of three workers, time that passes only by a rule."""
+
+    engine: Engine
+    grants: Bundle[Grant] = Bundle("grants")  # every lease ever given, old ones too: they are the zombies
+
+    @initialize()
+    def begin(self) -> None:
+        self.bench = Bench(self.engine)
+        limits = {"max_concurrent": MOST_RUNNING, "max_trials": MOST_TRIALS}
+        self.study = self.bench.study(f"study {hex128()}", limits=limits, retries=RETRIES, stages=[stage()])
+        self.model = Model()
+        self.slots = [self.bench.register()[0] for _ in range(3)]
+        self.model.boots = {s.slot_id: s.boot_id for s in self.slots}
+        self.acknowledged: list[tuple[int, int, int]] = []
+
+    def teardown(self) -> None:
+        if hasattr(self, "study"):
+            self.bench.do(c.MoveStudy(self.study, "stopped", "test", "the example ends"))
+
+    def send(self, *commands: c.Command) -> list[Any]:
+        """Apply to both, in one batch, and compare. Returns the service's outcomes."""
+        outcomes = self.bench.batch(*commands)
+        told = [word(self.model, o) for o in outcomes]
+        expected = self.model.batch(list(commands), self.bench.clock.now_us())
+        assert told == expected, (commands, told, expected)
+        for command, answer in zip(commands, told, strict=True):
+            if isinstance(command, c.Report) and answer == "kept":
+                self.acknowledged.append((command.lease.trial_id, command.lease.attempt, command.seq))
+        return outcomes
+
+    def grant(self, claim: c.Claim, outcome: Any) -> Any:
+        return self.bench.granted(claim, outcome) if isinstance(outcome, c.Granted) else multiple()
+
+    # --- rules ------------------------------------------------------------------------------------
+
+    @rule(key=st.sampled_from("abcdefgh"))
+    def propose(self, key: str) -> None:
+        self.send(self.proposal(key))
+
+    def proposal(self, key: str) -> c.Propose:
+        return c.Propose(
+            self.study, "random", key, ord(key) - ord("a"), {"lr": 0.1}, WORK, None, {}, 0, False
+        )
+
+    @rule(n=st.integers(1, 3))
+    def enqueue(self, n: int) -> None:
+        self.send(c.Enqueue(self.study, "random", ({"lr": 0.5},) * n, WORK, "test"))
+
+    @rule(target=grants, slot=st.integers(0, 2))
+    def claim(self, slot: int) -> Any:
+        asked = self.bench.ask(self.slots[slot])
+        return self.grant(asked, self.send(asked)[0])
+
+    @rule(target=grants, order=st.permutations((0, 1, 2)), key=st.sampled_from("abcdefgh"))
+    def claim_together(self, order: list[int], key: str) -> Any:
+        asked = [self.bench.ask(self.slots[i]) for i in order]
+        outcomes = self.send(*asked, self.proposal(key))
+        got = [self.grant(a, o) for a, o in zip(asked, outcomes, strict=False) if isinstance(o, c.Granted)]
+        return multiple(*got)
+
+    @rule(grant=grants)
+    def claim_again(self, grant: Grant) -> None:
+        self.send(grant.claim, grant.claim)
+
+    @rule(grant=grants)
+    def renew(self, grant: Grant) -> None:
+        self.send(c.Renew(grant.lease), c.Renew(grant.lease))
+
+    @rule(grant=grants)
+    def renew_with_another_secret(self, grant: Grant) -> None:
+        lease = c.Lease(grant.trial_id, grant.lease.incarnation, grant.lease.attempt, b"x" * 32)
+        assert word(self.model, self.bench.do(c.Renew(lease))) == "lease_lost"
+
+    @rule(
+        grant=grants,
+        seq=st.integers(1, 4),
+        loss=st.sampled_from((0.5, 0.25, math.nan)),
+        more=st.integers(0, 2),
+    )
+    def report(self, grant: Grant, seq: int, loss: float, more: int) -> None:
+        self.send(report(grant, seq, *(loss,) * (more + 1), step=self.step(grant) + 1))
+
+    @rule(grant=grants, together=st.booleans())
+    def two_reports(self, grant: Grant, together: bool) -> None:
+        seq, step = len(self.attempt(grant).reports) + 1, self.step(grant)
+        pair = (report(grant, seq + 1, 0.2, step=step + 2), report(grant, seq, 0.3, step=step + 1))
+        if together:
+            self.send_out_of_order(*pair)
+        else:
+            self.send(pair[1])
+            self.send(pair[0])
+
+    def send_out_of_order(self, later: c.Report, earlier: c.Report) -> None:
+        """Two reports in one batch count in order of seq, however they arrived."""
+        outcomes = self.bench.batch(later, earlier)
+        expected = self.model.batch([earlier, later], self.bench.clock.now_us())
+        assert [word(self.model, o) for o in outcomes] == expected[::-1]
+        for command, answer in zip((earlier, later), expected, strict=True):
+            if answer == "kept":
+                self.acknowledged.append((command.lease.trial_id, command.lease.attempt, command.seq))
+
+    @rule(grant=grants, other=st.booleans())
+    def snapshot(self, grant: Grant, other: bool) -> None:
+        step = self.step(grant)
+        digest = sha256(f"{grant.trial_id} {grant.attempt} {step} {other}")
+        self.send(c.CommitSnapshot(grant.lease, step, digest, 100))
+
+    @rule(
+        grant=grants, how=st.sampled_from(("complete", "pruned", "failed", "retryable")), twice=st.booleans()
+    )
+    def finish(self, grant: Grant, how: str, twice: bool) -> None:
+        finish = self.ending(grant, how)
+        self.send(*(finish,) * (2 if twice else 1))
+
+    def ending(self, grant: Grant, how: str) -> c.Finish:
+        state = "failed" if how == "retryable" else how
+        reason = {"complete": "budget", "pruned": "diverged", "failed": "error"}[state]
+        return c.Finish(grant.lease, state, reason, retryable=how == "retryable")
+
+    @rule(grant=grants, how=st.sampled_from(("complete", "failed", "retryable")))
+    def report_and_finish_and_claim_together(self, grant: Grant, how: str) -> None:
+        seq = len(self.attempt(grant).reports) + 1
+        last = report(grant, seq, 0.1, step=self.step(grant) + 1)
+        self.send(self.ending(grant, how), c.Renew(grant.lease), last)
+
+    @rule(grant=grants)
+    def release(self, grant: Grant) -> None:
+        self.send(c.Release(grant.lease, "preempted"))
+
+    @rule(seconds=st.sampled_from((1, 10, 31, 61)))
+    def time_passes(self, seconds: int) -> None:
+        self.bench.seconds(seconds)
+
+    @rule(seconds=st.sampled_from((0, 31, 61)))
+    def sweep(self, seconds: int) -> None:
+        self.bench.seconds(seconds)
+        self.send(c.Sweep())
+
+    @rule(which=st.integers(0, MOST_TRIALS))
+    def prune(self, which: int) -> None:
+        if which < len(self.model.trials):
+            self.send(c.Prune(self.study, which, 0, 1))
+
+    @rule(which=st.integers(0, MOST_TRIALS))
+    def cancel(self, which: int) -> None:
+        if which < len(self.model.trials):
+            self.send(c.CancelTrial(self.study, which, "test"))
+
+    @rule(which=st.integers(0, 2))
+    def restart_worker(self, which: int) -> None:
+        old = self.slots[which]
+        new = Slot(old.worker_id, hex128(), old.slot_id)
+        body = wire.Register(
+            worker_id=new.worker_id,
+            boot_id=new.boot_id,
+            name="worker",
+            version="1",
+            tasks={TASK: "d1" * 32},
+            slots=[wire.Slot(slot_id=new.slot_id, devices=["cpu"])],
+        )
+        self.send(c.Register(PROJECT, self.bench.token_id, body))
+        self.slots[which] = new
+        self.send(self.bench.ask(old))  # a claim of the old start comes late
+
+    def attempt(self, grant: Grant) -> Any:
+        return self.model.trials[grant.number].attempts[grant.attempt - 1]
+
+    def step(self, grant: Grant) -> int:
+        return int(self.attempt(grant).step)
+
+    # --- what must hold after each step -----------------------------------------------------------
+
+    @invariant()
+    def the_tables_say_what_the_model_says(self) -> None:
+        if not hasattr(self, "study"):
+            return
+        t = tables.trials
+        for row in self.bench.rows(select(t).where(t.c.study_id == self.study)):
+            trial = self.model.trials[row.number]
+            assert (row.state, row.stop_reason, row.attempt) == (
+                trial.state,
+                trial.reason,
+                len(trial.attempts),
+            )
+            assert (row.losses, row.failures) == (trial.losses, trial.failures)
+            assert row.state != "running" or row.lease_expires_us == trial.expires
+            assert row.state != "complete" or row.value == trial.curve[-1][1]
+        states = Counter(trial.state for trial in self.model.trials)
+        study = self.bench.study_row(self.study)
+        assert (study.waiting, study.running) == (states["waiting"], states["running"])
+        assert study.finished == sum(states[s] for s in FINAL)
+        assert study.trial_n == len(self.model.trials)
+
+    @invariant()
+    def attempts_are_dense_and_at_most_one_is_open(self) -> None:
+        if not hasattr(self, "study"):
+            return
+        t, a = tables.trials, tables.attempts
+        found: dict[int, list[Any]] = {}
+        joined = select(a, t.c.number).join(t, t.c.id == a.c.trial_id).where(t.c.study_id == self.study)
+        for row in self.bench.rows(joined.order_by(a.c.attempt)):
+            found.setdefault(row.number, []).append(row)
+        for number, tried in found.items():
+            assert [row.attempt for row in tried] == list(range(1, len(tried) + 1))
+            still_open = [row for row in tried if row.ended_us is None]
+            assert len(still_open) == (self.model.trials[number].state == "running")
+
+    @invariant()
+    def the_log_is_dense_and_nothing_follows_a_trials_end(self) -> None:
+        if not hasattr(self, "study"):
+            return
+        with self.engine.connect() as conn:
+            entries = store.entries_since(conn, self.study, 0)
+        assert [e.n for e in entries] == list(range(1, self.bench.event_n(self.study) + 1))
+        over: set[int] = set()
+        for e in entries:
+            if e.trial is not None:
+                assert e.trial not in over, e
+                if e.kind == "moved" and e.data["to"] in FINAL:
+                    over.add(e.trial)
+        assert over == {i for i, trial in enumerate(self.model.trials) if trial.final}
+
+    @invariant()
+    def every_acknowledged_report_is_there_once(self) -> None:
+        if not hasattr(self, "study"):
+            return
+        r = tables.reports
+        stored = self.bench.rows(select(r.c.trial_id, r.c.attempt, r.c.seq).where(r.c.study_id == self.study))
+        assert sorted(tuple(row) for row in stored) == sorted(self.acknowledged)
+
+    @invariant()
+    def curves_hold_what_resumed_attempts_kept(self) -> None:
+        for trial_id, number in getattr(self, "model", Model()).ids.items():
+            with self.engine.connect() as conn:
+                curve = store.curve(conn, trial_id)
+            told = [(p.step, p.metrics["val/loss"]) for p in curve]
+            assert repr(told) == repr(self.model.trials[number].curve)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def machine(request: pytest.FixtureRequest, databases: Databases) -> Iterator[type[LeaseMachine]]:
+    url = databases.make(request.param)
+    engine = db.open_engine(url)
+    yield type(f"LeaseMachineOn{request.param}", (LeaseMachine,), {"engine": engine})
+    engine.dispose()
+    databases.drop(url)
+
+
+def test_any_history_goes_as_the_model_says(machine: type[LeaseMachine]) -> None:
+    chosen = settings()
+    if machine.engine.dialect.name == "postgresql":
+        chosen = settings(max_examples=max(chosen.max_examples // 5, 1))
+    run_state_machine_as_test(machine, settings=chosen)

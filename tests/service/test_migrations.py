@@ -1,0 +1,163 @@
+"""A migrated database is the one that the tables describe; start-up refuses what may forget."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from databases import Databases
+from sqlalchemy import Connection, Engine, inspect, text
+from tunesmith_service import db, guards, migrate, store
+from tunesmith_service.tables import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -> Iterator[Engine]:
+    """What `metadata.create_all` and the guards make, without a migration."""
+    is_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/fresh.db" if is_sqlite else databases.empty_postgresql()
+    engine = db.open_engine(url)
+    with db.writing(engine).begin() as conn:
+        metadata.create_all(conn)
+        guards.install(conn)
+    yield engine
+    engine.dispose()
+    if not is_sqlite:
+        databases.drop(url)
+
+
+@pytest.fixture
+def migrated(fresh: Engine, databases: Databases) -> Iterator[Engine]:
+    url = databases.make(fresh.dialect.name)
+    engine = db.open_engine(url)
+    yield engine
+    engine.dispose()
+    databases.drop(url)
+
+
+def described(conn: Connection) -> dict[str, object]:
+    """Columns, constraints, indexes and triggers, with their text made comparable."""
+    found: dict[str, object] = {}
+    inspector = inspect(conn)
+    for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+        found[table] = [
+            [
+                (c["name"], str(c["type"]), c["nullable"], _plain(c["default"]))
+                for c in inspector.get_columns(table)
+            ],
+            sorted((str(c["name"]), _plain(c["sqltext"])) for c in inspector.get_check_constraints(table)),
+            sorted((str(u["name"]), u["column_names"]) for u in inspector.get_unique_constraints(table)),
+            sorted((str(i["name"]), i["column_names"], i["unique"]) for i in inspector.get_indexes(table)),
+            sorted(
+                (f["constrained_columns"], f["referred_table"]) for f in inspector.get_foreign_keys(table)
+            ),
+            inspector.get_pk_constraint(table)["constrained_columns"],
+        ]
+    wanted = (
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+        if conn.dialect.name == "sqlite"
+        else "SELECT t.tgname, pg_get_triggerdef(t.oid) || p.prosrc FROM pg_trigger t "
+        "JOIN pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal ORDER BY t.tgname"
+    )
+    found["triggers"] = [tuple(row) for row in conn.execute(text(wanted))]
+    found["moves"] = sorted(tuple(row) for row in conn.execute(text("SELECT * FROM moves")))
+    return found
+
+
+def _plain(sql: object) -> str:
+    return re.sub(r"[\s()]+", " ", str(sql)).strip()
+
+
+def test_a_migrated_database_equals_a_fresh_one(fresh: Engine, migrated: Engine) -> None:
+    with fresh.connect() as one, migrated.connect() as other:
+        assert described(one) == described(other)
+        context = MigrationContext.configure(
+            other, opts={"compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrating_again_changes_nothing(engine: Engine) -> None:
+    with engine.connect() as conn:
+        before, instance = described(conn), store.instance(conn)
+    migrate.upgrade(engine)
+    with engine.connect() as conn:
+        assert (described(conn), store.instance(conn)) == (before, instance)
+
+
+def test_the_scripts_are_found_through_the_installed_package(tmp_path: Path) -> None:
+    code = (
+        "from tunesmith_service import db, migrate; "
+        "migrate.upgrade(db.open_engine('sqlite:///new.db')); print('migrated')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "migrated\n", done.stderr
+
+
+def test_a_durable_database_is_accepted(engine: Engine) -> None:
+    with engine.connect() as conn:
+        db.check(conn)
+
+
+def test_a_weaker_database_is_refused_with_what_to_do(engine: Engine) -> None:
+    weaker = {
+        "sqlite": ("PRAGMA synchronous=NORMAL", "synchronous=FULL"),
+        "postgresql": ("SET synchronous_commit = off", "synchronous_commit=on"),
+    }
+    statement, advice = weaker[engine.dialect.name]
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.rollback()
+        connection = conn.connection.dbapi_connection
+        assert connection is not None
+        connection.cursor().execute(statement)
+        with pytest.raises(db.WeakDurability, match=advice):
+            db.check(conn)
+        conn.invalidate()
+
+
+def test_a_database_in_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="SQLite needs a file"):
+        db.open_engine("sqlite://")
+
+
+def test_a_second_server_on_one_file_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "tunesmith.db"
+    code = (
+        f"from pathlib import Path; from tunesmith_service import db\nwith db.hold(Path({str(path)!r})): pass"
+    )
+    ask = [sys.executable, "-c", code]
+    with db.hold(path):
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False)
+        assert f"is open in process {os.getpid()}" in done.stderr
+        assert "use PostgreSQL for several servers" in done.stderr
+    assert subprocess.run(ask, capture_output=True, text=True, timeout=60, check=False).returncode == 0
+
+
+def test_sqlite_waits_for_the_disk_at_each_commit(tmp_path: Path) -> None:
+    engine = db.open_engine(f"sqlite:///{tmp_path}/a.db")
+    for _ in range(2):  # every connection, not the first alone
+        with engine.connect() as conn:
+            assert conn.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+            assert conn.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+    engine.dispose()
+
+
+def test_a_transaction_that_sqlite_ended_by_itself_is_not_taken_for_committed(tmp_path: Path) -> None:
+    engine = db.open_engine(f"sqlite:///{tmp_path}/a.db")
+    with pytest.raises(RuntimeError, match="nothing was committed"), db.writing(engine).begin() as conn:
+        conn.connection.dbapi_connection.execute("ROLLBACK")  # type: ignore[union-attr]
+    engine.dispose()
+
+
+def test_another_kind_of_database_is_refused() -> None:
+    with pytest.raises(ValueError, match="SQLite or PostgreSQL"):
+        db.open_engine("mysql://somewhere/else")
