@@ -4,7 +4,8 @@
 
 It trains one trial after another and says what `messages` lists. It has no token and no network of
 its own to speak to, and it does not outlive its supervisor: the kernel kills it with its parent, and
-the end of the socket ends it. SIGTERM and SIGINT are the supervisor's to answer, so they are ignored.
+the end of the socket ends it. SIGTERM, SIGINT and SIGUSR1 are the supervisor's to answer, so they are
+ignored.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parent = os.getppid()
     options = _parser().parse_args(arguments)
     die_with(parent)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     try:
         registry = builtin.registry([Path(f) for f in options.tasks], dict(options.data))
