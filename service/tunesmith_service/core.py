@@ -164,7 +164,6 @@ class Service:
     def _committed(self, study_ids: set[int]) -> None:
         self.room.changed(study_ids)
         self.listeners.changed(study_ids)
-        self.listeners.changed(study_ids)
         if self.planner is not None:
             self.planner.changed(study_ids)
 

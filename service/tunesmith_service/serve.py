@@ -67,7 +67,6 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._on_exit(self._service, self.address)
         self._service.close()
-        self._service.listeners.close()
         await super().shutdown(sockets)
         self._address_file.unlink(missing_ok=True)
 
