@@ -108,7 +108,8 @@ class Worker(Process):
         self, url: str, token: str, state: Path, *options: str, directory: Path | None = None,
         environ: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
-        command = [sys.executable, "-m", "tunesmith_workers", "--url", url, "--state", str(state), *options]
+        command = [sys.executable, "-m", "tunesmith_workers", "--url", url, "--state", str(state)]
+        command += ["--cores", "1", *options]
         own = {"TUNESMITH_TOKEN": token, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         super().__init__(command, directory=directory, environ=own | (environ or {}))
 

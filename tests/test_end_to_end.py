@@ -47,6 +47,7 @@ class Cluster:
         self.url = f"http://127.0.0.1:{self.port}"
         self.acknowledged = home / "acknowledged.jsonl"
         self.processes: list[Process] = []
+        self.clients: list[Client] = []
         self.service = self.serve()
 
     def _start(self, *arguments: str, environ: dict[str, str] | None = None) -> Process:
@@ -65,15 +66,20 @@ class Cluster:
         environ = {"PYTHONPATH": str(patch), "TUNESMITH_TEST_ACKNOWLEDGED": str(self.acknowledged)}
         arguments = ["worker", "--url", self.url, "--token-file", str(self.home / "worker.token")]
         return self._start(
-            *arguments, "--name", name, "--state", str(self.home / name), "--slots", "1", environ=environ
-        )
+            *arguments, "--name", name, "--state", str(self.home / name), "--slots", "1",
+            "--cores", "1", environ=environ,  # two trainers on all cores would only wait for each other
+        )  # fmt: skip
 
     def client(self) -> Client:
         file = self.home / "operator.token"
         until(file.exists, saw=lambda: self.service.said)
-        return Client(self.url, file.read_text().strip(), retry_for=20)
+        found = Client(self.url, file.read_text().strip(), retry_for=20)
+        self.clients.append(found)
+        return found
 
     def close(self) -> None:
+        for client in self.clients:
+            client.close()
         for process in self.processes:
             process.__exit__(None, None, None)
 
