@@ -79,7 +79,7 @@ def tally(counts: Mapping[str, int], planned: int | None) -> str:
     """`37 of 64 trials: 35 complete, 1 pruned, 1 running`."""
     total = sum(counts.values())
     if not total:
-        return "no trial yet" if planned is None else f"up to {_trials(planned)}"
+        return "no trial" if planned is None else f"up to {_trials(planned)}"
     said = ", ".join(f"{counts[s]} {s}" for s in _BAR_ORDER if counts.get(s))
     return f"{total} of up to {_trials(planned)}: {said}" if planned and planned > total else said
 
@@ -124,7 +124,10 @@ _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 
 def stage(row: StageRow, planned: int | None, bests: Mapping[str, Best]) -> StageView:
-    """A card of the pipeline; `planned` is how many trials the stage runs at most."""
+    """A card of the pipeline; `planned` is how many trials the stage runs at most. One that has
+    ended has run what it wanted."""
+    if row.state not in (StageState.PENDING, StageState.ACTIVE):
+        planned = None
     return StageView(
         name=row.name,
         kind=row.kind,
@@ -240,6 +243,8 @@ def note(row: Trial) -> str:
         parts.append(f"requeued for attempt {row.attempt + 1}")
     elif row.attempt > 1:
         parts.append(f"attempt {row.attempt}")
+    if row.start:
+        parts.append(f"from #{row.start['trial']} at epoch {row.start['step']}")
     if row.hand:
         parts.append("by hand")
     if row.retry_of is not None:

@@ -131,6 +131,7 @@
         const about = document.createElement("span");
         about.className = "soft";
         about.textContent = curve.about;
+        about.title = curve.about;
         const value = document.createElement("span");
         value.className = "value";
         value.textContent = digits(curve.value);
