@@ -25,7 +25,7 @@ CSP = (
     "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; frame-ancestors 'none'"
 )
-OPEN = {"/", "/ui", "/ui/login", "/ui/static/{name}"}
+OPEN = {"/", "/ui", "/ui/", "/ui/login", "/ui/static/{name}"}
 
 
 def path_of(route: Route, study: int) -> str:
@@ -67,6 +67,12 @@ def test_without_a_session_a_stream_is_refused_and_not_redirected(dashboard: Das
     asked = {"Accept": "text/event-stream"}
     answer = httpx.get(f"{dashboard.url}/ui/studies/{dashboard.study}/stream", headers=asked)
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/ui", "/ui/"])
+def test_a_short_address_leads_to_the_studies(dashboard: Dashboard, path: str):
+    answer = httpx.get(dashboard.url + path)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/ui/studies")
 
 
 def test_an_api_token_opens_no_page_and_a_session_no_api(dashboard: Dashboard, person: httpx.Client):

@@ -40,7 +40,7 @@ def stage(**changed: Any) -> store.StageRow:
         ({"state": "pruned", "stop_reason": "diverged", "step": 3}, "diverged at epoch 3"),
         ({"state": "waiting", "stop_reason": None, "attempt": 1}, "requeued for attempt 2"),
         ({"state": "failed", "stop_reason": "error", "error": {"kind": "ValueError"}}, "ValueError"),
-        ({"start": {"trial": 46, "step": 15}, "attempt": 2}, "attempt 2, from #46 at epoch 15"),
+        ({"attempt": 2}, "attempt 2"),
         ({"hand": True, "retry_of": 3}, "by hand, again after #3"),
     ],
 )

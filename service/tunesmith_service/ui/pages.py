@@ -54,14 +54,10 @@ def _page(request: Request, who: Who, template: str, **context: Any) -> Response
 
 
 @routes.get("/")
+@routes.get("/ui")
+@routes.get("/ui/")
 @public
 async def root(request: Request) -> Response:
-    return RedirectResponse(f"{base(request)}/studies", 307)
-
-
-@routes.get("/ui")
-@public
-async def ui(request: Request) -> Response:
     return RedirectResponse(f"{base(request)}/studies", 307)
 
 

@@ -199,7 +199,6 @@ class TrialView:
     id: int
     row: views.TrialRow
     worker: str | None
-    start: Mapping[str, int] | None
     error: Mapping[str, Any] | None
     settings: list[views.Setting]
     attempts: list[AttemptView]
@@ -215,7 +214,6 @@ def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> Trial
         id=row.id,
         row=views.trial_row(row, shown.metric, shown.best.number if shown.best else None, now_us),
         worker=attempts[-1].worker if attempts else None,
-        start=row.start,
         error=row.error,
         settings=_settings(row.params, best.params if best else {}, shown.row.spec),
         attempts=[_attempt(a, now_us) for a in attempts],

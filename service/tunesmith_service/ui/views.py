@@ -194,6 +194,7 @@ class TrialRow:
     progress: float  # percent
     time_us: int | None
     note: str
+    start: Mapping[str, int] | None  # the trial and step whose snapshot it goes on from
     is_best: bool
 
 
@@ -213,6 +214,7 @@ def trial_row(row: Trial, metric: str, best: int | None, now_us: int) -> TrialRo
         progress=round(min(100 * row.step / epochs, 100), 1) if epochs else 0,
         time_us=_time(row, now_us),
         note=note(row),
+        start=row.start,
         is_best=row.number == best,
     )
 
@@ -243,8 +245,6 @@ def note(row: Trial) -> str:
         parts.append(f"requeued for attempt {row.attempt + 1}")
     elif row.attempt > 1:
         parts.append(f"attempt {row.attempt}")
-    if row.start:
-        parts.append(f"from #{row.start['trial']} at epoch {row.start['step']}")
     if row.hand:
         parts.append("by hand")
     if row.retry_of is not None:
