@@ -22,12 +22,12 @@ CHROMIUM = Path("/usr/bin/chromium")
 
 
 class Dashboard:
-    """A running server. `study` is the seeded one's id."""
+    """A running server. `study` is the seeded one's id; 0 in an empty one."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, empty: bool = False) -> None:
         self.home = home
         self.port = free_port()
-        self.study = self._seed()
+        self.study = 0 if empty else self._seed()
         self.url = f"http://127.0.0.1:{self.port}"
         self.start()
 

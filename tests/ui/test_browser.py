@@ -6,6 +6,8 @@ import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,12 @@ class Visit:
 @pytest.fixture
 def visit(dashboard: Dashboard, chromium: Any) -> Iterator[Visit]:
     """Logged in by the one-time link, as a person would. Whatever a test does, nothing may be wrong."""
+    with visiting(dashboard, chromium) as found:
+        yield found
+
+
+@contextmanager
+def visiting(dashboard: Dashboard, chromium: Any) -> Iterator[Visit]:
     context = chromium.new_context(base_url=dashboard.url)
     context.set_default_timeout(15_000)
     found = Visit(context.new_page(), dashboard.url)
@@ -70,6 +78,20 @@ def test_the_login_link_opens_the_dashboard_and_leaves_no_code_behind(visit: Vis
     expect(visit.page.locator("#rows tr")).to_have_count(1)
     visit.page.locator("#rows a").click()
     expect(visit.page.get_by_text("mat1 and mat2 shapes cannot be multiplied").first).to_be_visible()
+
+
+def test_a_fresh_install_shows_how_to_start_and_then_the_study_by_itself(chromium: Any, tmp_path: Path):
+    from playwright.sync_api import expect
+
+    fresh = Dashboard(tmp_path, empty=True)
+    try:
+        with visiting(fresh, chromium) as visit:
+            expect(visit.page.get_by_text("tunesmith study create -f digits-demo")).to_be_visible()
+            for name in ("first of all", "second to come"):
+                light_study(fresh, name)
+                expect(visit.page.get_by_role("link", name=name)).to_be_visible(timeout=15_000)
+    finally:
+        fresh.process.kill()
 
 
 def test_the_link_works_in_a_tab_that_shows_the_login_page(visit: Visit, dashboard: Dashboard):
