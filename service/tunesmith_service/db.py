@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -167,16 +168,23 @@ def batch(conn: Connection, **columns: type[TypeEngine[Any]]) -> FromClause:
     """Rows that come as the one JSON parameter `batch` (see `rows`), to join in a statement whose
     text is the same however many there are. Column types: BigInteger or String; numbers that are
     not whole go as ordinary parameters, because SQLite may round them while it reads JSON."""
-    if conn.dialect.name == "sqlite":
+    return _batch(conn.dialect.name, tuple(columns.items()))
+
+
+@functools.cache
+def _batch(dialect: str, columns: tuple[tuple[str, type[TypeEngine[Any]]], ...]) -> FromClause:
+    if dialect == "sqlite":
         each = func.json_each(bindparam("batch", type_=String)).table_valued("value", name="each_row")
-        cells = [
-            func.json_extract(each.c.value, f"$.{c}", type_=kind()).label(c) for c, kind in columns.items()
-        ]
-        return select(*cells).subquery("batch")
-    typed = ", ".join(f"{column} {_PG_TYPES[kind]}" for column, kind in columns.items())
+        return select(
+            *(
+                func.json_extract(each.c.value, f"$.{name}", type_=kind()).label(name)
+                for name, kind in columns
+            )
+        ).subquery("batch")
+    typed = ", ".join(f"{name} {_PG_TYPES[kind]}" for name, kind in columns)
     records = text(f"SELECT * FROM json_to_recordset(CAST(:batch AS json)) AS r({typed})")  # noqa: S608
     bound = records.bindparams(bindparam("batch", type_=String))
-    return bound.columns(**{c: kind() for c, kind in columns.items()}).subquery("batch")
+    return bound.columns(**{name: kind() for name, kind in columns}).subquery("batch")
 
 
 def rows(values: Iterable[Mapping[str, Any]]) -> str:
