@@ -47,6 +47,7 @@ class StudyPlanner:
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.log = StudyLog(spec)
         self._verdicts: list[Command] = []
+        self._broken: dict[str, Command] = {}  # stages whose pruner raised
 
     def feed(self, entries: Sequence[Entry]) -> None:
         """Fold entries; ask pruners about each new point of trials that still run at the end."""
@@ -67,15 +68,16 @@ class StudyPlanner:
         """Proposals, redraws and ends of stages that the log asks for now."""
         commands: list[Command] = []
         for stage in self.log.active_stages():
+            if stage.name in self._broken:
+                commands.append(self._broken[stage.name])
+                continue
             waiting = sum(t.state is TrialState.WAITING for t in self.log.trials(stage.name))
             stale = self.log.stale(stage.name)
             room = max(max(slots, 1) - waiting, 0) + len(stale)
             try:
                 plan = ask(self.log, stage, room)
             except Exception as error:
-                reason = f"planning raised {type(error).__name__}: {error}"
-                logging.getLogger(__name__).error("%s\n%s", reason, traceback.format_exc())
-                commands.append({"do": "fail_stage", "stage": stage.name, "reason": reason[:2000]})
+                commands.append(_fail(stage.name, "planning", error))
                 continue
             commands += _as_commands(plan, stage.name, {t.key: t for t in stale}, self.log.at)
         return commands
@@ -85,10 +87,21 @@ class StudyPlanner:
         stage = self.log.stage(trial.stage)
         if stage.pruner is None or any(v["trial"] == trial.number for v in self._verdicts):
             return
-        step = first_pruned_step(self.log.history(stage.name), stage, trial, len(entry.data["points"]))
+        try:
+            step = first_pruned_step(self.log.history(stage.name), stage, trial, len(entry.data["points"]))
+        except Exception as error:
+            self._broken.setdefault(stage.name, _fail(stage.name, "its pruner", error))
+            return
         if step is not None:
             verdict = {"do": "prune", "trial": trial.number, "planned_at": entry.n, "step": step}
             self._verdicts.append(verdict)
+
+
+def _fail(stage: str, what: str, error: Exception) -> Command:
+    """Called while `error` is handled: its traceback goes to the log."""
+    reason = f"{what} raised {type(error).__name__}: {error}"
+    logging.getLogger(__name__).error("%s: %s\n%s", stage, reason, traceback.format_exc())
+    return {"do": "fail_stage", "stage": stage, "reason": reason[:2000]}
 
 
 def _last_moves(entries: Sequence[Entry]) -> Iterator[Entry]:

@@ -1,8 +1,11 @@
 """The server's end of the planner process: feeds it logs, submits what it decides.
 
-One task walks the studies that changed. For each it sends what the process has not seen of the log,
-asks it to decide, submits the commands that come back, and goes on to the next. Commands that change
-the log make the study changed again, so planning goes on until nothing is left to add.
+One task walks the studies whose logs have grown. For each it sends what the process has not seen of
+the log, asks it to decide, submits the commands that come back, and goes on to the next. Commands that
+change the log make the study due again, so planning goes on until nothing is left to add.
+
+Whatever goes wrong, the process is started again and fed from event 0. A study on which that happens
+again and again comes last and ever more rarely, so that it stops no other.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,7 +23,7 @@ from sqlalchemy import Engine
 
 from tunesmith_service import store
 from tunesmith_service.commands import Command, EndStage, FailStage, Propose, Prune, Redraw
-from tunesmith_service.errors import TunesmithError
+from tunesmith_service.errors import Refused
 from tunesmith_service.writer import Writer
 
 LOOK_EVERY_SECONDS = 1.0
@@ -30,7 +34,23 @@ CHUNK = 5_000
 
 LINE_LIMIT = 64 * 2**20
 
+LONGEST_REST_SECONDS = 300.0
+"""A study on which the process fails each time is tried again after 0, 1, 3, 7, … s, at most this."""
+
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """A study on which planning has failed.
+
+    Attributes:
+        times: in a row.
+        until: when to try again, on the loop's clock.
+    """
+
+    times: int = 0
+    until: float = 0.0
 
 
 class PlannerLink:
@@ -42,9 +62,9 @@ class PlannerLink:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._changed: set[int] = set()
         self._sent: dict[int, int] = {}  # study → newest event that the process has seen
         self._asked: dict[int, tuple[int, int]] = {}  # study → (event, slots) it last decided about
+        self._troubles: dict[int, _Trouble] = {}
 
     @property
     def is_alive(self) -> bool:
@@ -62,17 +82,12 @@ class PlannerLink:
 
     def changed(self, study_ids: Iterable[int]) -> None:
         """These studies' logs have grown. Called on the event loop after a commit."""
-        self._changed.update(study_ids)
         self._wake.set()
 
     async def _run(self) -> None:
         while True:
             try:
                 await self._round()
-            except (OSError, EOFError, TunesmithError, json.JSONDecodeError) as error:
-                log.warning("planner.restart", error=str(error))
-                await self._end_process()
-                await asyncio.sleep(LOOK_EVERY_SECONDS)
             except Exception:
                 log.exception("planner.restart")
                 await self._end_process()
@@ -85,15 +100,31 @@ class PlannerLink:
             async with asyncio.timeout(LOOK_EVERY_SECONDS):
                 await self._wake.wait()
         self._wake.clear()
-        self._changed.clear()
         studies = await asyncio.to_thread(self._read_studies)
         for gone in self._sent.keys() - {s.id for s in studies}:
             await self._send({"study": gone, "forget": True})
             del self._sent[gone]
             self._asked.pop(gone, None)
-        for study in studies:
-            if self._asked.get(study.id) != (study.event_n, study.slots):
-                await self._plan(study)
+            self._troubles.pop(gone, None)
+        now = asyncio.get_running_loop().time()
+        for study in sorted(studies, key=lambda s: self._trouble(s.id).times):
+            is_new = self._asked.get(study.id) != (study.event_n, study.slots)
+            if is_new and now >= self._trouble(study.id).until:
+                await self._try_to_plan(study)
+
+    def _trouble(self, study_id: int) -> _Trouble:
+        return self._troubles.get(study_id, _Trouble())
+
+    async def _try_to_plan(self, study: store.PlannedStudy) -> None:
+        try:
+            await self._plan(study)
+        except Exception:
+            times = self._trouble(study.id).times + 1
+            rest = min(2.0 ** min(times - 1, 30) - 1, LONGEST_REST_SECONDS)
+            self._troubles[study.id] = _Trouble(times, asyncio.get_running_loop().time() + rest)
+            log.warning("planner.failed", study=study.id, times=times, rest_seconds=rest)
+            raise
+        self._troubles.pop(study.id, None)
 
     def _read_studies(self) -> list[store.PlannedStudy]:
         with self._engine.connect() as conn:
@@ -123,9 +154,13 @@ class PlannerLink:
         return [[e.n, e.kind, e.trial, e.stage, e.data] for e in entries]
 
     async def _submit(self, study_id: int, commands: list[dict[str, Any]]) -> None:
+        """Raises: what the writer does, but for refusals: what was refused did not fit a log that has
+        grown since, and the study is planned again from that."""
         waiting = [self._writer.submit(_command(study_id, c)) for c in commands]
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, Refused):
+                log.warning("planner.refused", study=study_id, reason=outcome.detail)
+            elif isinstance(outcome, BaseException):
                 raise outcome
 
     async def _start_process(self) -> None:

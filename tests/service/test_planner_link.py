@@ -1,0 +1,102 @@
+"""One study that planning cannot cope with stops no other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from factories import WORK, Bench, stage
+from processes import until
+from sqlalchemy import select, update
+from tunesmith_service import planner as planning
+from tunesmith_service import tables
+from tunesmith_service.db import writing
+from tunesmith_service.planner import StudyPlanner
+from tunesmith_service.planner_link import PlannerLink
+from tunesmith_service.writer import Writer
+from tunesmith_studies.log import Entry
+
+
+@asynccontextmanager
+async def linked(bench: Bench) -> AsyncIterator[PlannerLink]:
+    """A planner process beside the bench's database."""
+    writer = Writer(bench.engine, bench.clock)
+    await writer.start()
+    link = PlannerLink(bench.engine, writer)
+    writer.on_commit(link.changed)
+    await link.start()
+    try:
+        yield link
+    finally:
+        await link.stop()
+        await writer.stop()
+
+
+def proposed(bench: Bench, study: int) -> int:
+    return int(bench.study_row(study).trial_n)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_study_that_cannot_be_read_keeps_no_other_from_being_planned(bench: Bench) -> None:
+    poisoned, healthy = bench.study("poisoned"), bench.study("healthy")
+    with writing(bench.engine).begin() as conn:
+        spec = conn.execute(select(tables.studies.c.spec).where(tables.studies.c.id == poisoned)).scalar_one()
+        broken = {**spec, "stages": [stage(kind="of a version to come")]}
+        conn.execute(update(tables.studies).where(tables.studies.c.id == poisoned).values(spec=broken))
+
+    async def scene() -> None:
+        async with linked(bench):
+            await asyncio.to_thread(until, lambda: proposed(bench, healthy) > 0)
+
+    asyncio.run(scene())
+    assert proposed(bench, poisoned) == 0
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_refused_proposal_does_not_start_the_planner_again(bench: Bench) -> None:
+    study = bench.study()
+    start = {"trial": 7, "step": 3}
+    refused = {
+        "do": "propose", "stage": "random", "key": "a", "ordinal": 0, "params": {"lr": 0.1}, "work": WORK,
+        "start": start, "sampler_state": {}, "planned_at": 2, "draft": False,
+    }  # fmt: skip
+    good = refused | {"key": "b", "start": None}
+
+    async def scene() -> None:
+        writer = Writer(bench.engine, bench.clock)
+        await writer.start()
+        await PlannerLink(bench.engine, writer)._submit(study, [refused, good])
+        await writer.stop()
+
+    asyncio.run(scene())
+    assert bench.row(study, 0).key == "b"
+
+
+def test_a_pruner_that_raises_fails_its_stage_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> int | None:
+        raise ValueError("no such rung")
+
+    monkeypatch.setattr(planning, "first_pruned_step", broken)
+    told = {"name": "random", "pruner": {"kind": "median"}}
+    planner = StudyPlanner({"name": "s", "task": "t", "space": SPACE, "stages": [stage(**told)]})
+    planned = {"key": "a", "ordinal": 0, "params": {"lr": 0.1}, "work": WORK}
+    running = {"from": "waiting", "to": "running", "attempt": 1}
+    points = {"attempt": 1, "seq": 1, "points": [{"step": 1, "metrics": {"val/loss": 0.5}}]}
+    planner.feed(
+        [
+            Entry(1, "stage", None, "random", {"state": "active", "reason": None, "result": None}),
+            Entry(2, "planned", 0, "random", planned),
+            Entry(3, "moved", 0, "random", running),
+            Entry(4, "reported", 0, "random", points),
+        ]
+    )
+    assert planner.verdicts() == []
+    assert planner.decide(4) == [
+        {"do": "fail_stage", "stage": "random", "reason": "its pruner raised ValueError: no such rung"}
+    ]
+
+
+SPACE = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}
