@@ -15,8 +15,8 @@ from tunesmith_service import errors
 
 SECOND = 1_000_000
 ORDER = (
-    c.Register, c.Renew, c.Report, c.CommitSnapshot, c.Finish, c.Release, c.Prune, c.CancelTrial, c.Sweep,
-    c.Enqueue, c.Propose, c.Claim,
+    c.Register, c.Grace, c.Renew, c.Report, c.CommitSnapshot, c.Finish, c.Release, c.Prune, c.CancelTrial,
+    c.Sweep, c.Enqueue, c.Propose, c.Claim,
 )  # fmt: skip
 RETRIES, MOST_RUNNING, MOST_TRIALS = 2, 2, 12
 
@@ -219,6 +219,11 @@ class Model:
         for trial in out:
             self.lose(trial, now)
         return len(out)
+
+    def grace(self, command: c.Grace, now: int) -> int:
+        for trial in self.running():
+            trial.expires += command.outage_us
+        return len(self.running())
 
     def propose(self, command: c.Propose, now: int) -> int | None:
         if any(t.key == command.key for t in self.trials) or len(self.trials) >= MOST_TRIALS:

@@ -65,12 +65,16 @@ def end_stage(
     result: Mapping[str, Any] | None = None,
 ) -> None:
     """End an active or pending stage, cancel what waits in it, and let the study go on."""
+    _cancel_waiting(tx, stage, actor, now_us)
+    move_stage(tx, stage, state, actor, now_us, reason=reason, result=result)
+    go_on(tx, stage.study_id, actor, now_us)
+
+
+def _cancel_waiting(tx: Tx, stage: Row[Any], actor: str, now_us: int) -> None:
     waiting = tx.execute(
         moves.trial_rows().where(trials.c.stage_id == stage.id, trials.c.state == "waiting")
     ).all()
     moves.change(tx, [moves.cancelled(t, "stage_ended", actor) for t in waiting], now_us)
-    move_stage(tx, stage, state, actor, now_us, reason=reason, result=result)
-    go_on(tx, stage.study_id, actor, now_us)
 
 
 def go_on(tx: Tx, study_id: int, actor: str, now_us: int) -> None:
@@ -89,6 +93,7 @@ def go_on(tx: Tx, study_id: int, actor: str, now_us: int) -> None:
         if reason is None:
             move_stage(tx, stage, "active", actor, now_us)
             return
+        _cancel_waiting(tx, stage, actor, now_us)  # people may queue trials ahead of a stage's turn
         move_stage(tx, stage, "failed", actor, now_us, reason=reason)
     study = tx.execute(select(studies.c.state).where(studies.c.id == study_id)).one()
     if study.state in OPEN:

@@ -14,7 +14,7 @@ from sqlalchemy import Row, and_, bindparam, exists, func, insert, select, updat
 
 from tunesmith_service import moves
 from tunesmith_service.commands import EndStage, FailStage, Propose, Prune, Redraw
-from tunesmith_service.courses import OPEN, end_stage, stage_row, study_row
+from tunesmith_service.courses import OPEN, end_stage, stage_row, stop_study, study_row
 from tunesmith_service.errors import Refused, Unprocessable
 from tunesmith_service.moves import Move
 from tunesmith_service.tables import snapshots, stages, trials
@@ -25,7 +25,8 @@ ACTOR = "planner"
 
 def apply_propose(tx: Tx, commands: Sequence[Propose], now_us: int) -> list[int | Refused | None]:
     """Queue trials. A key that stands already, a stage that is over and a study that has all its
-    trials give None and use up no number."""
+    trials give None and use up no number. A study that has all its trials, none of them still to
+    end, and is asked for more has reached its limit: it stops."""
     outcomes: list[int | Refused | None] = []
     for study_id, theirs in groupby(commands, key=lambda c: c.study_id):
         outcomes.extend(_propose(tx, study_id, list(theirs), now_us))
@@ -45,9 +46,11 @@ def _propose(tx: Tx, study_id: int, commands: Sequence[Propose], now_us: int) ->
     room = study.max_trials - study.trial_n if study.max_trials is not None else len(commands)
     outcomes: list[int | Refused | None] = []
     new: list[dict[str, Any]] = []
+    wanted_more = False
     for c in commands:
         place = (c.stage, c.key)
         if c.stage not in active or place in taken or len(new) >= room:
+            wanted_more |= c.stage in active and place not in taken and c.planned_at >= study.event_n
             outcomes.append(None)
             continue
         if c.start is not None and (c.start["trial"], c.start["step"]) not in starts:
@@ -62,6 +65,9 @@ def _propose(tx: Tx, study_id: int, commands: Sequence[Propose], now_us: int) ->
             _trial_row(c, now_us) | {"number": number, "stage_id": stage_id, "start_snapshot_id": start}
         )
     insert_trials(tx, new, {s.id: s.name for s in active.values()}, ACTOR, now_us)
+    if wanted_more and study.finished == study.max_trials:
+        reason = f"its {study.max_trials} trials are used up"
+        stop_study(tx, study, ACTOR, now_us, reason=reason, cause="limit")
     return outcomes
 
 
@@ -263,7 +269,7 @@ def apply_end_stage(tx: Tx, commands: Sequence[EndStage], now_us: int) -> list[b
 
 def _end_stage(tx: Tx, c: EndStage, now_us: int) -> bool:
     stage = _active_stage(tx, c.study_id, c.stage)
-    if stage is None or _enqueued_since(tx, stage.id, c.planned_at):
+    if stage is None or stage.last_end_n > c.planned_at or _by_hand_to_end(tx, stage.id):
         return False
     failed = bool(c.result.get("failed"))
     reason = str(c.result.get("why", "")) if failed else None
@@ -271,15 +277,14 @@ def _end_stage(tx: Tx, c: EndStage, now_us: int) -> bool:
     return True
 
 
-def _enqueued_since(tx: Tx, stage_id: int, planned_at: int) -> bool:
-    """Whether a person has queued a trial that the planner had not seen when it said Done."""
-    new = and_(
-        trials.c.stage_id == stage_id,
-        trials.c.hand.is_(True),
-        trials.c.state.in_(("waiting", "running")),
-        trials.c.planned_at >= planned_at,
+def _by_hand_to_end(tx: Tx, stage_id: int) -> bool:
+    """Whether a trial that a person queued has still to end. No stage waits for those when it plans;
+    its end does, or they would be cancelled the moment they are queued. Their own end makes the
+    planner say Done again, with them in the ranking."""
+    live = and_(
+        trials.c.stage_id == stage_id, trials.c.hand.is_(True), trials.c.state.in_(("waiting", "running"))
     )
-    return bool(tx.execute(select(exists().where(new))).scalar_one())
+    return bool(tx.execute(select(exists().where(live))).scalar_one())
 
 
 def apply_fail_stage(tx: Tx, commands: Sequence[FailStage], now_us: int) -> list[bool]:

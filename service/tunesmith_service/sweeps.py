@@ -15,8 +15,10 @@ from tunesmith_service.tx import Tx, lock
 
 
 def apply_sweep(tx: Tx, commands: Sequence[Sweep], now_us: int) -> list[Swept]:
-    """T9 for every lease that has run out; deadlines and GPU-hours; the tick itself."""
+    """T9 for every lease that has run out; what waits where nothing is handed out any more; deadlines
+    and GPU-hours; the tick itself."""
     expired = _expire(tx, now_us)
+    _cancel_left_behind(tx, now_us)
     for study, reason in _over_limits(tx, now_us):
         held = study_row(tx, study.id)
         if held is not None and held.state in OPEN:
@@ -35,6 +37,18 @@ def _expire(tx: Tx, now_us: int) -> tuple[int, ...]:
     gone = tx.execute(moves.trial_rows().where(trials.c.id.in_(ids), out)).all()
     moves.change(tx, [moves.lost(t, "expired", "sweeper", now_us) for t in gone], now_us)
     return tuple(t.id for t in gone)
+
+
+def _cancel_left_behind(tx: Tx, now_us: int) -> None:
+    """Trials that a skipped stage let run on and that came back after their study had ended."""
+    ended = select(studies.c.id).where(studies.c.waiting > 0, studies.c.state.not_in(OPEN))
+    found = tx.execute(ended).scalars().all()
+    if not found:
+        return
+    lock(tx, found)
+    waiting = moves.trial_rows().where(trials.c.state == "waiting", trials.c.study_id.in_(ended))
+    left = tx.execute(waiting).all()
+    moves.change(tx, [moves.cancelled(t, "study_ended", "sweeper") for t in left], now_us)
 
 
 def _over_limits(tx: Tx, now_us: int) -> list[tuple[Row[Any], str]]:

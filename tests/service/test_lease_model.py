@@ -168,6 +168,31 @@ class LeaseMachine(RuleBasedStateMachine):
         self.bench.seconds(seconds)
         self.send(c.Sweep())
 
+    @rule()
+    def our_own_outage(self) -> None:
+        self.send(c.Grace(40_000_000))
+
+    @rule(target=grants, grant=grants, slot=st.integers(0, 2), lost=st.booleans(), again=st.booleans())
+    def train_on_and_resume(self, grant: Grant, slot: int, lost: bool, again: bool) -> Any:
+        """The way to a resumed curve, which single rules seldom find: report, save, report, lose, claim."""
+        seq, step = len(self.attempt(grant).reports), self.step(grant)
+        self.send(report(grant, seq + 1, 0.3, step=step + 1))
+        self.snapshot(grant, other=False)
+        self.send(report(grant, seq + 2, 0.2, step=step + 2))
+        if again:
+            self.snapshot(grant, other=False)
+        if lost:
+            self.bench.seconds(80)
+            self.send(c.Sweep())
+            self.bench.seconds(61)
+        else:
+            self.release(grant)
+        asked = self.bench.ask(self.slots[slot])
+        resumed = self.grant(asked, self.send(asked)[0])
+        if isinstance(resumed, Grant) and again:
+            self.snapshot(resumed, other=True)
+        return resumed
+
     @rule(which=st.integers(0, MOST_TRIALS))
     def prune(self, which: int) -> None:
         if which < len(self.model.trials):

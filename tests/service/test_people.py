@@ -92,6 +92,17 @@ def test_skipping_cancels_what_waits_and_lets_run_what_runs(bench: Bench) -> Non
     assert bench.finish(grant).state == "complete"
 
 
+def test_a_trial_that_comes_back_after_its_study_has_ended_is_cancelled(bench: Bench) -> None:
+    study = bench.study()
+    bench.trial(study)
+    grant = bench.claim()
+    bench.do(c.SkipStage(study, "random", "ann", "seen enough"))
+    assert bench.study_row(study).state == "complete"
+    assert bench.do(c.Release(grant.lease, "preempted")).state == "waiting"
+    bench.sweep()
+    assert bench.row(study, 0).state == "cancelled"
+
+
 def test_a_stage_that_is_not_there_is_answered_with_those_that_are(bench: Bench) -> None:
     study = bench.study(stages=[stage("coarse"), stage("fine")])
     told = bench.do(c.SkipStage(study, "final", "ann", ""))

@@ -59,6 +59,21 @@ def test_max_trials_ends_the_proposals(bench: Bench) -> None:
     assert bench.batch(*proposals(study, "d")) == [None]
 
 
+def test_a_study_whose_trials_are_used_up_stops_once_the_last_has_ended(bench: Bench) -> None:
+    study = bench.study(limits={"max_trials": 2})
+    assert [bench.propose(study, key) for key in "abc"] == [0, 1, None]
+    bench.finish(bench.claim(), "pruned", "diverged")
+    assert bench.propose(study, "c") is None
+    assert bench.study_row(study).state == "active", "one trial has still to end"
+    seen = bench.event_n(study)
+    bench.finish(bench.claim(), "pruned", "diverged")
+    assert bench.propose(study, "c", planned_at=seen) is None
+    assert bench.study_row(study).state == "active", "with the last trial its stage may be done"
+    assert bench.propose(study, "c") is None
+    assert bench.study_row(study).state == "stopped"
+    assert bench.study_row(study).reason == "its 2 trials are used up"
+
+
 @pytest.mark.parametrize("state", ["paused", "stopped"])
 def test_an_ended_study_takes_no_proposals_and_a_paused_one_does(bench: Bench, state: str) -> None:
     study = bench.study()
@@ -165,11 +180,22 @@ def test_what_still_waits_when_its_stage_ends_is_cancelled(bench: Bench) -> None
     assert bench.row(study, 0).state == "cancelled"
 
 
-def test_a_trial_enqueued_since_the_planner_looked_keeps_the_stage_open(bench: Bench) -> None:
+def test_a_trial_enqueued_by_hand_keeps_its_stage_open_until_it_has_ended(bench: Bench) -> None:
     study = bench.study()
-    seen = bench.event_n(study)
     bench.do(c.Enqueue(study, "random", ({"lr": 0.5},), WORK, "test"))
-    assert bench.do(c.EndStage(study, "random", RESULT, seen)) is False
+    assert end(bench, study, "random") is False
     assert bench.row(study, 0).state == "waiting"
-    bench.finish(bench.claim(), "pruned", "diverged")
+    grant = bench.claim()
+    assert end(bench, study, "random") is False
+    seen = bench.event_n(study)
+    bench.finish(grant, "pruned", "diverged")
+    assert bench.do(c.EndStage(study, "random", RESULT, seen)) is False, "its ranking lacks that trial"
     assert end(bench, study, "random")
+
+
+def test_a_trial_enqueued_ahead_of_a_stage_that_cannot_run_is_cancelled(bench: Bench) -> None:
+    study = bench.study(stages=[stage(), stage("next", source="random")])
+    bench.do(c.Enqueue(study, "next", ({"lr": 0.5},), WORK, "test"))
+    end(bench, study, "random", NOTHING)
+    assert bench.row(study, 0).state == "cancelled"
+    assert bench.study_row(study).state == "complete"
