@@ -1,7 +1,7 @@
 """Every write as a frozen value. The Writer gathers what arrives together and commits it together.
 
-A command's handler is `apply(tx, commands, now_us) -> outcomes`, one outcome a command, in the
-modules `leases`, `plans` and `people`. An outcome is a value of this module, or a `Refused` of
+A command's handler is `apply(tx, commands, now_us) -> outcomes`, one outcome a command; `batches`
+says which module has it. An outcome is a value of this module, or a `Refused` of
 `errors`, which `Writer.submit` raises. Handlers never see a clock, a request or a socket.
 """
 
@@ -222,7 +222,8 @@ class Prune:
 @dataclass(frozen=True, slots=True)
 class EndStage:
     """A stage said Done: store its result, activate those that waited for it, and complete the
-    study after the last. Outcome: True, or False if it was not active (any more)."""
+    study after the last. Outcome: True, or False if it is not active (any more), or a trial of it
+    has ended since or, queued by hand, has still to end."""
 
     study_id: int
     stage: str
