@@ -177,12 +177,19 @@ Story = Callable[[Stage, "asyncio.Task[bool]"], Awaitable[None]]
 @pytest.fixture
 def play(tmp_path: Path):
     def play(
-        story: Story, *, resume: str | None = None, patience: Patience | None = None
-    ) -> bool | BaseException:
-        """Run a story beside the attempt; whether the child was warm, or what `drive` raised."""
+        story: Story, *, resume: str | None = None, patience: Patience | None = None,
+        before: Callable[[Attempt], None] = lambda attempt: None, away: str | None = None,
+    ) -> bool | BaseException:  # fmt: skip
+        """Run a story beside the attempt; whether the child was warm, or what `drive` raised.
+
+        `before` is done to the attempt before it begins; calls of the kind `away` get no answer from then on.
+        """
 
         async def run() -> bool | BaseException:
             stage = Stage(tmp_path, resume, patience or Patience())
+            if away is not None:
+                stage.desk.answer = always(away, httpx.ConnectError("refused"))
+            before(stage.attempt)
             driving = asyncio.create_task(stage.attempt.drive())
             await stage.time.settle()
             await story(stage, driving)
@@ -657,3 +664,86 @@ def test_a_finish_that_comes_too_late_ends_the_attempt(play):
         assert driving.done()
 
     assert play(story) is True
+
+
+def test_a_trial_given_back_before_its_child_was_told_of_it_is_released_at_once(play):
+    async def story(stage: Stage, driving: Any) -> None:
+        assert driving.done()
+        assert stage.child.told == []
+        assert stage.desk.kinds() == ["release"]
+        assert stage.desk.body("release") == {"cause": "preempted"}
+        assert stage.time.now == 0
+
+    assert play(story, before=lambda attempt: attempt.hand_back("preempted")) is True
+
+
+@pytest.mark.parametrize("why", ["handed_back", "lease_lost"])
+def test_a_trial_that_goes_while_its_snapshot_is_still_coming_never_reaches_the_child(play, why: str):
+    async def story(stage: Stage, driving: Any) -> None:
+        if why == "handed_back":
+            stage.attempt.hand_back("shutdown")
+        else:
+            away = stage.desk.answer
+            stage.desk.answer = lambda what, body: (
+                refused(409, "lease_lost") if what == "heartbeat" else away(what, body)
+            )
+            await stage.time.pass_(11)
+        await stage.time.settle()
+        assert driving.done()
+        assert stage.child.told == []
+        assert [k for k in stage.desk.kinds() if not k.endswith("!409")] == (
+            ["release"] if why == "handed_back" else []
+        )
+
+    assert play(story, resume="0" * 64, away=f"snapshots/{'0' * 64}") is True
+
+
+def test_what_the_service_cannot_read_fails_a_trial_whose_child_has_ended_already(play):
+    async def story(stage: Stage, driving: Any) -> None:
+        stage.desk.answer = always("reports", refused(422, "unprocessable"))
+        stage.child.speak(points(1), ended("complete", "budget"))
+        await stage.time.settle()
+        assert stage.desk.kinds() == ["reports!422", "finish"]
+        assert stage.desk.body("finish")["error"]["kind"] == "protocol_error"
+
+    assert play(story) is False
+
+
+def test_a_last_word_that_the_service_cannot_read_is_said_once_more_as_a_protocol_error(play):
+    async def story(stage: Stage, driving: Any) -> None:
+        stage.desk.answer = always("finish", refused(422, "unprocessable"))
+        stage.child.speak(ended("complete", "budget"))
+        await stage.time.settle()
+        assert [body["state"] for kind, body in stage.desk.calls if kind == "finish!422"] == [
+            "complete",
+            "failed",
+        ]
+
+    assert play(story) is False
+
+
+def test_a_disk_without_room_for_the_snapshot_to_go_on_from_gives_the_trial_to_another_try(
+    play, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tunesmith_service.client.HashedFile", full)
+
+    async def story(stage: Stage, driving: Any) -> None:
+        finish = stage.desk.body("finish")
+        assert (finish["retryable"], finish["error"]["kind"]) == (True, "no_room_for_snapshot")
+        assert "No space left" in finish["error"]["message"]
+
+    assert play(story, resume=hashlib.sha256(b"weights").hexdigest()) is True
+
+
+def test_an_error_whose_text_no_database_keeps_is_told_spelled_out(play):
+    async def story(stage: Stage, _: Any) -> None:
+        error = {"kind": "ValueError", "message": "a\0b\ud800", "traceback": "\ud800"}
+        stage.child.speak(ended("failed", "error", error=error))
+        await stage.time.settle()
+        said = {"kind": "ValueError", "message": "a\\x00b\\ud800", "traceback": "\\ud800"}
+        assert stage.desk.body("finish")["error"] == said
+
+    assert play(story) is False

@@ -10,11 +10,13 @@ up. `Attempt.drive` takes one thing after another; the table is the whole story.
 | training | the child ended it | finish (or release) queued: closing |
 | training | the child died | finish as failed, retryable, `killed`: closing |
 | training | hand back, or away too long | the child is asked to hand back: handing back |
+| training, the child not told yet | hand back, or away too long | release queued: closing |
 | training, handing back | lease lost, pruned, cancelled | the child is told to abandon it: abandoning |
-| training, handing back | a write is malformed | child killed, finish as `protocol_error`: closing |
+| training, the child not told yet | lease lost, pruned, cancelled | over |
+| any of these, closing | a write is malformed | child killed, finish as `protocol_error`: closing |
 | handing back | the child handed back | release queued: closing |
 | handing back, closing | time up, or a second signal | child killed, released with the last snapshot: over |
-| closing | everything accepted, or refused for good | over |
+| closing | everything accepted, lease lost, or that finish is malformed too | over |
 | abandoning | the child ended, died, or 5 s passed | over |
 """
 
@@ -118,12 +120,15 @@ class Attempt:
         )  # fmt: skip
         self._mailbox: asyncio.Queue[Happening] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._training: asyncio.Task[None] | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._stands: Stands = "training"
         self._cause = "shutdown"  # of the release, should there be one
         self._word = ""  # the last one, once it is known: finish or release
         self._signals = 0
+        self._begun = False  # whether the child was told of the trial
         self._warm = False
+        self._objected = False  # a finish as `protocol_error` is under way
         self._keep_spool = False
         self._fatal: TunesmithError | None = None
         self._heard_child_at = tools.clock()
@@ -141,7 +146,7 @@ class Attempt:
         """
         self._scratch.mkdir(parents=True, exist_ok=True)
         self._start(self._beat())
-        self._start(self._train())
+        self._training = self._start(self._train())
         self._start(self._watch())
         self._deliver()
         try:
@@ -248,27 +253,39 @@ class Attempt:
     async def _on_refused(self, refusal: TunesmithError, by_delivery: bool) -> None:
         if isinstance(refusal, Unauthorized | Forbidden):
             self._fatal = refusal
+        final = isinstance(refusal, ENDS_THE_LEASE)
         if self._stands == "closing":
-            if by_delivery:  # a beat may cross an accepted finish; the delivery knows better
-                self._log.warning("last_word_refused", reason=refusal.type, detail=refusal.detail)
+            if not by_delivery:  # a beat may cross an accepted finish; the delivery knows better
+                return
+            self._log.warning("last_word_refused", reason=refusal.type, detail=refusal.detail)
+            if final or self._objected:
                 self._stands = "over"
-        elif self._stands != "abandoning":
-            if isinstance(refusal, ENDS_THE_LEASE):
-                await self._abandon(refusal)
-            else:
-                await self._protocol_error(refusal.detail, forget=True)
+                return
+        if self._stands != "abandoning":
+            await (self._abandon(refusal) if final else self._protocol_error(refusal.detail, forget=True))
 
     async def _abandon(self, refusal: TunesmithError) -> None:
         self._log.info("trial_gone", reason=refusal.type, outcome=refusal.outcome)
-        self._stands = "abandoning"
         await self._stop_delivering()
         self._spool.forget()
+        if await self._never_begins():
+            self._stands = "over"
+            return
+        self._stands = "abandoning"
         await self._child.say({"do": "abandon"})
         self._after(ABANDON_SECONDS, TimeUp("abandon"))
+
+    async def _never_begins(self) -> bool:
+        """Whether the child has not been told of the trial; from then on it will not be."""
+        if not self._begun and self._training is not None:
+            await self._stop(self._training)
+            self._warm = True
+        return not self._begun
 
     async def _protocol_error(self, reason: str, *, forget: bool = False) -> None:
         """We or the service cannot read what was said: the trial needs a person, not another try."""
         self._log.error("protocol_error", reason=reason)
+        self._objected = True
         if forget:
             await self._stop_delivering()
             self._spool.forget()
@@ -289,7 +306,11 @@ class Attempt:
 
     async def _ask_back(self, cause: str) -> None:
         self._log.info("handing_back", cause=cause)
-        self._stands, self._cause = "handing_back", cause
+        self._cause = cause
+        if await self._never_begins():
+            self._last_word("release", {"cause": cause})
+            return
+        self._stands = "handing_back"
         await self._child.say({"do": "hand_back"})
 
     async def _on_time_up(self, of: str) -> None:
@@ -353,6 +374,10 @@ class Attempt:
         except CorruptDownloadError as e:
             self._mailbox.put_nowait(NoResume("snapshot_corrupt", e.detail))
             return
+        except OSError as e:  # our own disk
+            self._mailbox.put_nowait(NoResume("no_room_for_snapshot", str(e)))
+            return
+        self._begun = True
         await self._child.say({
             "do": "run", "work": self._grant.work.model_dump(mode="json"),
             "resume": str(resume) if resume else None, "scratch": str(self._scratch),
@@ -448,5 +473,11 @@ class Attempt:
 
 
 def _error(kind: str, message: str = "", traceback: str = "") -> wire.TrialError:
-    """Clipped to what the wire takes; of a traceback the end says most."""
-    return wire.TrialError(kind=kind[:128], message=message[:16_384], traceback=traceback[-65_536:])
+    """As the wire takes it: clipped (of a traceback the end says most), and without what no database keeps."""
+    message, traceback = _plain(message)[:16_384], _plain(traceback)[-65_536:]
+    return wire.TrialError(kind=_plain(kind)[:128], message=message, traceback=traceback)
+
+
+def _plain(text: str) -> str:
+    """Lone surrogates and NUL, which other people's exceptions may hold, spelled out."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
