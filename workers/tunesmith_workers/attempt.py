@@ -473,7 +473,7 @@ class Attempt:
 
 
 def _error(kind: str, message: str = "", traceback: str = "") -> wire.TrialError:
-    """As the wire takes it: clipped (of a traceback the end says most), and without what no database keeps."""
+    """As the wire takes it: clipped (of a traceback the end says most), without what no database keeps."""
     message, traceback = _plain(message)[:16_384], _plain(traceback)[-65_536:]
     return wire.TrialError(kind=_plain(kind)[:128], message=message, traceback=traceback)
 
