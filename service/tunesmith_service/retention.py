@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import BigInteger, Row, bindparam, delete, exists, func, or_, select, update
 
 from tunesmith_service.commands import ForgetBlobs
+from tunesmith_service.db import batch, rows
 from tunesmith_service.tables import artifacts, attempts, blobs, logs, snapshots, stages, studies, trials
-from tunesmith_service.tx import Tx, lock
+from tunesmith_service.tx import Happened, Tx, lock, record
 
 LIVE = ("waiting", "running")
 
@@ -18,24 +19,59 @@ LIVE = ("waiting", "running")
 def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> list[list[str]]:
     """Forget snapshots committed before `older_than_us` unless one of these needs them: the newest of
     a live trial, what a waiting or running trial starts or resumes from, the best of a study, and what
-    a stage that is still to end may go on from. Returns the hashes that no row names any more."""
+    a stage that is still to end may go on from. The log says so: no stage shall plan to start from
+    bytes that are gone. Returns the hashes that no row names any more."""
     before_us = min(c.older_than_us for c in commands)
     old = _old(tx, before_us)
     lock(tx, {row.study_id for row in old})
     kept = _newest_of_live(tx) | _named(tx) | _best(tx, {row.study_id for row in old}) | _to_go_on_from(tx)
-    gone = [{"b_id": row.id, "forgotten_us": now_us} for row in old if row.id not in kept]
+    gone = [row for row in old if row.id not in kept]
     forget = update(snapshots).where(snapshots.c.id == bindparam("b_id"), snapshots.c.forgotten_us.is_(None))
-    tx.update_each(forget.values(forgotten_us=bindparam("forgotten_us")), gone)
+    values = [{"b_id": row.id, "forgotten_us": now_us} for row in gone]
+    tx.update_each(forget.values(forgotten_us=bindparam("forgotten_us")), values)
+    left = _steps_left(tx, {row.trial_id for row in gone})
+    lost = {(row.trial_id, row.step): row for row in gone if (row.trial_id, row.step) not in left}
+    record(tx, [_forgotten(row) for row in lost.values()], now_us)
     unnamed = _drop_unnamed(tx, before_us)
     return [unnamed] * len(commands)
 
 
 def _old(tx: Tx, before_us: int) -> Sequence[Row[Any]]:
     return tx.execute(
-        select(snapshots.c.id, trials.c.study_id)
+        select(
+            *(snapshots.c[name] for name in ("id", "trial_id", "step")),
+            trials.c.study_id,
+            trials.c.number,
+            stages.c.name.label("stage"),
+        )
         .join(trials, trials.c.id == snapshots.c.trial_id)
+        .join(stages, stages.c.id == trials.c.stage_id)
         .where(snapshots.c.forgotten_us.is_(None), snapshots.c.committed_us < before_us)
+        .order_by(snapshots.c.id)
     ).all()
+
+
+def _steps_left(tx: Tx, trial_ids: set[int]) -> set[tuple[int, int]]:
+    """(trial id, step) of these trials' snapshots that still have their bytes: two attempts may have
+    come to the same step."""
+    b = batch(tx.conn, id=BigInteger)
+    wanted = select(snapshots.c.trial_id, snapshots.c.step).where(
+        snapshots.c.trial_id.in_(select(b.c.id)), snapshots.c.forgotten_us.is_(None)
+    )
+    asked = {"batch": rows({"id": i} for i in sorted(trial_ids))}
+    return {(row.trial_id, row.step) for row in tx.execute(wanted, asked)}
+
+
+def _forgotten(row: Row[Any]) -> Happened:
+    return Happened(
+        study_id=row.study_id,
+        kind="forgotten",
+        actor="sweeper",
+        data={"step": row.step},
+        trial_id=row.trial_id,
+        trial_number=row.number,
+        stage=row.stage,
+    )
 
 
 def _newest_of_live(tx: Tx) -> set[int]:

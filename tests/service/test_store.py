@@ -193,6 +193,33 @@ def test_a_stage_to_come_keeps_what_it_may_go_on_from(bench: Bench) -> None:
     assert kept(bench, study) == []
 
 
+def test_planning_learns_that_a_snapshot_is_gone_once_no_attempt_has_it(bench: Bench) -> None:
+    study = bench.study(keep_best=0)
+    bench.trial(study)
+    first = bench.claim()
+    bench.snapshot(first, 1)
+    bench.snapshot(first, 2, "the first's")
+    bench.expire()
+    bench.snapshot(bench.claim(), 2, "the second's")
+    bench.expire()
+    third = bench.claim()
+    assert planned_from(bench, study) == (1, 2)
+    forget(bench)
+    assert kept(bench, study) == [(0, 2)]
+    assert planned_from(bench, study) == (2,)
+    bench.finish(third, "pruned", "diverged")
+    forget(bench)
+    assert planned_from(bench, study) == ()
+
+
+def planned_from(bench: Bench, study: int) -> tuple[int, ...]:
+    """Steps of trial 0 from which a stage may plan to start."""
+    log = StudyLog(bench.study_row(study).spec)
+    for entry in read(bench, store.entries_since, study, 0):
+        log.apply(entry)
+    return log.trial(0).snapshots
+
+
 def test_young_snapshots_and_bytes_with_another_name_are_kept(bench: Bench) -> None:
     study = bench.study(keep_best=0)
     bench.trial(study)
