@@ -133,10 +133,12 @@ class WorkerClient:
     async def register(self, body: wire.Register) -> wire.Registered:
         return await self._call("PUT", f"workers/{body.worker_id}", body, wire.Registered)
 
-    async def claim(self, body: wire.ClaimRequest) -> wire.ClaimReply:
+    async def claim(self, body: wire.ClaimRequest, *, retry_for: float = math.inf) -> wire.ClaimReply:
         """A long poll. A claim whose answer got lost is repeated with its id and gets the same lease."""
         timeout = body.wait_seconds + READ_SECONDS
-        return await self._call("POST", "claims", body, wire.ClaimReply, read_timeout=timeout)
+        return await self._call(
+            "POST", "claims", body, wire.ClaimReply, read_timeout=timeout, retry_for=retry_for
+        )
 
     async def beat(self, lease: Lease) -> wire.Renewed:
         """One try alone: the caller must know when the beat that was answered had been sent."""

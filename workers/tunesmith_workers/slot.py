@@ -16,11 +16,12 @@ from typing import Protocol, TypeAlias
 
 import structlog
 from tunesmith_service import wire
-from tunesmith_service.client import ClaimStale, Forbidden, Refused, Unauthorized
+from tunesmith_service.client import ClaimStale, Forbidden, Refused, Unauthorized, Unavailable
 
 from tunesmith_workers.attempt import Attempt, Tools
 from tunesmith_workers.child_process import ChildProcess, ChildStartError
 
+ASK_AGAIN_SECONDS = 3.0
 LOOK_SECONDS = 1.0  # how often a broken task file is looked at again
 
 Stamp: TypeAlias = dict[str, tuple[int, int] | None]
@@ -90,10 +91,12 @@ class Slot:
         try:
             while not self._stopping:
                 child = await self._ready_child()
+                if self._stopping:  # in Python 3.11 wait_for may swallow the cancellation
+                    return
                 secret = secrets.token_hex(16)
                 if (grant := await self._claim(child, secret)) is None:
                     continue
-                await self._train(grant, secret)
+                await self._train(child, grant, secret)
                 if self._once:
                     return
         finally:
@@ -147,6 +150,8 @@ class Slot:
         )  # fmt: skip
         try:
             reply = await owner.tools.client.claim(body)
+        except asyncio.CancelledError:  # asked to stop, perhaps just as a trial was granted
+            return await self._granted_meanwhile(body)
         except (Unauthorized, Forbidden):
             raise
         except ClaimStale:  # its answer came too late to be of use; the next claim has an id of its own
@@ -162,16 +167,27 @@ class Slot:
                 await owner.tools.sleep(owner.tools.random.uniform(0.5, 1.5))
         return reply.grant
 
-    async def _train(self, grant: wire.Grant, secret: str) -> None:
+    async def _granted_meanwhile(self, body: wire.ClaimRequest) -> wire.Grant | None:
+        """What a claim that is not waited for was granted, so that it can be handed back: nobody else would
+        get the trial before its lease expires. Asks once, and not for long."""
+        again = body.model_copy(update={"wait_seconds": 0})
+        try:
+            async with asyncio.timeout(ASK_AGAIN_SECONDS):
+                return (await self._owner.tools.client.claim(again, retry_for=0)).grant
+        except (TimeoutError, Unavailable, Refused):
+            return None
+
+    async def _train(self, child: ChildProcess, grant: wire.Grant, secret: str) -> None:
         work = grant.work
         log = self._log.bind(study=work.study, trial=work.number, attempt=grant.attempt)
         log.info("claimed", stage=work.stage, epochs=work.epochs, resume=work.resume and work.resume.step)
-        child = await self._ready_child()  # it may have died while we waited for a trial
         scratch = self._seat.scratch / f"{grant.trial_id}-{grant.incarnation}-{grant.attempt}"
         self._attempt = Attempt(self._owner.tools, child, grant, secret, scratch, log=log)
         self._owner.began()
         try:
-            if self._stopping:  # asked to stop between the grant and here
+            if self._stopping or not child.is_alive or self._stamp != _stamp(self._seat):
+                # Asked to stop, the trainer gone, or its files edited since the claim: the trial may be
+                # pinned to the code that was claimed with.
                 self._attempt.hand_back("shutdown")
             warm = await self._attempt.drive()
         finally:

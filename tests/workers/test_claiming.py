@@ -1,0 +1,168 @@
+"""What a slot makes of a grant that comes while it stops, or when the trainer it was claimed for has gone.
+
+A claim that hangs, and one whose answer crosses a signal, cannot be had from a real service on demand,
+so a desk of our own answers over the real client. The child is a script; `test_child.py` has the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from tunesmith_service.client import WorkerClient
+from tunesmith_workers.attempt import Tools
+from tunesmith_workers.child_process import ChildProcess, Death
+from tunesmith_workers.slot import Seat, Slot
+
+URL = "http://127.0.0.1:1"
+WORK = {
+    "study": "s", "stage": "coarse", "number": 4, "task": "digits", "params": {}, "epochs": 3, "seed": 1,
+    "metric": "val/loss", "direction": "minimize",
+}  # fmt: skip
+GRANT = {"grant": {"trial_id": 7, "incarnation": 1, "attempt": 2, "ttl_seconds": 30, "work": WORK}}
+NOTHING: dict[str, Any] = {"grant": None}
+
+
+class Child:
+    """Ready at once; completes whatever it is told to run."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.tasks = {"digits": "0" * 64}
+        self.is_alive = True
+        self.told: list[str] = []
+        self._says: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def say(self, message: dict[str, Any]) -> None:
+        self.told.append(message["do"])
+        self._says.put_nowait({"say": "ended", "state": "complete", "stop_reason": "budget"})
+
+    async def next(self) -> Any:
+        return await self._says.get()
+
+    async def kill(self) -> Death:
+        self.is_alive = False
+        return Death(-9, "")
+
+
+class House:
+    """A slot and its owner, with a desk that notes the calls and answers a claim as the test says."""
+
+    worker_id, boot_id = "1" * 32, "2" * 32
+    has_declared = True
+
+    def __init__(self, directory: Path) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.children: list[Child] = []
+        self.claimed: Callable[[int], Awaitable[dict[str, Any]]] = nothing
+        self.file = directory / "tasks.py"
+        self.file.write_text("")
+        spools = directory / "spool"
+        spools.mkdir()
+        client = WorkerClient(URL, "t", transport=httpx.MockTransport(self.handle))
+        self.tools = Tools(client, URL, spools)
+        seat = Seat(0, "3" * 32, directory / "scratch", [], {}, [self.file], [])
+        self.slot = Slot(self, seat, structlog.get_logger())
+
+    async def handle(self, request: httpx.Request) -> httpx.Response:
+        kind, body = request.url.path.rpartition("/")[2], json.loads(await request.aread())
+        self.calls.append((kind, body))
+        if kind == "claims":
+            return httpx.Response(200, json=await self.claimed(self.kinds().count("claims")))
+        return httpx.Response(200, json={"state": "waiting"})
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.calls]
+
+    async def declare(self, tasks: Mapping[str, str], *, again: bool = False) -> None: ...
+
+    def claim_seconds(self) -> float:
+        return 20.0
+
+    def began(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def found_nothing(self, *, draining: bool) -> None:
+        self.slot.stop("shutdown")
+
+
+async def nothing(claim: int) -> dict[str, Any]:
+    return NOTHING
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    house = House(tmp_path)
+
+    async def start(arguments: Any, environ: Any) -> Child:
+        house.children.append(Child())
+        return house.children[-1]
+
+    monkeypatch.setattr(ChildProcess, "start", start)
+    return house
+
+
+def run(house: House, beside: Callable[[], Awaitable[None]] | None = None) -> None:
+    async def both() -> None:
+        serving = asyncio.create_task(house.slot.run())
+        if beside is not None:
+            await beside()
+        await asyncio.wait([serving])
+
+    asyncio.run(asyncio.wait_for(both(), 20))
+
+
+@pytest.mark.parametrize("answer", [GRANT, NOTHING], ids=["granted", "not_granted"])
+def test_a_trial_granted_as_the_slot_stops_is_asked_for_and_handed_back(house: House, answer: dict[str, Any]):
+    asked = asyncio.Event()
+
+    async def claimed(claim: int) -> dict[str, Any]:
+        asked.set()
+        if claim == 1:
+            await asyncio.Event().wait()  # the answer is lost with the call
+        return answer
+
+    async def stop() -> None:
+        await asked.wait()
+        house.slot.stop("shutdown")
+
+    house.claimed = claimed
+    run(house, stop)
+    (_, first), (_, second) = house.calls[:2]
+    assert second == first | {"wait_seconds": 0}
+    assert house.kinds() == ["claims", "claims"] + (["release"] if answer is GRANT else [])
+    assert house.children[0].told == []
+    assert not house.children[0].is_alive
+
+
+def edit(house: House) -> None:
+    house.file.write_text("# another loop\n")
+    os.utime(house.file, ns=(1, 1))
+
+
+def die(house: House) -> None:
+    house.children[0].is_alive = False
+
+
+@pytest.mark.parametrize("happens", [edit, die])
+def test_a_trial_claimed_for_a_trainer_that_has_gone_meanwhile_is_handed_back(
+    house: House, happens: Callable[[House], None]
+):
+    async def claimed(claim: int) -> dict[str, Any]:
+        if claim == 1:
+            happens(house)
+        return [GRANT, GRANT, NOTHING][claim - 1]
+
+    house.claimed = claimed
+    run(house)
+    assert house.kinds() == ["claims", "release", "claims", "finish", "claims"]
+    assert [child.told for child in house.children] == [[], ["run"]]
