@@ -1,7 +1,7 @@
 """A study's event log, and the history that it tells.
 
-The service writes an entry for every proposal, change of state, report and committed snapshot, and
-gives each a number `n` under the study's row lock: 1, 2, 3, … without gaps. `StudyLog` folds
+The service writes an entry for every proposal, change of state, report, and snapshot that comes or
+goes, and gives each a number `n` under the study's row lock: 1, 2, 3, … without gaps. `StudyLog` folds
 entries into the histories that stages plan from. The planner process feeds it increments; a test
 that replays a decision feeds it the log cut at the proposal's `planned_at`. It is the same fold.
 
@@ -15,6 +15,7 @@ What `data` holds, by kind (JSON; non-finite numbers as "NaN", "Infinity", "-Inf
              to running: the points after `resume_step` (0 without a snapshot) are thrown away
   reported   {attempt, seq, points: [{step, metrics}]}
   snapshot   {step, attempt}                  committed
+  forgotten  {step}                           no attempt's snapshot of this step has its bytes any more
 A key that is missing is None. Stages of the study's own specification are pending until an entry
 says otherwise; a stage that the specification lacks joins it, last, with the `spec` of its entry.
 """
@@ -32,7 +33,7 @@ from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Point, StageState, Start, StopReason, Trial, TrialState, Work
 
-EntryKind = Literal["study", "stage", "planned", "redrawn", "moved", "reported", "snapshot"]
+EntryKind = Literal["study", "stage", "planned", "redrawn", "moved", "reported", "snapshot", "forgotten"]
 
 _A_STAGE: TypeAdapter[AnyStage] = TypeAdapter(AnyStage)
 
@@ -249,4 +250,14 @@ def _snapshot(trial: Trial, entry: Entry) -> Trial:
     return replace(trial, snapshots=tuple(sorted({*trial.snapshots, entry.data["step"]})))
 
 
-_FOLDS = {"redrawn": _redrawn, "moved": _moved, "reported": _reported, "snapshot": _snapshot}
+def _forgotten(trial: Trial, entry: Entry) -> Trial:
+    return replace(trial, snapshots=tuple(s for s in trial.snapshots if s != entry.data["step"]))
+
+
+_FOLDS = {
+    "redrawn": _redrawn,
+    "moved": _moved,
+    "reported": _reported,
+    "snapshot": _snapshot,
+    "forgotten": _forgotten,
+}
