@@ -53,6 +53,7 @@ def differences(spec: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[s
     person enqueued are no decisions of ours.
     """
     made = [e for e in entries if _is_decision(e)]
+    most = Counter(e.stage for e in entries if e.kind == "planned")
     keys = {e.trial: (e.stage, e.data["key"]) for e in entries if e.kind == "planned"}
     together = Counter((e.stage, e.data["planned_at"]) for e in made if e.kind != "moved")
     reports = {e.n: e for e in entries if e.kind == "reported"}
@@ -69,7 +70,7 @@ def differences(spec: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[s
             yield from _verdict_differs(log, entry, reports[entry.data["planned_at"]])
         else:
             room = together[entry.stage, entry.data["planned_at"]] + len(log.stale(stage_name))
-            yield from _proposal_differs(log, entry, key, room)
+            yield from _proposal_differs(log, entry, key, room, most[stage_name])
 
 
 def _is_decision(entry: Entry) -> bool:
@@ -78,10 +79,9 @@ def _is_decision(entry: Entry) -> bool:
     return entry.kind == "redrawn" or (entry.kind == "planned" and not entry.data.get("hand"))
 
 
-def _proposal_differs(log: StudyLog, entry: Entry, key: str, room: int) -> Iterator[str]:
+def _proposal_differs(log: StudyLog, entry: Entry, key: str, room: int, most: int) -> Iterator[str]:
     stage = log.stage(entry.stage or "")
-    plan = ask(log, stage, room)
-    found = {p.key: p for p in plan.items}.get(key) if isinstance(plan, Proposals) else None
+    found = _proposed(log, stage, key, room) or _proposed(log, stage, key, room + most)
     if found is None:
         yield f"event {entry.n}: {stage.name} does not propose {key} at event {entry.data['planned_at']}"
         return
@@ -90,6 +90,16 @@ def _proposal_differs(log: StudyLog, entry: Entry, key: str, room: int) -> Itera
         stored, now = _bytes(entry.data[name]), _bytes(again[name])
         if stored != now:
             yield f"event {entry.n}: {name} of {key} was {stored!r}, replayed {now!r}"
+
+
+def _proposed(log: StudyLog, stage: AnyStage, key: str, room: int) -> Proposal | None:
+    """What the stage proposes under this key if there is so much room.
+
+    How much there was is not in the log. Usually as much as was queued; more, if another server had
+    queued the first of them already, or the database was away for a moment.
+    """
+    plan = ask(log, stage, room)
+    return {p.key: p for p in plan.items}.get(key) if isinstance(plan, Proposals) else None
 
 
 def _verdict_differs(log: StudyLog, entry: Entry, report: Entry) -> Iterator[str]:
