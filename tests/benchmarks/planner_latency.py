@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--trials", type=int, default=8000, help="queued on each service")
+    parser.add_argument("--trials", type=int, default=2000, help="queued on each service")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     with ExitStack() as left, tempfile.TemporaryDirectory() as home:

@@ -120,6 +120,13 @@ def house(tmp_path: Path, server: Server) -> Iterator[House]:
 @pytest.fixture
 def own_house(tmp_path: Path) -> Iterator[House]:
     """With a service that the test may kill."""
+    with Server(tmp_path / "home") as server, server.client() as client:
+        yield House(tmp_path, server, client)
+
+
+@pytest.fixture
+def hasty_house(tmp_path: Path) -> Iterator[House]:
+    """With a service whose leases are short."""
     with Server(tmp_path / "home", ttl_seconds=TTL_SECONDS) as server, server.client() as client:
         yield House(tmp_path, server, client)
 
@@ -158,8 +165,8 @@ def test_a_trial_of_a_killed_supervisor_is_resumed_by_its_successor_from_its_sna
 
 
 @pytest.mark.long
-def test_a_killed_worker_s_trial_goes_to_another_machine_when_its_lease_expires(own_house: House):
-    house = own_house
+def test_a_killed_worker_s_trial_goes_to_another_machine_when_its_lease_expires(hasty_house: House):
+    house = hasty_house
     house.study()
     house.let(2)
     with house.worker("one") as first, house.worker("two") as second:

@@ -92,6 +92,7 @@ class Supervisor:
         ]
         self._declaring = asyncio.Lock()
         self._declared: dict[str, str] | None = None
+        self._leftovers: asyncio.Task[None] | None = None
         self._busy = 0
         self._idle_since: float | None = None
         self._draining = False
@@ -121,9 +122,12 @@ class Supervisor:
             loop.add_signal_handler(number, self.stop, cause)
         self._idle_since = self.tools.clock()
         self._log.info("started", url=self._options.url, slots=len(self._slots), state=self._state.directory)
+        # Before the trainers' slow start: the leases that these writes belong to run out.
+        self._leftovers = asyncio.create_task(self._send_leftovers(), name="leftovers")
         try:
             await self._serve_all()
         finally:
+            self._leftovers.cancel()
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
             await self.tools.client.aclose()
@@ -167,8 +171,8 @@ class Supervisor:
         async with self._declaring:
             if self._declared == tasks and not again:
                 return
-            if self._declared is None:
-                await self._send_leftovers()
+            if self._leftovers is not None:
+                await asyncio.shield(self._leftovers)
             await self._register(tasks)
             before, self._declared = self._declared, dict(tasks)
             self._log.info("registered", tasks=sorted(tasks))
