@@ -88,6 +88,9 @@ def commit(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int
         told = Unavailable("The database does not answer; nothing is lost, send the same request again.")
         return Batch([told] * len(commands))
     except Exception as e:
+        if len(commands) == 1 and _is_crowded(e):
+            log.warning("batch.crowded", kind=type(commands[0]).__name__, error=str(e))
+            return Batch([Unavailable("Too many writes at once; nothing was written, send it again.")])
         if len(commands) == 1:
             log.exception("command.failed", kind=type(commands[0]).__name__)
             return Batch([e])
@@ -108,10 +111,15 @@ def _retrying(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: 
         try:
             return _once(engine, commands, now_us, ttl_us)
         except DBAPIError as e:
-            if getattr(e.orig, "sqlstate", None) not in _RETRIED:
+            if not _is_crowded(e):
                 raise
             log.info("batch.again", sqlstate=e.orig.sqlstate)  # type: ignore[union-attr]
     return _once(engine, commands, now_us, ttl_us)
+
+
+def _is_crowded(error: Exception) -> bool:
+    """Whether the database asks for the same transaction again."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED
 
 
 def _once(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int) -> Batch:
@@ -128,7 +136,7 @@ def _once(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int)
             batch = _apply(conn, commands, now_us, ttl_us)
         except (OperationalError, InterfaceError) as e:
             _roll_back(conn)
-            if getattr(e.orig, "sqlstate", None) in _RETRIED:
+            if _is_crowded(e):
                 raise
             raise _CannotReachError from e
         except BaseException:

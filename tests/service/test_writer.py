@@ -185,6 +185,20 @@ def test_a_deadlock_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch
     assert len(tries) == 3
 
 
+def test_a_write_that_deadlocks_each_time_is_to_be_sent_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    def unlucky(tx: Any, commands: Any, now_us: int) -> Any:
+        raise OperationalError("deadlock", {}, Deadlock())
+
+    monkeypatch.setitem(batches.HANDLERS, c.CreateStudy, unlucky)
+    with pytest.raises(Unavailable, match="nothing was written, send it again"):
+        run(bench, lambda served: served.submit(create("one")))
+
+
 def test_the_clock_is_read_once_a_batch(bench: Bench) -> None:
     read: list[int] = []
 
