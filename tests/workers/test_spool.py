@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tunesmith_service import wire
 from tunesmith_service.client import Lease
 from tunesmith_workers.spool import LOG_CHARACTERS, POINTS_PER_REPORT, Entry, Spool, leftovers
 
@@ -158,3 +159,29 @@ def test_accepted_reports_can_be_had_again_for_a_service_that_asks(make: Make):
     assert [r["seq"] for r in spool.reports_from(2)] == [2, 3]
     with pytest.raises(KeyError):
         spool.reports_from(0)
+
+
+def test_a_disk_without_room_leaves_the_spool_in_memory(tmp_path: Path):
+    (tmp_path / "7.1.3.jsonl").symlink_to("/dev/full")
+    spool = Spool.create(tmp_path, LEASE, URL)
+    spool.add_points(points(1))
+    spool.close_with("finish", {"state": "complete"})
+    assert [e.kind for e in drained(spool)] == ["report", "finish"]
+    spool.close()
+
+
+def test_points_of_many_metrics_fill_a_report_before_its_body_is_too_long_for_the_service(make: Make):
+    spool = make()
+    many = [{"step": s, "metrics": {f"val/metric-{i}": s + i / 7 for i in range(256)}} for s in range(1, 301)]
+    for point in many:
+        spool.add_points([point])
+    reports = [wire.Report.model_validate(e.body) for e in drained(spool)]
+    assert [p.step for r in reports for p in r.points] == list(range(1, 301))
+    assert [r.seq for r in reports] == list(range(1, len(reports) + 1))
+    assert max(len(r.model_dump_json()) for r in reports) < 2**20
+
+
+def test_many_points_at_once_fill_several_reports_of_a_bearable_length(make: Make):
+    spool = make()
+    spool.add_points([{"step": s, "metrics": {f"m{i}": 1 / 7 for i in range(256)}} for s in range(1, 301)])
+    assert max(len(json.dumps(e.body)) for e in drained(spool)) < 2**20

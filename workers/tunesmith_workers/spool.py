@@ -5,9 +5,9 @@ its first line, so it grows only while the service is away. A supervisor that wa
 behind, and its successor sends what is in it before it registers: until then the lease is current.
 The file outlives a process, not a power cut; for that the service's answer is the promise.
 
-Reports get their numbers here. While a report waits, later points join it (up to 500), so a fast
-trainer on a slow line costs few requests; `head` freezes it, since a number once sent names its
-points for good.
+Reports get their numbers here. While a report waits, later points join it (up to 500, or half of what
+the service reads at once), so a fast trainer on a slow line costs few requests; `head` freezes it,
+since a number once sent names its points for good.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ from tunesmith_service.client import Lease
 
 LIMIT_BYTES = 64 * 1024 * 1024
 POINTS_PER_REPORT = 500
+REPORT_BYTES = 512 * 1024  # the service reads bodies of 1 MiB
 LOG_CHARACTERS = 262_144
 KEPT_REPORTS = 1000  # accepted ones, in case the service asks for them again
 
@@ -37,6 +38,13 @@ class Entry:
     kind: str
     body: dict[str, Any]
     frozen: bool = False
+    size: int = 0  # bytes of a report's points
+
+    def has_room(self, size: int) -> bool:
+        """Whether this is a report that a point of `size` bytes may join."""
+        if self.kind != "report" or self.frozen:
+            return False
+        return len(self.body["points"]) < POINTS_PER_REPORT and self.size + size <= REPORT_BYTES
 
     @property
     def is_last_word(self) -> bool:
@@ -103,16 +111,15 @@ class Spool:
 
     def add_points(self, points: Sequence[Mapping[str, Any]]) -> None:
         """Queue points (`{"step", "metrics"}`, rising steps)."""
-        rest = iter(points)
-        last = self._waiting[-1] if self._waiting else None
-        if last is not None and last.kind == "report" and not last.frozen:
-            room = POINTS_PER_REPORT - len(last.body["points"])
-            if joined := list(islice(rest, room)):
-                last.body["points"] += joined
-                self._append({"kind": "report", "body": {"seq": last.body["seq"], "points": joined}})
-        while batch := list(islice(rest, POINTS_PER_REPORT)):
-            self._report_seq += 1
-            self._add("report", {"seq": self._report_seq, "points": batch})
+        for point in points:
+            size = len(json.dumps(point))
+            if self._waiting and (last := self._waiting[-1]).has_room(size):
+                last.body["points"].append(point)
+                self._append({"kind": "report", "body": {"seq": last.body["seq"], "points": [point]}})
+            else:
+                self._report_seq += 1
+                self._add("report", {"seq": self._report_seq, "points": [point]})
+            self._waiting[-1].size += size
 
     def add_log(self, text: str) -> None:
         for start in range(0, len(text), LOG_CHARACTERS):
@@ -188,7 +195,8 @@ class Spool:
             self._file.write(data)
             self._file.flush()
         except OSError:  # our own disk is full: memory alone must do
-            self._file.close()
+            with suppress(OSError):  # it tries to write what is left
+                self._file.close()
             self._file = None
 
     def _cut_back(self) -> None:
