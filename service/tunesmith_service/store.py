@@ -244,11 +244,6 @@ def planned_studies(conn: Connection) -> list[PlannedStudy]:
     return [PlannedStudy(y.id, y.spec, y.event_n, _slots_for(y, live)) for y in _values(conn, Study, wanted)]
 
 
-def live_slots(conn: Connection, study: Study) -> int:
-    """How many live slots serve the study's task as it is pinned."""
-    return _slots_for(study, _live_workers(conn))
-
-
 def _live_workers(conn: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
     w = tables.workers
     since_us = instance(conn).last_tick_us - LIVE_US
@@ -517,19 +512,6 @@ def may_fetch(conn: Connection, lease: Lease, sha256: str) -> bool:
         )
     )
     return conn.execute(wanted).first() is not None
-
-
-def is_current(conn: Connection, lease: Lease) -> bool:
-    """Whether a lease holds its trial now; a look before bytes are taken, the fence is the handlers'."""
-    t = tables.trials
-    held = and_(
-        t.c.id == lease.trial_id,
-        t.c.incarnation == lease.incarnation,
-        t.c.attempt == lease.attempt,
-        t.c.lease_hash == lease.secret_hash.hex(),
-        t.c.state == "running",
-    )
-    return conn.execute(select(t.c.id).where(held)).first() is not None
 
 
 def named_blobs(conn: Connection, hashes: Iterable[str]) -> set[str]:
