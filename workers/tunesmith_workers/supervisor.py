@@ -196,8 +196,8 @@ class Supervisor:
         for path in leftovers(self._state.spool):
             try:
                 spool = Spool.load(path)
-            except ValueError as e:
-                self._log.warning("spool_unreadable", reason=str(e))
+            except (KeyError, TypeError, ValueError) as e:
+                self._log.warning("spool_unreadable", path=str(path), reason=str(e))
                 path.unlink()
                 continue
             if spool.url != self._options.url:
@@ -210,6 +210,8 @@ class Supervisor:
                 log.info("leftovers_sent", writes=count)
             except Refused as e:
                 log.info("leftovers_refused", writes=count, reason=e.type)
+            except (KeyError, ValueError) as e:  # of another version of ours, or damaged
+                log.warning("leftovers_unreadable", writes=count, reason=str(e))
             spool.close()
         self._state.empty_scratch(but=self._scratch)
 
