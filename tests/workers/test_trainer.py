@@ -389,3 +389,19 @@ def test_a_model_with_batch_normalisation_trains_and_goes_on(tmp_path):
     second = run(blobs(build=build), work, tmp_path, resume=saved(first)[-1].file.path)
     assert tree(whole)["model"]["1.num_batches_tracked"].item() == 9
     assert same_bits(tree(second)["model"], tree(whole)["model"])
+
+
+def test_a_model_that_writes_into_its_input_leaves_the_task_s_data_alone(tmp_path):
+    class Shifting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(x.sub_(1.0))
+
+    entry = blobs(build=lambda params: Shifting())
+    splits = entry.task.splits
+    before = [splits.train.x.clone(), splits.val.x.clone()]
+    run(entry, make_work(), tmp_path)
+    assert same_bits(before, [splits.train.x, splits.val.x])

@@ -166,7 +166,7 @@ class _Run:
         measures = {"loss": self.task.loss, **self.task.metrics}
         sums = dict.fromkeys(measures, 0.0)
         for piece in in_order(split, _EVALUATED_AT_ONCE):
-            outputs = self.model(piece.x)
+            outputs = self.model(piece.x.clone())  # a model may write into its input
             for name, measure in measures.items():
                 sums[name] += measure(outputs, piece.y).sum(dtype=torch.float64).item()
         return {f"val/{name}": total / len(split) for name, total in sums.items()}
