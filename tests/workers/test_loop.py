@@ -6,12 +6,15 @@ import textwrap
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training import CPU, make_work, points, same_bits, saved, tree, wish_at
 from tunesmith_workers import loop, rng
+from tunesmith_workers.child import spoken
 from tunesmith_workers.endings import Ending
 from tunesmith_workers.loop import Trial, TrialEnded, train
+from tunesmith_workers.messages import decode, encode
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.tasks.registry import Registry
 
@@ -181,12 +184,25 @@ def test_a_loop_may_stop_by_a_rule_of_its_own(tmp_path):
             "test/loss: the test set is for the final",
         ),
         (lambda t: t.report(1, loss=1.0), "lacks val/loss, the study's objective; it has loss"),
+        (lambda t: t.report(1, {"val/loss": "low"}), "val/loss must be one number, got 'low'"),
+        (lambda t: t.report(1, {"val/loss": None}), "val/loss must be one number, got None"),
+        (lambda t: t.report(1, {"val/loss": torch.ones(2)}), r"val/loss must be one number, got tensor\("),
+        (lambda t: t.report(1, {"val/loss": 1.0, 3: 1.0}), "name is a text of 1 to 128 characters, got 3"),
+        (lambda t: t.report(1.5, {"val/loss": 1.0}), "a step is a whole number of epochs done, got 1.5"),
+        (lambda t: t.report("1", {"val/loss": 1.0}), "a step is a whole number of epochs done, got '1'"),
+        (lambda t: t.report(2**31, {"val/loss": 1.0}), "a step is at most 2147483647, got 2147483648"),
         (lambda t: None, "returned without a report"),
     ],
 )
 def test_a_report_that_cannot_be_right_is_refused(tmp_path, report, message):
     with pytest.raises(ValueError, match=message):
         go(report, work(), tmp_path)
+
+
+@pytest.mark.parametrize("step", [np.int64(1), torch.tensor(1)], ids=["numpy", "torch"])
+def test_steps_and_values_may_be_numbers_of_numpy_and_torch(tmp_path, step):
+    said = go(lambda t: t.report(step, {"val/loss": torch.tensor(0.5)}), work(), tmp_path)
+    assert decode(encode(spoken(said[0])))["points"] == [{"step": 1, "metrics": {"val/loss": 0.5}}]
 
 
 def test_a_snapshot_that_lacks_what_a_loop_restores_is_refused(line, tmp_path):

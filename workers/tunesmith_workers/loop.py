@@ -33,6 +33,7 @@ built-in trainer writes the same format.
 
 from __future__ import annotations
 
+import operator
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -59,6 +60,8 @@ from tunesmith_workers.endings import (
 )
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.tasks.registry import train
+
+_MAX_STEP = 2**31 - 1  # what the service takes
 
 
 class Stateful(Protocol):
@@ -114,7 +117,8 @@ class Trial:
         is not finite ends the trial as diverged. Raises ValueError on a step that does not rise and
         on a name under `test/`: the test set is not a trial's to look at.
         """
-        found = {name: float(value) for name, value in {**(metrics or {}), **named}.items()}
+        step = _whole(step)
+        found = {name: _number(name, value) for name, value in {**(metrics or {}), **named}.items()}
         if step <= self._step:
             raise ValueError(f"steps must rise: report({step}) after step {self._step}")
         if not found:
@@ -229,6 +233,25 @@ class Trial:
         if self._ending is None and self._step < self.epochs:
             return Ending("complete", "early_stopping")  # the loop has a rule of its own
         return self._ending or BUDGET
+
+
+def _whole(step: Any) -> int:
+    try:
+        number = operator.index(step)  # numpy's and torch's whole numbers too
+    except TypeError:
+        raise ValueError(f"a step is a whole number of epochs done, got {step!r}") from None
+    if number > _MAX_STEP:
+        raise ValueError(f"a step is at most {_MAX_STEP}, got {number}")
+    return number
+
+
+def _number(name: Any, value: Any) -> float:
+    if not isinstance(name, str) or not 0 < len(name) <= 128:
+        raise ValueError(f"a metric's name is a text of 1 to 128 characters, got {name!r}")
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be one number, got {value!r:.200}") from None
 
 
 def _state_of(value: Any) -> Any:
