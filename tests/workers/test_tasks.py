@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from pyarrow import parquet
 from torch import nn
 from training import blobs, make_work, points, run
 from tunesmith_workers.tasks import builtin, digits, files, models
-from tunesmith_workers.tasks.registry import Entry, Loop, Registry, Task, TaskError, digest_of
+from tunesmith_workers.tasks.registry import Entry, Loop, Registry, Task, TaskError, digest_of, train
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
@@ -173,6 +174,7 @@ BAD_ARRAYS = [
     ),
     ({"X": np.ones((60, 3, 4, 9), np.uint8), "y": Y}, "so 9 channels; channels come last and are 1 to 4"),
     ({"X": np.ones((4, 2)), "y": Y[:4]}, "4 rows in 2 classes leave the val split empty"),
+    ({"X": np.array(5), "y": Y}, r"X has shape \[\] and y \[60\]"),
     ({"X": np.array([[object()]] * 60), "y": Y}, "not a readable .npz file without pickled objects"),
 ]
 
@@ -216,6 +218,11 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_named(tmp_path):
     (tmp_path / "a.npz").write_text("nothing of the kind")
     with pytest.raises(TaskError, match=r"not a readable \.npz file"):
         files.task("a", tmp_path / "a.npz")
+    np.savez_compressed(tmp_path / "a.npz", X=np.random.default_rng(0).random((100, 3)), y=np.arange(100))
+    whole = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(whole[:200] + b"\xff" * 60 + whole[260:])
+    with pytest.raises(TaskError, match=r"not a readable \.npz file"):
+        files.task("a", tmp_path / "a.npz")
     (tmp_path / "a.parquet").write_text("nothing of the kind")
     with pytest.raises(TaskError, match="not a readable parquet file"):
         files.task("a", tmp_path / "a.parquet")
@@ -250,8 +257,6 @@ def task_file(path: Path, name: str, width: int = 2) -> Path:
 
 @pytest.fixture(autouse=True)
 def _same_path_as_before(monkeypatch):
-    import sys
-
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -274,6 +279,53 @@ def test_a_digest_changes_with_code_neighbours_and_data_and_with_nothing_else(tm
     assert digest_of(task, b"code") != digest_of(task, b"other")
     assert digest_of(blobs().task, b"") != digest_of(blobs(samples=61).task, b"")
     assert digest("one_width") != digest("two_width", 3)
+
+
+def test_a_digest_is_the_same_whatever_files_were_given_before(tmp_path):
+    def digest(*names: str) -> str:
+        registry = Registry()
+        for name in names:
+            registry.add_file(tmp_path / f"{name}.py")
+        for name in names:  # as in a process of its own
+            del sys.modules[f"tunesmith_task_file_{name}"]
+        return registry.digests()["shared_b"]
+
+    (tmp_path / "shared_width.py").write_text("WIDTH = 2\n")
+    for name in ("shared_a", "shared_b"):
+        code = (
+            f"import shared_width\nfrom {train.__module__} import train\n@train('{name}')\ndef loop(t): ...\n"
+        )
+        (tmp_path / f"{name}.py").write_text(code)
+    assert digest("shared_b") == digest("shared_a", "shared_b") == digest("shared_b", "shared_a")
+
+
+def test_task_files_of_two_directories_have_neighbours_of_one_name(tmp_path):
+    registry = Registry()
+    for name, width in (("here", 3), ("there", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "twin_width.py").write_text(f"WIDTH = {width}\n")
+        code = f"from twin_width import WIDTH\nfrom {train.__module__} import train\n"
+        code += f"@train('{name}')\ndef loop(t): return WIDTH\n"
+        (tmp_path / name / f"{name}_tasks.py").write_text(code)
+        registry.add_file(tmp_path / name / f"{name}_tasks.py")
+    assert [registry[name].task.run(None) for name in ("here", "there")] == [3, 5]
+
+
+def test_libraries_inside_a_project_are_no_part_of_its_digest(tmp_path):
+    def digest(name: str, version: int) -> str:
+        packages = tmp_path / name / "lib" / "site-packages"
+        packages.mkdir(parents=True)
+        (packages / f"{name}_library.py").write_text(f"VERSION = {version}\n")
+        sys.path.insert(0, str(packages))
+        code = "import importlib, sys\nimportlib.import_module(__name__[20:] + '_library')\n"
+        code += f"from {train.__module__} import train\n@train('t')\ndef loop(t): ...\n"
+        (tmp_path / name / f"{name}.py").write_text(code)
+        registry = Registry()
+        registry.add_file(tmp_path / name / f"{name}.py")
+        assert f"{name}_library" in sys.modules
+        return registry.digests()["t"]
+
+    assert digest("venv_one", 1) == digest("venv_two", 2)
 
 
 def test_names_are_taken_once(tmp_path):

@@ -13,6 +13,7 @@ seed; where a test split is given, a fifth of the rest is for validation.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def _from_rows(name: str, path: Path) -> Task:
 
 def _from_npz(name: str, path: Path) -> Task:
     x, y, tests = _arrays(path)
-    if len(x) != len(y) or y.ndim != 1 or len(y) == 0:
+    if x.ndim == 0 or y.ndim != 1 or len(x) != len(y) or len(y) == 0:
         raise TaskError(f"X has shape {list(x.shape)} and y {list(y.shape)}; y needs one value a sample")
     targets = read_target(Column("y", y), tests)
     if x.ndim == 2:
@@ -60,7 +61,7 @@ def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any], int]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key in _KNOWN}
             names = sorted(file.files)
-    except (ValueError, OSError, zipfile.BadZipFile) as e:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise TaskError(f"not a readable .npz file without pickled objects: {e}") from e
     if arrays.keys() >= {"X", "y"}:
         return arrays["X"], arrays["y"], 0

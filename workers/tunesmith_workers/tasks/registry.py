@@ -94,6 +94,7 @@ class Entry:
 
 Function = TypeVar("Function", bound=Callable[..., object])
 _MARK = "__tunesmith__"
+_NEIGHBOURS: set[str] = set()  # modules that task files have imported from their own directories
 
 
 def register(name: str) -> Callable[[Function], Function]:
@@ -186,12 +187,23 @@ def _run_file(path: Path) -> tuple[ModuleType, bytes]:
     if spec is None or spec.loader is None:
         raise TaskError(f"--tasks {path}: not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    before = set(sys.modules)
+    # Each task file imports its neighbours anew: another directory's may have the same name, and a digest
+    # shall not depend on which files were given before.
+    for neighbour in _NEIGHBOURS:
+        sys.modules.pop(neighbour, None)
+    before = {*sys.modules, name}
     sys.path.insert(0, str(path.parent))  # as for a script: it may import its neighbours
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    files = sorted({f for f in map(_file_of, sys.modules.keys() - before) if f and path.parent in f.parents})
-    return module, b"".join(hashlib.sha256(f.read_bytes()).digest() for f in [path, *files])
+    files = {new: f for new in sys.modules.keys() - before if (f := _file_of(new))}
+    own = {new: f for new, f in files.items() if path.parent in f.parents and not _is_installed(f)}
+    _NEIGHBOURS.update(own)
+    return module, b"".join(hashlib.sha256(f.read_bytes()).digest() for f in [path, *sorted(own.values())])
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether it is a library's: a virtual environment may stand inside a project's directory."""
+    return not {"site-packages", "dist-packages"}.isdisjoint(file.parts)
 
 
 def _file_of(module: str) -> Path | None:
