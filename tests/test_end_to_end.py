@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from processes import Process, free_port, until
 from sqlalchemy import select
-from tunesmith_service import store
+from tunesmith_service import event_log
 from tunesmith_service.client import Client
 from tunesmith_service.db import open_engine
 from tunesmith_service.tables import studies, trials
@@ -104,7 +104,7 @@ def log_of(cluster: Cluster, study_id: int) -> tuple[dict[str, Any], list[Entry]
     """The study's specification and log, and trial numbers by id."""
     engine = open_engine(cluster.database_url)
     with engine.connect() as conn:
-        entries = store.entries_since(conn, study_id, 0)
+        entries = event_log.entries_since(conn, study_id, 0)
         spec = conn.execute(select(studies.c.spec).where(studies.c.id == study_id)).scalar_one()
         numbers = {row.id: row.number for row in conn.execute(select(trials.c.id, trials.c.number))}
     engine.dispose()

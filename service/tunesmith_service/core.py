@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tunesmith_service import db, migrate, store
+from tunesmith_service import db, migrate, store, trial_store
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND, Clock, SystemClock, wall_us
 from tunesmith_service.commands import CreateToken, ForgetBlobs, Grace
@@ -190,7 +190,7 @@ class Service:
     async def project_of_trial(self, trial_id: int) -> int | None:
         """The project that a trial belongs to, by its id."""
         if trial_id not in self._projects:
-            project_id = await self.read(store.project_of_trial, trial_id)
+            project_id = await self.read(trial_store.project_of_trial, trial_id)
             if project_id is None:
                 return None
             self.remember_trial(trial_id, project_id)
@@ -243,7 +243,7 @@ class Service:
 
     def _named_blobs(self, hashes: list[str]) -> set[str]:
         with self.engine.connect() as conn:
-            return store.named_blobs(conn, hashes)
+            return trial_store.named_blobs(conn, hashes)
 
 
 def _token_in(path: Path) -> Token | None:

@@ -14,14 +14,16 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Connection,
     Engine,
     FromClause,
+    Select,
     String,
     bindparam,
     create_engine,
@@ -35,6 +37,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.types import TypeEngine
 
 from tunesmith_service.clock import SECOND
+
+T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 5_000
 
@@ -157,6 +161,19 @@ def hold(path: Path) -> Iterator[None]:
 def sqlite_path(engine: Engine) -> Path | None:
     """The file to `hold`, or None for PostgreSQL."""
     return Path(str(engine.url.database)) if engine.dialect.name == "sqlite" else None
+
+
+# --- rows as values ---------------------------------------------------------------------------------
+
+
+def columns(kind: type[Any], table: FromClause) -> list[Any]:
+    """The table's columns that a value of `kind` holds, by name."""
+    return [table.c[f.name] for f in fields(kind) if f.name in table.c]
+
+
+def values(conn: Connection, kind: type[T], statement: Select[Any]) -> list[T]:
+    """The rows, each as a value of `kind`."""
+    return [kind(**row._mapping) for row in conn.execute(statement)]
 
 
 # --- batches: many rows as one parameter ----------------------------------------------------------

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, Select, and_, func, literal, null, or_, select, union_all
 from tunesmith_studies.trial import TrialState
 
-from tunesmith_service import store
+from tunesmith_service import store, trial_store
 from tunesmith_service.tables import attempts, events, logs, reports, stages, studies, trials, workers
 
 Order = Literal["newest", "best"]
 
-_OF_TRIAL = tuple(trials.c[f.name] for f in fields(store.Trial) if f.name != "stage")
+_OF_TRIAL = tuple(trials.c[f.name] for f in fields(trial_store.Trial) if f.name != "stage")
 
 
 def _trials() -> Select[Any]:
@@ -29,8 +29,8 @@ def _better(study: store.Study) -> Any:
     return trials.c.value if study.direction == "minimize" else -trials.c.value
 
 
-def _read(conn: Connection, wanted: Select[Any]) -> list[store.Trial]:
-    return [store.Trial(**row._mapping) for row in conn.execute(wanted)]
+def _read(conn: Connection, wanted: Select[Any]) -> list[trial_store.Trial]:
+    return [trial_store.Trial(**row._mapping) for row in conn.execute(wanted)]
 
 
 def visible_study(conn: Connection, project_id: int | None, study_id: int) -> store.Study | None:
@@ -42,7 +42,7 @@ def visible_study(conn: Connection, project_id: int | None, study_id: int) -> st
     return store.Study(**row._mapping) if row else None
 
 
-def stage_bests(conn: Connection, study: store.Study) -> list[store.Trial]:
+def stage_bests(conn: Connection, study: store.Study) -> list[trial_store.Trial]:
     """The best complete trial of each stage, best first; ties go to the lower number."""
     ranking = (_better(study), trials.c.number)
     place = func.row_number().over(partition_by=trials.c.stage_id, order_by=ranking).label("place")
@@ -64,7 +64,7 @@ def trials_page(
     state: str | None = None,
     after: int | None = None,
     limit: int = 50,
-) -> list[store.Trial]:
+) -> list[trial_store.Trial]:
     """A study's trials, a page at a time.
 
     Args:
@@ -88,7 +88,7 @@ def trials_page(
     return _read(conn, wanted.order_by(better, trials.c.number).limit(limit))
 
 
-def running_trials(conn: Connection, study: store.Study, *, limit: int) -> list[store.Trial]:
+def running_trials(conn: Connection, study: store.Study, *, limit: int) -> list[trial_store.Trial]:
     """The newest of a study's running trials."""
     wanted = _trials().where(trials.c.study_id == study.id, trials.c.state == TrialState.RUNNING)
     return _read(conn, wanted.order_by(trials.c.number.desc()).limit(limit))

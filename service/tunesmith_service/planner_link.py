@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from tunesmith_service import store
+from tunesmith_service import event_log, store
 from tunesmith_service.commands import Command, EndStage, FailStage, Propose, Prune, Redraw
 from tunesmith_service.errors import Refused
 from tunesmith_service.writer import Writer
@@ -150,7 +150,7 @@ class PlannerLink:
 
     def _read_log(self, study_id: int, after: int) -> list[list[Any]]:
         with self._engine.connect() as conn:
-            entries = store.entries_since(conn, study_id, after, limit=CHUNK)
+            entries = event_log.entries_since(conn, study_id, after, limit=CHUNK)
         return [[e.n, e.kind, e.trial, e.stage, e.data] for e in entries]
 
     async def _submit(self, study_id: int, commands: list[dict[str, Any]]) -> None:

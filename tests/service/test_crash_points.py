@@ -18,7 +18,7 @@ import pytest
 from databases import DIALECTS, Databases
 from factories import DIGEST, PROJECT, TASK, TTL, WORK, Bench, report, sha256, spec, stage
 from sqlalchemy import event, select
-from tunesmith_service import batches, db, migrate, store, tables, wire
+from tunesmith_service import batches, db, event_log, migrate, tables, wire
 from tunesmith_service import commands as c
 from tunesmith_service.clock import ManualClock
 from tunesmith_service.errors import TunesmithError
@@ -254,7 +254,7 @@ def test_what_was_acknowledged_outlives_a_sigkill(tmp_path: Path) -> None:
     assert [row.seq for row in stored] == list(range(1, len(stored) + 1))
     assert max(acknowledged) <= len(stored) <= max(acknowledged) + 1
     with after.engine.connect() as conn:
-        log = store.entries_since(conn, 1, 0)
+        log = event_log.entries_since(conn, 1, 0)
         assert conn.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
     assert [e.n for e in log] == list(range(1, after.event_n(1) + 1))
     after.engine.dispose()

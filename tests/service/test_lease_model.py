@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from lease_model import MOST_RUNNING, MOST_TRIALS, RETRIES, Model, word
 from sqlalchemy import Engine, select
 from tunesmith_service import commands as c
-from tunesmith_service import db, store, tables, wire
+from tunesmith_service import db, event_log, tables, trial_store, wire
 
 FINAL = ("complete", "pruned", "failed", "cancelled")
 
@@ -267,7 +267,7 @@ class LeaseMachine(RuleBasedStateMachine):
         if not hasattr(self, "study"):
             return
         with self.engine.connect() as conn:
-            entries = store.entries_since(conn, self.study, 0)
+            entries = event_log.entries_since(conn, self.study, 0)
         assert [e.n for e in entries] == list(range(1, self.bench.event_n(self.study) + 1))
         over: set[int] = set()
         for e in entries:
@@ -289,7 +289,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def curves_hold_what_resumed_attempts_kept(self) -> None:
         for trial_id, number in getattr(self, "model", Model()).ids.items():
             with self.engine.connect() as conn:
-                curve = store.curve(conn, trial_id)
+                curve = trial_store.curve(conn, trial_id)
             told = [(p.step, p.metrics["val/loss"]) for p in curve]
             assert repr(told) == repr(self.model.trials[number].curve)
 

@@ -8,7 +8,7 @@ import pytest
 from factories import TTL, Bench, Grant, report, sha256
 from sqlalchemy import select
 from tunesmith_service import commands as c
-from tunesmith_service import store, tables
+from tunesmith_service import tables, trial_store
 from tunesmith_service.errors import AlreadyFinal, SeqGap, SeqReused, Unprocessable
 
 
@@ -20,7 +20,7 @@ def grant(bench: Bench) -> Grant:
 
 def curve(bench: Bench, grant: Grant) -> list[tuple[int, float]]:
     with bench.engine.connect() as conn:
-        return [(p.step, p.metrics["val/loss"]) for p in store.curve(conn, grant.trial_id)]
+        return [(p.step, p.metrics["val/loss"]) for p in trial_store.curve(conn, grant.trial_id)]
 
 
 def test_a_gap_in_reports_names_the_one_expected(bench: Bench, grant: Grant) -> None:
@@ -244,5 +244,5 @@ def test_an_artifact_of_the_same_name_replaces_the_first(bench: Bench, grant: Gr
     for text in ("one", "two"):
         bench.do(c.CommitArtifact(grant.lease, "plot.png", sha256(text), 3))
     with bench.engine.connect() as conn:
-        (shown,) = store.artifacts(conn, grant.trial_id)
+        (shown,) = trial_store.artifacts(conn, grant.trial_id)
     assert shown.sha256 == sha256("two")

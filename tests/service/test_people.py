@@ -8,7 +8,7 @@ import pytest
 from factories import PROJECT, WORK, Bench, spec, stage
 from sqlalchemy import select
 from tunesmith_service import commands as c
-from tunesmith_service import store, tables
+from tunesmith_service import event_log, store, tables
 from tunesmith_service.errors import Conflict, KeyReused, LoginCodeInvalid, NotFound, Unprocessable
 
 KEY = c.Idempotency("token:route", "key", b"h" * 32)
@@ -25,7 +25,7 @@ def test_a_study_begins_with_its_first_stage_active(bench: Bench) -> None:
             ("coarse", "active"),
             ("fine", "pending"),
         ]
-        log = store.entries_since(conn, study, 0)
+        log = event_log.entries_since(conn, study, 0)
     assert [(e.kind, e.stage, e.data["state"]) for e in log] == [
         ("study", None, "active"),
         ("stage", "coarse", "active"),
@@ -68,7 +68,7 @@ def test_a_stage_may_be_added_to_a_complete_study(bench: Bench) -> None:
     assert bench.study_row(study).state == "active"
     assert bench.stage_row(study, "more").state == "active"
     with bench.engine.connect() as conn:
-        added = [e for e in store.entries_since(conn, study, 0) if e.stage == "more"]
+        added = [e for e in event_log.entries_since(conn, study, 0) if e.stage == "more"]
     assert [e.data["state"] for e in added] == ["pending", "active"]
     assert added[0].data["spec"] == stage("more")
 

@@ -16,7 +16,7 @@ import psutil
 from light import TASK, LightWorker
 from processes import until
 from sqlalchemy import select
-from tunesmith_service import store
+from tunesmith_service import event_log
 from tunesmith_service.db import open_engine
 from tunesmith_service.tables import studies
 from tunesmith_studies.decisions import differences
@@ -75,7 +75,7 @@ def log_of(server: Any, study_id: int) -> tuple[dict[str, Any], list[Entry]]:
     engine = open_engine(f"sqlite:///{server.home / 'tunesmith.db'}")
     with engine.connect() as conn:
         spec = conn.execute(select(studies.c.spec).where(studies.c.id == study_id)).scalar_one()
-        entries = store.entries_since(conn, study_id, 0)
+        entries = event_log.entries_since(conn, study_id, 0)
     engine.dispose()
     return spec, entries
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from factories import WORK, Bench, stage
 from tunesmith_service import commands as c
-from tunesmith_service import store
+from tunesmith_service import event_log, store
 from tunesmith_service.errors import Unprocessable
 
 RESULT: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_what_was_proposed_is_read_back_to_the_byte(bench: Bench) -> None:
     assert repr(row.params) == repr(params)
     assert repr(row.sampler_state) == repr({"g": 1e22})
     with bench.engine.connect() as conn:
-        planned = store.entries_since(conn, study, 2)[0]
+        planned = event_log.entries_since(conn, study, 2)[0]
     assert repr(planned.data["params"]) == repr(params)
 
 
@@ -113,7 +113,7 @@ def test_a_redraw_keeps_the_number_and_the_log_keeps_the_old_values(bench: Bench
     row = bench.row(study, 0)
     assert (row.number, row.params, row.planned_at) == (0, {"lr": 0.2}, 3)
     with bench.engine.connect() as conn:
-        redrawn = store.entries_since(conn, study, 3)[0]
+        redrawn = event_log.entries_since(conn, study, 3)[0]
     assert (redrawn.data["old_params"], redrawn.data["old_planned_at"]) == ({"lr": 0.1}, 2)
 
 
@@ -136,7 +136,7 @@ def test_a_verdict_ends_the_trial_at_once_and_the_worker_is_told(bench: Bench) -
     assert told.type == "already_final"
     assert told.outcome == {"state": "pruned", "stop_reason": "pruned"}
     with bench.engine.connect() as conn:
-        moved = store.entries_since(conn, study, 4)[-1]
+        moved = event_log.entries_since(conn, study, 4)[-1]
     assert (moved.data["planned_at"], moved.data["step"]) == (4, 1)
 
 

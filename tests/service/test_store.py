@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 from tunesmith_service import commands as c
-from tunesmith_service import store, tables
+from tunesmith_service import event_log, store, tables, trial_store
 from tunesmith_service.clock import JUMP_US, ManualClock, SystemClock
 from tunesmith_service.db import writing
 from tunesmith_studies.log import StudyLog
@@ -35,10 +35,10 @@ def completed(bench: Bench, study: int, *losses: float, **changed: Any) -> None:
 def test_the_log_is_read_in_pages_without_gaps(bench: Bench) -> None:
     study = bench.study()
     completed(bench, study, 0.3, 0.2)
-    whole = read(bench, store.entries_since, study, 0)
+    whole = read(bench, event_log.entries_since, study, 0)
     assert [e.n for e in whole] == list(range(1, bench.event_n(study) + 1))
     paged = []
-    while page := read(bench, store.entries_since, study, paged[-1].n if paged else 0, limit=3):
+    while page := read(bench, event_log.entries_since, study, paged[-1].n if paged else 0, limit=3):
         assert len(page) <= 3
         paged.extend(page)
     assert paged == whole
@@ -55,12 +55,12 @@ def test_what_planning_folds_from_the_log_is_what_the_tables_say(bench: Bench) -
     bench.claim()
     row = read(bench, store.find_study, PROJECT, "study")
     log = StudyLog(row.spec)
-    for entry in read(bench, store.entries_since, study, 0):
+    for entry in read(bench, event_log.entries_since, study, 0):
         log.apply(entry)
     for told in log.trials("random"):
-        stored = read(bench, store.find_trial, study, told.number)
+        stored = read(bench, trial_store.find_trial, study, told.number)
         assert (told.state, told.value, told.params) == (stored.state, stored.value, stored.params)
-        assert list(told.curve) == read(bench, store.curve, stored.id)
+        assert list(told.curve) == read(bench, trial_store.curve, stored.id)
     assert [p.step for p in log.trial(2).curve] == [1]
     assert log.at == row.event_n
 
@@ -77,12 +77,12 @@ def test_trials_come_in_pages_by_stage_and_state(bench: Bench) -> None:
     study = bench.study()
     completed(bench, study, 0.3, 0.1)
     bench.trial(study)
-    assert [t.number for t in read(bench, store.trials, study, limit=2)] == [0, 1]
-    assert [t.number for t in read(bench, store.trials, study, after=1)] == [2]
-    assert [t.number for t in read(bench, store.trials, study, state="waiting")] == [2]
-    assert read(bench, store.trials, study, stage="other") == []
+    assert [t.number for t in read(bench, trial_store.trials, study, limit=2)] == [0, 1]
+    assert [t.number for t in read(bench, trial_store.trials, study, after=1)] == [2]
+    assert [t.number for t in read(bench, trial_store.trials, study, state="waiting")] == [2]
+    assert read(bench, trial_store.trials, study, stage="other") == []
     row = read(bench, store.find_study, PROJECT, "study")
-    assert [t.number for t in read(bench, store.best_trials, row, limit=5)] == [1, 0]
+    assert [t.number for t in read(bench, trial_store.best_trials, row, limit=5)] == [1, 0]
 
 
 def test_slots_count_if_their_worker_lives_serves_the_task_and_does_not_drain(bench: Bench) -> None:
@@ -107,12 +107,12 @@ def test_only_the_grants_own_snapshot_may_be_fetched_and_only_while_it_runs(benc
     bench.trial(study)
     first = bench.claim()
     bench.snapshot(first, 1, "weights")
-    assert not read(bench, store.may_fetch, first.lease, sha256("weights"))
+    assert not read(bench, trial_store.may_fetch, first.lease, sha256("weights"))
     bench.expire()
     again = bench.claim()
-    assert read(bench, store.may_fetch, again.lease, sha256("weights"))
-    assert not read(bench, store.may_fetch, again.lease, sha256("other"))
-    assert not read(bench, store.may_fetch, first.lease, sha256("weights"))
+    assert read(bench, trial_store.may_fetch, again.lease, sha256("weights"))
+    assert not read(bench, trial_store.may_fetch, again.lease, sha256("other"))
+    assert not read(bench, trial_store.may_fetch, first.lease, sha256("weights"))
 
 
 # --- retention ------------------------------------------------------------------------------------
@@ -128,9 +128,11 @@ def forget(bench: Bench) -> list[str]:
 def kept(bench: Bench, study: int) -> list[tuple[int, int]]:
     """(trial, step) of the snapshots that still have their bytes."""
     found = []
-    for trial in read(bench, store.trials, study):
+    for trial in read(bench, trial_store.trials, study):
         found += [
-            (trial.number, s.step) for s in read(bench, store.snapshots, trial.id) if s.forgotten_us is None
+            (trial.number, s.step)
+            for s in read(bench, trial_store.snapshots, trial.id)
+            if s.forgotten_us is None
         ]
     return found
 
@@ -211,7 +213,7 @@ def test_planning_learns_that_a_snapshot_is_gone_once_no_attempt_has_it(bench: B
 def planned_from(bench: Bench, study: int) -> tuple[int, ...]:
     """Steps of trial 0 from which a stage may plan to start."""
     log = StudyLog(bench.study_row(study).spec)
-    for entry in read(bench, store.entries_since, study, 0):
+    for entry in read(bench, event_log.entries_since, study, 0):
         log.apply(entry)
     return log.trial(0).snapshots
 
@@ -227,7 +229,9 @@ def test_young_snapshots_and_bytes_with_another_name_are_kept(bench: Bench) -> N
     assert kept(bench, study) == [(0, 1)]
     assert forget(bench) == []
     assert kept(bench, study) == []
-    assert read(bench, store.named_blobs, [sha256("same bytes"), sha256("unknown")]) == {sha256("same bytes")}
+    assert read(bench, trial_store.named_blobs, [sha256("same bytes"), sha256("unknown")]) == {
+        sha256("same bytes")
+    }
 
 
 # --- the clock ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Engine
-from tunesmith_service import batches, commands, wire
+from tunesmith_service import batches, commands, event_log, wire
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND
 from tunesmith_service.tokens import hash_secret
@@ -159,7 +159,9 @@ class Seeder:
             "Best is trial 9 with lr=0.01, weight_decay=0.0001, optimizer=adam: val/loss 0.6002."
         )
         result = {"ranking": ranking, "chosen": {}, "numbers": {}, "failed": False, "why": why}
-        self.do(commands.EndStage(study, "coarse", result, 1))
+        with self.engine.connect() as conn:
+            seen = event_log.page(conn, study, 0, 10_000)[-1].n
+        self.do(commands.EndStage(study, "coarse", result, seen))
         self._refine(study)
         return study
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import Engine
-from tunesmith_service import overviews, store
+from tunesmith_service import overviews, trial_store
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.commands import CreateToken
 from tunesmith_service.ui import live
@@ -144,7 +144,7 @@ def test_screens_read_the_same_on_both_databases(engine: Engine, tmp_path):
             (1, "gpu-a", "expired"),
             (2, "gpu-a", None),
         ]
-        best = store.best_trials(conn, study)[0]
+        best = trial_store.best_trials(conn, study)[0]
         assert [c.seq for c in overviews.log_tail(conn, best.id, chunks=4)] == [1]
         entries = overviews.entries_after(conn, study_id, 0, 10_000)
         assert [e["n"] for e in entries] == list(range(1, study.event_n + 1))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tunesmith_service import store
+from tunesmith_service import store, trial_store
 from tunesmith_service.ui import views
 from tunesmith_studies.study import StudySpec
 from ui.seeding import SPEC
 
 
-def trial(**changed: Any) -> store.Trial:
+def trial(**changed: Any) -> trial_store.Trial:
     usual: dict[str, Any] = {
         "id": 1, "study_id": 1, "number": 7, "key": "cell", "ordinal": 0, "state": "complete",
         "stop_reason": "budget", "params": {"lr": 0.1}, "work": {"epochs": 20}, "start": None,
@@ -20,7 +20,7 @@ def trial(**changed: Any) -> store.Trial:
         "last_metrics": {"val/loss": 0.5}, "error": None, "created_us": 0, "started_us": 10,
         "ended_us": 40, "stage": "refine",
     }  # fmt: skip
-    return store.Trial(**(usual | changed))
+    return trial_store.Trial(**(usual | changed))
 
 
 def stage(**changed: Any) -> store.StageRow:

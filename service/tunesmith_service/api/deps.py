@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Path, Query, Request
 
-from tunesmith_service import store
+from tunesmith_service import store, trial_store
 from tunesmith_service.commands import Idempotency
 from tunesmith_service.core import Service
 from tunesmith_service.errors import NotFound, Unprocessable
@@ -51,14 +51,14 @@ async def get_study(service: ServiceDep, who: WhoDep, study: StudyPath) -> store
 StudyDep = Annotated[store.Study, Depends(get_study)]
 
 
-async def get_trial(service: ServiceDep, study: StudyDep, number: NumberPath) -> store.Trial:
-    found = await service.read(store.find_trial, study.id, number)
+async def get_trial(service: ServiceDep, study: StudyDep, number: NumberPath) -> trial_store.Trial:
+    found = await service.read(trial_store.find_trial, study.id, number)
     if found is None:
         raise NotFound(f"study {study.name} has no trial {number}")
     return found
 
 
-TrialDep = Annotated[store.Trial, Depends(get_trial)]
+TrialDep = Annotated[trial_store.Trial, Depends(get_trial)]
 
 
 async def idempotency(

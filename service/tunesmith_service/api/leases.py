@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from starlette.responses import FileResponse
 
-from tunesmith_service import store, wire
+from tunesmith_service import trial_store, wire
 from tunesmith_service.api import examples
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import ServiceDep, TrialIdPath, WhoDep, problem
@@ -111,7 +111,7 @@ async def commit_snapshot(
 @allow(Role.WORKER)
 async def get_snapshot(lease: LeaseDep, sha256: Sha256Path, service: ServiceDep) -> FileResponse:
     """Bytes of the snapshot that this lease's grant goes on from."""
-    if not await service.read(store.may_fetch, lease, sha256):
+    if not await service.read(trial_store.may_fetch, lease, sha256):
         raise NotFound(f"the grant of trial {lease.trial_id} names no snapshot {sha256[:12]}…")
     return download(service.blobs, sha256, "snapshot.safetensors")
 

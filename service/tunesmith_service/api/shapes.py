@@ -11,7 +11,7 @@ from starlette.requests import Request
 from tunesmith_studies.stages.base import Forecast
 from tunesmith_studies.study import StudySpec, forecast
 
-from tunesmith_service import store
+from tunesmith_service import store, trial_store
 from tunesmith_service.api import models
 from tunesmith_service.api.models import moment
 
@@ -80,7 +80,7 @@ def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageR
     total: Counter[str] = Counter()
     for stage in stages:
         total.update(stage.counts)
-    best = store.best_trials(conn, study)
+    best = trial_store.best_trials(conn, study)
     same = ("id", "name", "state", "reason", "archived", "task", "task_digest", "direction")
     return {
         **{name: getattr(study, name) for name in same},
@@ -108,16 +108,16 @@ def _stage(stage: store.StageRow, planned: Forecast | None) -> models.Stage:
     )
 
 
-def ranked(trial: store.Trial) -> models.Best:
+def ranked(trial: trial_store.Trial) -> models.Best:
     return models.Best(number=trial.number, stage=trial.stage, value=trial.value, params=trial.params)
 
 
-def trials(conn: Connection, rows: Sequence[store.Trial], project_id: int) -> list[models.Trial]:
+def trials(conn: Connection, rows: Sequence[trial_store.Trial], project_id: int) -> list[models.Trial]:
     names = worker_names(conn, project_id)
     return [models.Trial(**_trial(row, names)) for row in rows]
 
 
-def trial_detail(conn: Connection, row: store.Trial, project_id: int) -> models.TrialDetail:
+def trial_detail(conn: Connection, row: trial_store.Trial, project_id: int) -> models.TrialDetail:
     names = worker_names(conn, project_id)
     return models.TrialDetail(
         **_trial(row, names),
@@ -131,10 +131,10 @@ def trial_detail(conn: Connection, row: store.Trial, project_id: int) -> models.
                 ended_at=moment(a.ended_us),
                 ending=a.ending,
             )
-            for a in store.attempts(conn, row.id)
+            for a in trial_store.attempts(conn, row.id)
         ],
-        snapshots=sorted({s.step for s in store.snapshots(conn, row.id) if s.forgotten_us is None}),
-        artifacts=[a.name for a in store.artifacts(conn, row.id)],
+        snapshots=sorted({s.step for s in trial_store.snapshots(conn, row.id) if s.forgotten_us is None}),
+        artifacts=[a.name for a in trial_store.artifacts(conn, row.id)],
     )
 
 
@@ -142,7 +142,7 @@ def worker_names(conn: Connection, project_id: int) -> dict[str, str]:
     return {w.id: w.name for w in store.workers(conn, project_id)}
 
 
-def _trial(row: store.Trial, names: Mapping[str, str]) -> dict[str, Any]:
+def _trial(row: trial_store.Trial, names: Mapping[str, str]) -> dict[str, Any]:
     same = (
         "id", "number", "stage", "key", "state", "stop_reason", "params", "step", "value", "last_metrics",
         "attempt", "draft", "hand", "retry_of", "start",

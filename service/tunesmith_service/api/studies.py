@@ -12,7 +12,7 @@ from starlette.responses import Response
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import StudySpec, forecast
 
-from tunesmith_service import problems, store
+from tunesmith_service import event_log, problems, store, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.deps import (
     Cursor,
@@ -215,7 +215,7 @@ async def best(
     top: Annotated[int, Query(description="So many trials.", ge=1, le=1000)] = 1,
 ) -> models.Page[models.Best]:
     """The best complete trials by the study's objective, best first."""
-    rows = await service.read(store.best_trials, study, limit=top)
+    rows = await service.read(trial_store.best_trials, study, limit=top)
     return models.Page(items=[shapes.ranked(r) for r in rows])
 
 
@@ -229,7 +229,7 @@ async def events(
     cursor: Cursor = None,
 ) -> models.Page[models.Event]:
     """What happened, in order: proposals, changes of state, reports, snapshots."""
-    entries = await service.read(store.events, study.id, cursor_number(cursor) or after, limit)
+    entries = await service.read(event_log.page, study.id, cursor_number(cursor) or after, limit)
     items = [
         models.Event(
             n=e.n, kind=e.kind, trial=e.trial_number, stage=e.stage, at=models.moment(e.at_us),

@@ -12,7 +12,7 @@ from tunesmith_studies.planning import training_seed
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import TrialState, Work
 
-from tunesmith_service import store
+from tunesmith_service import store, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import (
@@ -54,7 +54,9 @@ async def list_trials(  # noqa: PLR0917  (called by name)
     after = cursor_number(cursor)
 
     def read(conn: Connection) -> list[models.Trial]:
-        rows = store.trials(conn, study.id, state=state, stage=stage, sort=sort, after=after, limit=limit)
+        rows = trial_store.trials(
+            conn, study.id, state=state, stage=stage, sort=sort, after=after, limit=limit
+        )
         return shapes.trials(conn, rows, study.project_id)
 
     items = await service.read(read)
@@ -125,7 +127,7 @@ async def get_trial(
 @allow(Role.VIEWER)
 async def curve(trial: TrialDep, service: ServiceDep) -> models.Curve:
     """What the trial reported, in order of step."""
-    points = await service.read(store.curve, trial.id)
+    points = await service.read(trial_store.curve, trial.id)
     return models.Curve(
         number=trial.number, points=[models.Point(step=p.step, metrics=dict(p.metrics)) for p in points]
     )
@@ -145,7 +147,7 @@ async def logs(
     after = cursor_number(cursor) or 0
 
     def read(conn: Connection) -> list[models.LogChunk]:
-        rows = store.logs(conn, trial.id, attempt=attempt, after=after, limit=limit)
+        rows = trial_store.logs(conn, trial.id, attempt=attempt, after=after, limit=limit)
         return [
             models.LogChunk(
                 attempt=row.attempt, seq=row.seq, at=moment(row.at_us),
@@ -162,7 +164,7 @@ async def logs(
 @allow(Role.VIEWER)
 async def artifact(trial: TrialDep, name: str, service: ServiceDep) -> FileResponse:
     """An artifact's bytes."""
-    known = await service.read(store.artifacts, trial.id)
+    known = await service.read(trial_store.artifacts, trial.id)
     row = next((a for a in known if a.name == name), None)
     if row is None:
         raise NotFound(f"trial {trial.number} has no artifact {name[:128]!r}")

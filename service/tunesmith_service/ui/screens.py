@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Point, TrialState
 
-from tunesmith_service import overviews, reading, store
+from tunesmith_service import overviews, reading, store, trial_store
 from tunesmith_service.errors import NotFound
 from tunesmith_service.security import Role, Who
 from tunesmith_service.ui import curves, views
@@ -32,7 +32,7 @@ class StudyItem:
     metric: str
     stages: Sequence[store.StageRow]
     now: str
-    best: store.Trial | None
+    best: trial_store.Trial | None
     counts: Mapping[str, int]
 
 
@@ -70,7 +70,7 @@ def _item(conn: Connection, row: store.Study) -> StudyItem:
         metric=row.spec["objective"]["metric"],
         stages=stages,
         now=views.now(stages),
-        best=next(iter(store.best_trials(conn, row)), None),
+        best=next(iter(trial_store.best_trials(conn, row)), None),
         counts=_counts(stages),
     )
 
@@ -94,7 +94,7 @@ def study(conn: Connection, who: Who, study_id: int) -> StudyView:
     )
 
 
-def _best(row: store.Trial, spec: Mapping[str, Any]) -> views.Best:
+def _best(row: trial_store.Trial, spec: Mapping[str, Any]) -> views.Best:
     assert row.value is not None, "only complete trials are ranked"
     params = [(name, row.params[name]) for name in views.varied(spec) if name in row.params]
     return views.Best(row.number, row.value, row.stage, params)
@@ -208,7 +208,7 @@ class TrialView:
 def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> TrialView:
     """Raises: NotFound."""
     row = _trial(conn, shown, number)
-    best = store.find_trial(conn, shown.id, shown.best.number) if shown.best else None
+    best = trial_store.find_trial(conn, shown.id, shown.best.number) if shown.best else None
     attempts = overviews.attempts_of(conn, row.id)
     return TrialView(
         id=row.id,
@@ -221,8 +221,8 @@ def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> Trial
     )
 
 
-def _trial(conn: Connection, shown: StudyView, number: int) -> store.Trial:
-    row = store.find_trial(conn, shown.id, number)
+def _trial(conn: Connection, shown: StudyView, number: int) -> trial_store.Trial:
+    row = trial_store.find_trial(conn, shown.id, number)
     if row is None:
         raise NotFound(f"study {shown.row.name} has no trial #{number}")
     return row
@@ -253,7 +253,7 @@ def _attempt(row: Row[Any], now_us: int) -> AttemptView:
 
 def study_curves(conn: Connection, shown: StudyView, metric: str, base: str) -> dict[str, Any]:
     """The best trials' and the running ones' curves of one metric; see `curves`."""
-    best = store.best_trials(conn, shown.row, limit=BEST_CURVES)
+    best = trial_store.best_trials(conn, shown.row, limit=BEST_CURVES)
     running = overviews.running_trials(conn, shown.row, limit=RUNNING_CURVES)
     found = reading.curves(conn, [r.id for r in (*best, *running)])
     names = {name for r in (*best, *running) for name in r.last_metrics or {}}
@@ -275,7 +275,7 @@ def study_curves(conn: Connection, shown: StudyView, metric: str, base: str) -> 
 def trial_curves(conn: Connection, shown: StudyView, number: int, metric: str) -> dict[str, Any]:
     """A trial's metrics, those that differ only in their split in one chart: val/loss with train/loss."""
     row = _trial(conn, shown, number)
-    points = store.curve(conn, row.id)
+    points = trial_store.curve(conn, row.id)
     names = sorted({name for p in points for name in p.metrics})
     groups = sorted({_group(n) for n in names}, key=lambda g: (g != _group(shown.metric), g))
     group = _group(metric) if _group(metric) in groups else _group(shown.metric)

@@ -14,7 +14,8 @@ from tunesmith_studies.space import Choice, Scalar
 from tunesmith_studies.study import StudySpec, forecast
 from tunesmith_studies.trial import StageState, StudyState, TrialState
 
-from tunesmith_service.store import StageRow, Trial
+from tunesmith_service.store import StageRow
+from tunesmith_service.trial_store import Trial
 from tunesmith_service.ui import formats
 
 STATES = tuple(str(s) for s in TrialState)

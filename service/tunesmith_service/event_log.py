@@ -1,0 +1,67 @@
+"""A study's log, read by event number: for planning as entries, for people with when and who."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+from tunesmith_studies.log import Entry
+
+from tunesmith_service import tables
+from tunesmith_service.db import columns, values
+
+
+def entries_since(conn: Connection, study_id: int, n: int, limit: int | None = None) -> list[Entry]:
+    """The study's log after event `n`, in order and without gaps; at most `limit` entries."""
+    e, r = tables.events, tables.reports
+    until = n + limit if limit is not None else 2**62
+    happened = select(e.c.n, e.c.kind, e.c.trial_number, e.c.stage, e.c.data)
+    reported = select(r.c.n, r.c.trial_number, r.c.stage, r.c.attempt, r.c.seq, r.c.points)
+    found = [
+        Entry(n=row.n, kind=row.kind, trial=row.trial_number, stage=row.stage, data=row.data)
+        for row in conn.execute(happened.where(e.c.study_id == study_id, e.c.n > n, e.c.n <= until))
+    ]
+    for row in conn.execute(reported.where(r.c.study_id == study_id, r.c.n > n, r.c.n <= until)):
+        data = {"attempt": row.attempt, "seq": row.seq, "points": row.points}
+        found.append(Entry(n=row.n, kind="reported", trial=row.trial_number, stage=row.stage, data=data))
+    return _without_gap(sorted(found, key=lambda entry: entry.n), n)
+
+
+def _without_gap(entries: list[Entry], n: int) -> list[Entry]:
+    """Two statements of one reader may see two moments: keep what follows on without a gap."""
+    for place, entry in enumerate(entries):
+        if entry.n != n + 1 + place:
+            return entries[:place]
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An entry of the log with when it happened and who did it."""
+
+    n: int
+    kind: str
+    trial_number: int | None
+    stage: str | None
+    at_us: int
+    actor: str
+    cause: str | None
+    data: Mapping[str, Any]
+
+
+def page(conn: Connection, study_id: int, after: int, limit: int) -> list[Event]:
+    """The study's log after event `after`, in order, for people; at most `limit` entries."""
+    e, r = tables.events, tables.reports
+    happened = select(*columns(Event, e)).where(
+        e.c.study_id == study_id, e.c.n > after, e.c.n <= after + limit
+    )
+    reported = select(r).where(r.c.study_id == study_id, r.c.n > after, r.c.n <= after + limit)
+    found = values(conn, Event, happened)
+    for row in conn.execute(reported):
+        data = {"attempt": row.attempt, "seq": row.seq, "points": row.points}
+        found.append(
+            Event(row.n, "reported", row.trial_number, row.stage, row.at_us, "worker", "report", data)
+        )
+    return sorted(found, key=lambda event: event.n)
