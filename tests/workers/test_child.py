@@ -137,9 +137,9 @@ def without_seconds(heard: list[dict[str, Any]]) -> list[Any]:
 
 def test_a_trial_says_its_points_its_snapshot_and_how_it_ended(child):
     heard = child.run(epochs=2, keep_snapshot=True)
-    assert [m["say"] for m in heard] == ["points", "points", "snapshot", "ended"]
-    assert heard[1]["points"][0]["step"] == 2
-    snapshot = heard[2]
+    assert [m["say"] for m in heard] == ["log", "points", "points", "snapshot", "log", "ended"]
+    assert heard[2]["points"][0]["step"] == 2
+    snapshot = heard[3]
     assert (snapshot["step"], snapshot["batch"], snapshot["final"]) == (2, 0, True)
     content = Path(snapshot["path"]).read_bytes()
     assert (hashlib.sha256(content).hexdigest(), len(content)) == (snapshot["sha256"], snapshot["size"])
@@ -164,9 +164,9 @@ def test_a_trial_after_ten_others_equals_the_same_trial_in_a_fresh_child(child, 
     finally:
         fresh.close()
     assert without_seconds(warm) == without_seconds(alone)
-    one, other = (snapshots.load(Path(heard[-2]["path"])) for heard in (warm, alone))
+    one, other = (snapshots.load(Path(heard[-3]["path"])) for heard in (warm, alone))
     assert same_bits(one, other)
-    assert warm[-2]["sha256"] == alone[-2]["sha256"]
+    assert warm[-3]["sha256"] == alone[-3]["sha256"]
 
 
 def test_a_trial_handed_back_in_the_middle_goes_on_to_the_same_bits(child):
@@ -176,7 +176,7 @@ def test_a_trial_handed_back_in_the_middle_goes_on_to_the_same_bits(child):
     child.say({"do": "hand_back"})
     first += child.until("ended")
     assert end_of(first) == ("released", None, False)
-    snapshot = first[-2]
+    snapshot = first[-3]
     steps = len(without_seconds(first))
     assert snapshot["step"] == steps
     rest = child.run(Path(snapshot["path"]), **long | {"epochs": steps + 2})

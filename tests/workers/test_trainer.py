@@ -405,3 +405,22 @@ def test_a_model_that_writes_into_its_input_leaves_the_task_s_data_alone(tmp_pat
     before = [splits.train.x.clone(), splits.val.x.clone()]
     run(entry, make_work(), tmp_path)
     assert same_bits(before, [splits.train.x, splits.val.x])
+
+
+def test_a_trial_s_log_says_what_was_trained_and_how_it_ended(tmp_path, capsys):
+    said = run(blobs(), make_work(metric="val/accuracy", direction="maximize"), tmp_path)
+    accuracies = [p.metrics["val/accuracy"] for p in points(said)]
+    best = max(accuracies)
+    assert capsys.readouterr().out.splitlines() == [
+        "Sequential of 4,675 parameters on cpu; 40 samples to train, 20 to validate; 2 steps an epoch",
+        f"complete (budget) after 3 of 3 epochs; best val/accuracy {best:.6g} "
+        f"in epoch {accuracies.index(best) + 1}",
+    ]
+
+
+def test_the_log_of_a_trial_handed_back_and_resumed_says_where(tmp_path, capsys):
+    first = run(blobs(), make_work(), tmp_path, asked=wish_at(3))
+    run(blobs(), make_work(), tmp_path, resume=saved(first)[-1].file.path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("released after 1 of 3 epochs; best val/loss")
+    assert lines[2].endswith("2 steps an epoch; goes on after epoch 1, step 1")

@@ -214,7 +214,6 @@ class Attempt:
                 points = [
                     wire.ReportPoint.model_validate(p).model_dump(mode="json") for p in message["points"]
                 ]
-                self._flush_log()
                 self._spool.add_points(points)
             case "log":
                 self._add_log(message["text"])

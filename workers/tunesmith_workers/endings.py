@@ -96,6 +96,12 @@ class Curve:
             return Ending("complete", "plateau")
         return None
 
+    def best(self) -> tuple[int, float] | None:
+        """Step and value of the best finite point of the objective's metric, the first of equal ones."""
+        sign = 1.0 if self._work.direction == "minimize" else -1.0
+        found = [(step, m[self._work.metric]) for step, m in self.points if self._work.metric in m]
+        return min((p for p in found if math.isfinite(p[1])), key=lambda p: sign * p[1], default=None)
+
     def _values(self, metric: str) -> list[float]:
         return [metrics[metric] for _, metrics in self.points if metric in metrics]
 

@@ -28,6 +28,7 @@ from tunesmith_workers.endings import (
     RELEASED,
     Asked,
     Curve,
+    Ending,
     EpochResult,
     Said,
     Saved,
@@ -59,12 +60,14 @@ def epochs(
 
     Yields an EpochResult after each epoch, a Saved after each snapshot (at the end if
     `work.keep_snapshot`, every `work.snapshot_every_seconds` at the next end of an epoch, and on
-    hand-back), and an Ending last. `asked` is read before each optimizer step.
+    hand-back), and an Ending last. `asked` is read before each optimizer step. What it prints, a line
+    at the start and one at the end, is the trial's log.
 
     Raises: ValueError or TaskError on hyperparameters that make no training, SnapshotCorrupt on a
         snapshot that cannot be gone on from, and whatever torch raises.
     """
     run = _Run(entry, work, device, resume, threads)
+    print(run.described())
     saved_at = clock()
     ending = run.curve.ending()
     while ending is None and run.epoch < work.epochs:
@@ -75,6 +78,7 @@ def epochs(
             return
         if wish == "hand_back":
             yield run.save(scratch, final=False)
+            print(run.summed_up(RELEASED))
             yield RELEASED
             return
         metrics = run.end_epoch() | {"sys/epoch_seconds": clock() - started}
@@ -87,6 +91,7 @@ def epochs(
     ending = ending or BUDGET
     if work.keep_snapshot and ending.state == "complete":
         yield run.save(scratch, final=True)
+    print(run.summed_up(ending))
     yield ending
 
 
@@ -188,6 +193,25 @@ class _Run:
         }
         path = scratch / f"snapshot-{self.epoch}-{self.batch}.safetensors"
         return Saved(self.epoch, self.batch, snapshots.save(path, tree), final)
+
+    def described(self) -> str:
+        """The training in a line, for its log."""
+        size = sum(p.numel() for p in self.model.parameters())
+        going_on = (
+            f"; goes on after epoch {self.epoch}, step {self.batch}" if self.epoch or self.batch else ""
+        )
+        return (
+            f"{type(self.model).__name__} of {size:,} parameters on {self.device}; {len(self.train_split):,} "
+            f"samples to train, {len(self.val_split):,} to validate; {self.length.steps:,} steps an epoch"
+            f"{going_on}"
+        )
+
+    def summed_up(self, ending: Ending) -> str:
+        """How it ended, in a line."""
+        why = f" ({ending.stop_reason})" if ending.stop_reason else ""
+        best = self.curve.best()
+        found = f"; best {self.work.metric} {best[1]:.6g} in epoch {best[0]}" if best else ""
+        return f"{ending.state}{why} after {self.epoch} of {self.work.epochs} epochs{found}"
 
     def _shape(self) -> list[int]:
         """What a position in the middle of an epoch counts in."""
