@@ -113,15 +113,23 @@ def _pointer(error: Mapping[str, Any], body: Any, prefix: Sequence[str]) -> str:
         return ":".join(str(s) for s in steps)  # such as query:limit
     steps = steps[len(prefix) :]
     found: list[str] = []
-    here = body
+    here, kind = body, _kind(body)
     for at, step in enumerate(steps):
+        if kind is not None and step == kind:
+            kind = None  # names the member, even where a field bears the same name (a sampler's sampler)
+            continue
         inner = _step(here, step)
         if inner is not None:
-            here = inner[0]
+            here, kind = inner[0], _kind(inner[0])
         elif at < len(steps) - 1 or error["type"] != "missing":
             continue  # a union's member, or a type that was tried on a plain value
         found.append(str(step).replace("~", "~0").replace("/", "~1"))
     return "".join(f"/{step}" for step in found)
+
+
+def _kind(here: Any) -> Any:
+    """By which word a value chose its member of a union."""
+    return here.get("kind") if isinstance(here, dict) else None
 
 
 def _step(here: Any, step: str | int) -> tuple[Any] | None:
@@ -135,13 +143,28 @@ def _step(here: Any, step: str | int) -> tuple[Any] | None:
 
 def _message(error: Mapping[str, Any]) -> str:
     context = error.get("ctx") or {}
-    if error["type"] == "union_tag_invalid":
-        field = str(context["discriminator"]).strip("'")
-        return f"unknown {field} {context['tag']!r}; it is one of {context['expected_tags']}"
-    if error["type"] == "union_tag_not_found":
-        return f"{str(context['discriminator']).strip(chr(39))} is missing"
-    if error["type"] == "missing":
-        return "is missing"
-    if error["type"] == "extra_forbidden":
-        return "is not a field here; check its spelling"
-    return str(error["msg"]).removeprefix("Value error, ")
+    field = str(context.get("discriminator", "")).strip("'")
+    got = _got(error.get("input"))
+    match error["type"]:
+        case "union_tag_invalid":
+            said = f"unknown {field} {context['tag']!r}; it is one of {context['expected_tags']}"
+        case "union_tag_not_found":
+            said = f"{field} is missing"
+        case "missing":
+            said = "is missing"
+        case "extra_forbidden":
+            said = "is not a field here; check its spelling"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            said = f"holds settings of its own, such as {{kind: …}}{got}"
+        case "tuple_type" | "list_type":
+            said = f"may be a list{got}"
+        case _:  # our own words hold the numbers already, pydantic's do not
+            said = str(error["msg"]).removeprefix("Value error, ")
+            said += got if said.startswith("Input should") else ""
+    return said
+
+
+def _got(value: Any) -> str:
+    """What was sent, where that is short."""
+    plain = isinstance(value, str | int | float | None)
+    return f", got {json.dumps(value, ensure_ascii=False)}" if plain and len(str(value)) <= 60 else ""

@@ -127,6 +127,18 @@ def _check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as e:
+            ours = _who_serves(settings.home)
+            todo = f"a service already runs from this home, {ours}" if ours else "give another --port"
             raise SettingsError(
-                f"{settings.host}:{settings.port} cannot be listened on: {e.strerror}; give another --port"
+                f"{settings.host}:{settings.port} cannot be listened on: {e.strerror}; {todo}"
             ) from e
+
+
+def _who_serves(home: Path) -> str:
+    """Process and address of the service that runs from a home; empty if none does."""
+    try:
+        said = json.loads((home / "server.json").read_text(encoding="utf-8"))
+        os.kill(said["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f"process {said['pid']} at {said['url']}"

@@ -186,7 +186,6 @@ def _from_file(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise SettingsError(f"{file} is not TOML: {e}") from e
     found.pop("client", None)  # what people's commands read: where the service is
-    found.pop("client", None)  # what the command line reads for itself
     for name in found:
         if name not in Settings.model_fields:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1)

@@ -341,7 +341,8 @@ class Space(RootModel[dict[str, Parameter]]):
         found += [f"{n} is not active here" for n in params if n in self.root and n not in active]
         for name in active:
             if name in params and not self.root[name].contains(params[name]):
-                found.append(f"{name}={params[name]!r} is outside the space")
+                allowed = self.root[name].shown()
+                found.append(f"{name}={params[name]!r} is outside the space, which has {allowed}")
         return found
 
 

@@ -25,12 +25,37 @@ BAD_STUDIES = {
     "empty grid": (
         study(stages=[{"kind": "coarse_grid", "epochs": 1, "axes": {"lr": []}}]),
         "/stages/0",
-        "lr",
+        "the grid is empty: axis lr has no values; give some, or a number of points",
     ),
     "a space that misses what the stage needs": (
         study(stages=[{"kind": "weight_decay_restarts", "epochs": 5}]),
         "/stages/0",
-        "weight_decay",
+        "the space misses weight_decay, which this stage varies; add it to space, or give the stage values",
+    ),
+    "a sampler named by its kind alone": (
+        study(stages=[{"kind": "sampler", "sampler": "tpe", "epochs": 1, "trials": 3}]),
+        "/stages/0/sampler",
+        'holds settings of its own, such as {kind: …}, got "tpe"',
+    ),
+    "an unknown pruner beside a sampler": (
+        study(
+            stages=[
+                {
+                    "kind": "sampler",
+                    "sampler": {"kind": "tpe"},
+                    "epochs": 1,
+                    "trials": 3,
+                    "pruner": {"kind": "mean"},
+                }
+            ]
+        ),
+        "/stages/0/pruner",
+        "unknown kind 'mean'; it is one of 'nop', 'median'",
+    ),
+    "no epoch": (
+        study(stages=[{"kind": "random", "epochs": 0, "trials": 3}]),
+        "/stages/0/epochs",
+        "Input should be greater than or equal to 1, got 0",
     ),
     "a misspelt field": (study(spaces={}), "/spaces", "is not a field here; check its spelling"),
     "no stage": (study(stages=[]), "/stages", "a study needs at least one stage"),
@@ -178,7 +203,7 @@ def test_trials_by_hand_must_lie_in_the_space_all_or_none(play):
         refused = await api.post("/studies/study/trials", json=wrong)
         assert refused.status_code == 422
         assert refused.json()["errors"] == [
-            {"pointer": "/params/1", "message": "lr=5.0 is outside the space"},
+            {"pointer": "/params/1", "message": "lr=5.0 is outside the space, which has [0.001, 0.1]"},
             {"pointer": "/params/2", "message": "lr is missing"},
         ]
         assert (await api.get("/studies/study/trials")).json()["items"] == []

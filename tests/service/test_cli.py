@@ -104,7 +104,7 @@ def test_a_study_is_planned_created_worked_off_and_read(home, tunesmith, file):
 
     created = tunesmith("study", "create", "-f", file)
     assert created.exit_code == ExitCode.OK
-    assert f"Study {name} is active: at most 3 trials in 1 stages." in created.output
+    assert f"Study {name} is active: at most 3 trials in 1 stage." in created.output
     assert "Warning" in created.output  # no worker serves the task yet
 
     work_off(home, tunesmith, name)
@@ -146,6 +146,18 @@ def test_a_dry_run_refuses_what_a_creation_would(tunesmith, tmp_path):
         said = refused(tunesmith("study", "create", "-f", bad, *extra), ExitCode.USAGE)
         assert "/space" in said
         assert "log: true needs low > 0, got low=0" in said
+
+
+def test_one_thing_wrong_is_said_once_and_several_line_by_line(tunesmith, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(SPEC | {"task": 7}))
+    one = refused(tunesmith("study", "create", "-f", bad), ExitCode.USAGE)
+    assert one == "Error: /task: Input should be a valid string, got 7\n"
+    bad.write_text(yaml.safe_dump({k: v for k, v in SPEC.items() if k != "task"} | {"space": 3}))
+    two = refused(tunesmith("study", "create", "-f", bad), ExitCode.USAGE).splitlines()
+    assert two[0] == "Error: 2 things are wrong:"
+    assert two[1] == "  /task: is missing"
+    assert two[2].startswith("  /space: ")
 
 
 def test_an_unknown_stage_is_named(tunesmith, tmp_path):
@@ -210,7 +222,11 @@ def test_a_trial_is_queued_by_hand_like_another_and_cancelled(home, tunesmith, s
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["-p", "lr=7"], "lr=7 is outside the space"), (["-p", "lr"], "NAME=VALUE"), ([], "lr is missing")],
+    [
+        (["-p", "lr=7"], "lr=7 is outside the space, which has [0.001, 1]"),
+        (["-p", "lr"], "NAME=VALUE"),
+        ([], "lr is missing"),
+    ],
 )
 def test_a_trial_outside_the_space_is_refused(tunesmith, study, words, said):
     assert said in refused(tunesmith("trial", "enqueue", study, *words), ExitCode.USAGE)

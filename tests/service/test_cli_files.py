@@ -50,9 +50,10 @@ def test_the_page_about_the_command_line_has_every_exit_code():
     assert {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == {int(c) for c in ExitCode}
 
 
-def test_ctrl_c_ends_a_command_with_130(monkeypatch):
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, click.Abort])  # the latter at a question
+def test_ctrl_c_ends_a_command_with_130(monkeypatch, raised):
     def interrupt(source: str) -> None:
-        raise KeyboardInterrupt
+        raise raised
 
     monkeypatch.setattr(study_file, "read", interrupt)
     done = CliRunner().invoke(main, ["study", "create", "-f", "any"])
@@ -82,10 +83,11 @@ def test_a_key_that_stands_twice_is_named_with_its_lines(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[1, 2]", "`key: value` lines is needed"),
+        ("[1, 2]", "`key: value` lines is needed, this is a list"),
+        ("# nothing yet", "`key: value` lines is needed, this is empty"),
         ("a: .nan", "holds nan, which is no setting"),
         ("a: {b: [.inf]}", "holds inf, which is no setting"),
-        ("a: [1, 2", "line 1, column"),
+        ("a: [1, 2", "line 1, column 9 while parsing a flow sequence: expected ',' or ']'"),
         ("a: !!python/object:os.system {}", "could not determine a constructor"),
         ("a: !!binary aGk=", "holds a bytes, which is no setting"),
     ],

@@ -42,6 +42,7 @@ class ExitCode(IntEnum):
 _HINTS = {
     ExitCode.UNREACHABLE: "start one with `tunesmith up`, or name one with --url; ask `tunesmith doctor`",
     ExitCode.AUTH: "name a token with --token-file or TUNESMITH_TOKEN; `tunesmith token create` makes one",
+    ExitCode.NOT_FOUND: "`tunesmith study list` has the studies, `tunesmith trial list STUDY` its trials",
 }
 
 
@@ -139,7 +140,7 @@ def reporting(ctx: click.Context, *, as_json: bool, debug: bool) -> Iterator[Non
     """Turn what is raised inside into a line for people, or a document, and an exit code."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):  # click's own, where a question is asked
         ctx.exit(ExitCode.INTERRUPTED)
     except (CommandError, errors.TunesmithError, ValueError) as e:
         if debug:
@@ -158,12 +159,19 @@ def _end(ctx: click.Context, error: Exception, *, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False), err=True)
     else:
-        click.echo(f"Error: {document['detail']}", err=True)
-        for problem in document.get("errors", []):
-            click.echo(f"  {problem.get('pointer') or '/'}: {problem['message']}", err=True)
+        click.echo(f"Error: {_said(document)}", err=True)
         if hint:
             click.echo(f"Hint: {hint}", err=True)
     ctx.exit(code)
+
+
+def _said(document: dict[str, Any]) -> str:
+    """The detail; where several things are wrong, which it runs together, a line for each."""
+    problems = document.get("errors", [])
+    if len(problems) < 2:
+        return str(document["detail"])
+    lines = [f"  {p.get('pointer') or '/'}: {p['message']}" for p in problems]
+    return "\n".join([f"{len(problems)} things are wrong:", *lines])
 
 
 def _explain(error: Exception) -> tuple[dict[str, Any], ExitCode, str]:

@@ -56,7 +56,7 @@ def demo(ctx: click.Context, *, home: Path, workers: int, source: str, as_json: 
 def _run(session: Session, spec: Mapping[str, Any]) -> dict[str, Any]:
     """Create the study and follow it to its end."""
     created = session.client.post("studies", json=spec)
-    session.note(views.created(created).splitlines()[0])
+    session.note(views.begun(created).splitlines()[0])
     return watching.follow(session, watching.until_ended(session, created["name"]))
 
 
@@ -92,9 +92,18 @@ def _chapters(study: Mapping[str, Any], leaders: str, url: str, home: Path) -> I
     )
     yield (
         f"{text.bold('Dashboard')}: {url}/ui/ (the demo's service stops now)\n"
-        f"  open it again with: tunesmith up --home {home}\n"
-        f"  and for a login link: tunesmith login --home {home}"
+        f"  open it again with: {_tunesmith()} up --home {home}\n"
+        f"  and, while that runs, for a login link: {_tunesmith()} login --home {home}"
     )
+
+
+def _tunesmith() -> str:
+    """How this command is typed here: `make demo` runs where no virtual environment is active."""
+    ours = Path(sys.executable).with_name("tunesmith")
+    found = shutil.which("tunesmith")
+    if found is not None and Path(found).samefile(ours):
+        return "tunesmith"
+    return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
 
 def savings(stage: Mapping[str, Any]) -> str:

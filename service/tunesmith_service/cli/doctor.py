@@ -103,7 +103,7 @@ def _database(session: Session) -> Finding:
 
 
 def _said(ready: dict[str, Any]) -> str:
-    return ready.get("detail") or ", ".join(f"{k} {v}" for k, v in ready.items())
+    return ready.get("detail") or ", ".join(f"{k} {v}" for k, v in ready.items() if k != "ready")
 
 
 def _ask(session: Session, path: str) -> httpx.Response:

@@ -41,7 +41,7 @@ def create(session: Session, source: str, name: str | None, dry_run: bool, watch
         return
     created = session.client.post("studies", json=spec)
     if watch_it:
-        session.note(views.created(created))
+        session.note(views.begun(created))
         _watch(session, created["name"])
     else:
         session.show(created, views.created)

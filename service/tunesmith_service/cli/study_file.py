@@ -61,13 +61,23 @@ def read(source: str) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
         if not isinstance(data, dict):
-            raise ValueError(f"a file of `key: value` lines is needed, this is a {type(data).__name__}")
+            found = "empty" if data is None else f"a {type(data).__name__}"
+            raise ValueError(f"a file of `key: value` lines is needed, this is {found}")
         plain: dict[str, Any] = json.loads(json.dumps(_plain(data)))
         return plain
     except yaml.YAMLError as e:
-        raise ValueError(f"{source}: {' '.join(str(e).split())}") from e
+        raise ValueError(f"{source}: {_place(e)}") from e
     except ValueError as e:
         raise ValueError(f"{source}: {e}") from e
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        while_ = f" {error.context}" if error.context else ""
+        return f"line {mark.line + 1}, column {mark.column + 1}{while_}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _text(source: str) -> str:

@@ -52,6 +52,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def count(n: int, noun: str) -> str:
+    """
+    >>> count(1, "stage"), count(4, "trial")
+    ('1 stage', '4 trials')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def size(count: float) -> str:
     """
     >>> size(512), size(3_400_000)

@@ -38,7 +38,7 @@ def study_page(study: Answer) -> str:
         "task": study["task"],
         "objective": f"{study['direction']} {study['metric']}",
         "trials": counts(study["counts"]),
-        "slot-hours": study["gpu_hours"],
+        "slot time": text.duration(study["gpu_hours"] * 3600),
         "created": text.moment(study["created_at"]),
         "ended": text.moment(study["ended_at"]),
     }
@@ -119,11 +119,15 @@ def moved(study: Answer) -> str:
 
 
 def created(study: Answer) -> str:
-    trials = sum(f["trials"] for f in study["forecast"].values())
-    plan = f"at most {trials} trials in {len(study['forecast'])} stages"
+    return f"{begun(study)}\nFollow it: tunesmith study watch {study['name']}"
+
+
+def begun(study: Answer) -> str:
+    """A new study in a line, and what it was warned of."""
+    trials, stages = sum(f["trials"] for f in study["forecast"].values()), len(study["forecast"])
+    plan = f"at most {text.count(trials, 'trial')} in {text.count(stages, 'stage')}"
     lines = [f"Study {study['name']} is {study['state']}: {plan}."]
-    lines += [f"Warning: {w}" for w in study["warnings"]]
-    return "\n".join([*lines, f"Follow it: tunesmith study watch {study['name']}"])
+    return "\n".join([*lines, *(f"Warning: {w}" for w in study["warnings"])])
 
 
 def forecast(plan: Answer) -> str:

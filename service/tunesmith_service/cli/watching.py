@@ -83,7 +83,9 @@ def picture(study: Answer) -> Group:
             f"{done}/{planned}",
             text.value(views.best_of_stage(stage)),
         )
-    return Group(Text(f"{study['name']}: {study['state']}", style="bold"), bars, Text(views.best_line(study)))
+    title = Text(f"{study['name']}: {study['state']}", style="bold")
+    waits = [Text(f"Waits: {study['waiting_for']}", style="yellow")] if study["waiting_for"] else []
+    return Group(title, bars, *waits, Text(views.best_line(study)))
 
 
 def judge(study: Answer) -> None:
