@@ -237,7 +237,7 @@ class _Run:
         how = "trained from scratch" if confirmed else "by its restart; none was confirmed"
         value = confirmed[0][1] if confirmed else restarts[0][1]
         edge = ""
-        if pick in (self._values[0], self._values[-1]):
+        if pick in (self._values[0], self._values[-1]) and pick != 0:  # nothing lies below 0
             edge = f" It is an end of the values tried, so better ones may lie beyond {pick:g}."
         why = (
             f"{stage.param} {pick:g} is best: {metric} {value:.4g} {how}. Restarts at epoch "
@@ -280,7 +280,7 @@ class _Run:
         """(value, mean of the last values of the metric) of complete trials of one kind, best first."""
         found, metric = [], self.history.study.objective.metric
         for value in self._values:
-            trial = self.history.by_key().get(f"{kind}:{value:g}")
+            trial = self.history.by_key().get(f"{kind}:{value:.12g}")
             if trial is not None and trial.state is TrialState.COMPLETE:
                 judged = mean_of_last([v for _, v in trial.metric(metric)], last)
                 if judged is not None:
@@ -340,15 +340,15 @@ class _Run:
 
 
 def branch_key(value: float) -> str:
-    return f"branch:{value:g}"
+    return f"branch:{value:.12g}"
 
 
 def longer_key(value: float) -> str:
-    return f"longer:{value:g}"
+    return f"longer:{value:.12g}"
 
 
 def confirm_key(value: float) -> str:
-    return f"confirm:{value:g}"
+    return f"confirm:{value:.12g}"
 
 
 def spearman(places: Sequence[int]) -> float | None:
