@@ -34,6 +34,11 @@ class _Due:
         limit = self.study.max_concurrent
         return bool(self.fresh or self.stale) and (limit is None or self.running < limit)
 
+    def urgency(self, claim: Claim) -> tuple[int, bool, int, int]:
+        """The least is served first. Nobody waits for a redraw while an equal has something to give."""
+        must_wait = not self.fresh and not claim.accept_stale
+        return -self.study.priority, must_wait, self.running, self.study.id
+
     def suits(self, claim: Claim, tasks: Mapping[str, str]) -> bool:
         served = tasks.get(self.study.task)
         return (
@@ -53,8 +58,8 @@ class _Given:
 def apply_claim(tx: Tx, commands: Sequence[Claim], now_us: int) -> list[Granted | Nothing | Refused]:
     """First come, first served; for each the most urgent study that its worker can serve.
 
-    Between studies: priority, then who runs fewest, then age. Within one: stage, by hand first, then
-    in planned order, fresh drafts before stale ones.
+    Between studies: priority, then who has a trial that this claim accepts, who runs fewest, age.
+    Within one: stage, by hand first, then in planned order, fresh drafts before stale ones.
     """
     served = _Serving(tx, commands, now_us)
     outcomes = [served.serve(c) for c in commands]
@@ -187,7 +192,7 @@ class _Serving:
         suited = [d for d in self.due if d.has_room and d.suits(c, worker.tasks)]
         if not suited:
             return Nothing(retry_at_us=self._retry_at(c))
-        return self._give(c, min(suited, key=lambda d: (-d.study.priority, d.running, d.study.id)))
+        return self._give(c, min(suited, key=lambda d: d.urgency(c)))
 
     def _give(self, c: Claim, due: _Due) -> _Given | Nothing:
         if not due.fresh and not c.accept_stale:

@@ -144,6 +144,16 @@ def test_a_stale_draft_waits_for_its_redraw_unless_stale_ones_will_do(bench: Ben
     assert bench.granted(wants_fresh, bench.do(wants_fresh)).work["params"] == {"lr": 0.9}
 
 
+def test_nobody_waits_for_a_redraw_while_an_equal_study_has_a_trial(bench: Bench) -> None:
+    modelled = bench.study("modelled", fresh_wait_seconds=1e9)
+    bench.trial(modelled)
+    bench.trial(modelled, draft=True, ordinal=1)
+    slot = bench.register()[0]
+    bench.finish(bench.claim(slot), "pruned", "diverged")
+    bench.trial(bench.study("grid"))
+    assert bench.claim(slot, accept_stale=False).work["study"] == "grid"
+
+
 def test_a_stale_draft_is_taken_when_time_is_up(bench: Bench) -> None:
     study = bench.study()
     bench.trial(study)
