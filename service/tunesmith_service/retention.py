@@ -1,4 +1,4 @@
-"""Which snapshots are kept, and which stored bytes nothing names any more."""
+"""What is kept, and for how long: snapshots, stored bytes, answers to Idempotency-Keys."""
 
 from __future__ import annotations
 
@@ -8,19 +8,34 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Row, bindparam, delete, exists, func, or_, select, update
 
+from tunesmith_service.clock import SECOND
 from tunesmith_service.commands import ForgetBlobs
 from tunesmith_service.db import batch, rows
-from tunesmith_service.tables import artifacts, attempts, blobs, logs, snapshots, stages, studies, trials
+from tunesmith_service.tables import (
+    artifacts,
+    attempts,
+    blobs,
+    idempotency,
+    logs,
+    snapshots,
+    stages,
+    studies,
+    trials,
+)
 from tunesmith_service.tx import Happened, Tx, lock, record
 
 LIVE = ("waiting", "running")
+
+ANSWERS_KEPT_US = 7 * 24 * 3600 * SECOND
+"""How long a repeated Idempotency-Key gets its stored answer."""
 
 
 def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> list[list[str]]:
     """Forget snapshots committed before `older_than_us` unless one of these needs them: the newest of
     a live trial, what a waiting or running trial starts or resumes from, the best of a study, and what
     a stage that is still to end may go on from. The log says so: no stage shall plan to start from
-    bytes that are gone. Returns the hashes that no row names any more."""
+    bytes that are gone. Old answers to Idempotency-Keys go too. Returns the hashes that no row names
+    any more."""
     before_us = min(c.older_than_us for c in commands)
     old = _old(tx, before_us)
     lock(tx, {row.study_id for row in old})
@@ -32,6 +47,7 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     left = _steps_left(tx, {row.trial_id for row in gone})
     lost = {(row.trial_id, row.step): row for row in gone if (row.trial_id, row.step) not in left}
     record(tx, [_forgotten(row) for row in lost.values()], now_us)
+    tx.execute(delete(idempotency).where(idempotency.c.created_us < now_us - ANSWERS_KEPT_US))
     unnamed = _drop_unnamed(tx, before_us)
     return [unnamed] * len(commands)
 

@@ -53,6 +53,18 @@ def test_the_same_idempotency_key_gets_the_stored_answer(bench: Bench) -> None:
     assert isinstance(other, KeyReused)
 
 
+def test_an_answer_is_forgotten_after_a_week(bench: Bench) -> None:
+    keyed = replace(create(), idempotency=KEY)
+    bench.do(keyed)
+    bench.do(c.ForgetBlobs(0))
+    bench.seconds(7 * 86_400)
+    bench.do(c.ForgetBlobs(0))
+    assert isinstance(bench.do(keyed), int)
+    bench.seconds(1)
+    bench.do(c.ForgetBlobs(0))
+    assert "exists already" in bench.do(keyed).detail
+
+
 def test_limits_are_read_from_the_specification(bench: Bench) -> None:
     limits = {"max_trials": 7, "max_gpu_hours": 0.5, "max_concurrent": 3, "deadline": "2026-01-01T00:00:00"}
     row = bench.study_row(bench.study(limits=limits))
