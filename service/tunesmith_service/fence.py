@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, and_, select
+from sqlalchemy import BigInteger, Row, and_, bindparam, select
 
 from tunesmith_service.commands import Lease
 from tunesmith_service.db import batch, rows
@@ -14,6 +14,19 @@ from tunesmith_service.errors import AlreadyFinal, Conflict, LeaseLost
 from tunesmith_service.moves import FINAL, trial_rows
 from tunesmith_service.tables import attempts, trials
 from tunesmith_service.tx import Tx, lock
+
+HOLDS = (
+    trials.c.id == bindparam("b_id"),
+    trials.c.attempt == bindparam("b_attempt"),
+    trials.c.lease_hash == bindparam("b_lease_hash"),
+    trials.c.state == "running",
+)
+"""The fence once more, in the WHERE of an UPDATE of each of many trials; see `holder`."""
+
+
+def holder(trial: Row[Any]) -> dict[str, Any]:
+    """What `HOLDS` is asked with for a trial whose lease is `Held`."""
+    return {"b_id": trial.id, "b_attempt": trial.attempt, "b_lease_hash": trial.lease_hash}
 
 
 @dataclass(frozen=True, slots=True)

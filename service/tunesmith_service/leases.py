@@ -18,7 +18,7 @@ from tunesmith_service import moves, reading
 from tunesmith_service.commands import Ended, Finish, Kept, Lease, Release, Renew, Report
 from tunesmith_service.db import batch, dumps, rows
 from tunesmith_service.errors import AlreadyFinal, Refused, SeqGap, SeqReused, Unprocessable
-from tunesmith_service.fence import Held, Over, Standing, standings
+from tunesmith_service.fence import HOLDS, Held, Over, Standing, holder, standings
 from tunesmith_service.moves import Move
 from tunesmith_service.tables import reports, studies, trials, workers
 from tunesmith_service.tx import Counts, Tx, count
@@ -87,12 +87,7 @@ def seen(tx: Tx, worker_ids: Sequence[str], now_us: int) -> None:
 
 _REPORTED = (
     update(trials)
-    .where(
-        trials.c.id == bindparam("b_id"),
-        trials.c.attempt == bindparam("b_attempt"),
-        trials.c.lease_hash == bindparam("b_lease_hash"),
-        trials.c.state == "running",
-    )
+    .where(*HOLDS)
     .values(
         {
             name: bindparam(name)
@@ -156,10 +151,7 @@ class _Curve:
 
     def values(self, expires_us: int) -> dict[str, Any]:
         progress = self.step > self.furthest
-        return {
-            "b_id": self.trial.id,
-            "b_attempt": self.trial.attempt,
-            "b_lease_hash": self.trial.lease_hash,
+        return holder(self.trial) | {
             "report_seq": self.seq,
             "step": self.step,
             "furthest": max(self.step, self.furthest),

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tunesmith_service.commands import AppendLog, CommitArtifact, CommitSnapshot, Kept, Lease
 from tunesmith_service.db import batch, rows
 from tunesmith_service.errors import Refused, SeqReused, SnapshotReused
-from tunesmith_service.fence import Held, standings
+from tunesmith_service.fence import HOLDS, Held, holder, standings
 from tunesmith_service.tables import artifacts, blobs, logs, snapshots, trials
 from tunesmith_service.tx import Happened, Tx, record
 
@@ -20,12 +20,7 @@ Upload = CommitSnapshot | AppendLog | CommitArtifact
 
 _RENEW = (
     update(trials)
-    .where(
-        trials.c.id == bindparam("b_id"),
-        trials.c.attempt == bindparam("b_attempt"),
-        trials.c.lease_hash == bindparam("b_lease_hash"),
-        trials.c.state == "running",
-    )
+    .where(*HOLDS)
     .values(lease_expires_us=bindparam("lease_expires_us"), losses=bindparam("losses"))
 )
 
@@ -48,10 +43,8 @@ def _renew(
     """T3 for the leases under which anything was kept; `progress` forgives past losses."""
     kept = {c.lease for c, o in zip(commands, outcomes, strict=True) if isinstance(o, Kept)}
     renewed = [
-        {
-            "b_id": trial.id,
-            "b_attempt": trial.attempt,
-            "b_lease_hash": trial.lease_hash,
+        holder(trial)
+        | {
             "lease_expires_us": max(trial.lease_expires_us, now_us + tx.ttl_us),
             "losses": 0 if lease in progress else trial.losses,
         }
