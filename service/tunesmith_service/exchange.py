@@ -185,7 +185,11 @@ class HashedFile:
     def keep(self) -> None:
         self._file.close()
         if self._sha256 not in (None, got := self._hash.hexdigest()):
-            raise CorruptDownloadError(f"bytes of {self._sha256} came as {got}; nothing was kept")
+            raise CorruptDownloadError(
+                f"the bytes of {self._sha256} are damaged, in the service's store or on the way: they came "
+                f"as {got}; nothing was kept. Put back that file under blobs/ in the service's home, or add "
+                "the stage again, so that it is made anew"
+            )
         os.replace(self._part, self._path)
 
     def __enter__(self) -> Self:

@@ -224,6 +224,14 @@ def test_a_foreign_host_name_is_refused(dashboard: Dashboard, person: httpx.Clie
     assert person.get("/ui/studies", headers={"Host": "evil.example"}).status_code == 403
 
 
+@pytest.mark.parametrize("path", ["studies/cancer", "studies/1/trials/best", "studies/99999999", "nowhere"])
+def test_an_address_that_leads_nowhere_is_a_page_that_leads_back(person: httpx.Client, path: str):
+    answer = person.get(f"/ui/{path}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "/ui/studies" in answer.text
+
+
 # --- what people see and do -----------------------------------------------------------------------
 
 

@@ -88,9 +88,9 @@ def duration(us: int | None) -> str:
 def gpu_hours(us: int) -> str:
     """
     >>> gpu_hours(44_640_000_000), gpu_hours(90_000_000)
-    ('12.40 h', '0.0250 h')
+    ('12.40 h', '1 min 30 s')
     """
-    return "0 h" if us == 0 else f"{us / 3.6e9:.{2 if us >= 3.6e8 else 4}f} h"
+    return f"{us / 3.6e9:.2f} h" if us >= 3.6e9 else duration(us)
 
 
 def moment(us: int | None) -> Markup | str:

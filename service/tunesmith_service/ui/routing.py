@@ -8,10 +8,12 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from tunesmith_service.errors import Forbidden, TunesmithError, Unauthorized
+from tunesmith_service.errors import Forbidden, NotFound, TunesmithError, Unauthorized
+from tunesmith_service.problems import unprocessable
 from tunesmith_service.routing import Route
 from tunesmith_service.security import SAFE_METHODS
 from tunesmith_service.ui.rendering import PAGE_HEADERS, base, render
@@ -31,11 +33,20 @@ class PageRoute(Route):
                 response = _to_login(request)
             except TunesmithError as error:
                 response = _refusal(request, error)
+            except RequestValidationError as error:
+                response = _refusal(request, _unreadable(error))
             for name, value in PAGE_HEADERS.items():
                 response.headers.setdefault(name, value)
             return response
 
         return page
+
+
+def _unreadable(error: RequestValidationError) -> TunesmithError:
+    """An address that was typed, or a link that was cut."""
+    if any(e["loc"][0] == "path" for e in error.errors()):
+        return NotFound("there is no such page; the list of studies leads to those there are")
+    return unprocessable(error.errors(), error.body)
 
 
 def _check_page_origin(request: Request) -> None:
