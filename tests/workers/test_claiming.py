@@ -17,8 +17,8 @@ import httpx
 import pytest
 import structlog
 from tunesmith_service.client import WorkerClient
-from tunesmith_workers.attempt import Tools
 from tunesmith_workers.child_process import ChildProcess, Death
+from tunesmith_workers.errands import Tools
 from tunesmith_workers.slot import Seat, Slot
 
 URL = "http://127.0.0.1:1"

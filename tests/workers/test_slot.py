@@ -22,8 +22,9 @@ import pytest
 import structlog
 from tunesmith_service import wire
 from tunesmith_service.client import Unauthorized, WorkerClient
-from tunesmith_workers.attempt import Attempt, Patience, Tools
+from tunesmith_workers.attempt import Attempt
 from tunesmith_workers.child_process import Death
+from tunesmith_workers.errands import Patience, Tools
 from tunesmith_workers.spool import Spool, leftovers
 
 SECRET = "a" * 32

@@ -14,8 +14,8 @@ import structlog
 from tunesmith_service.client import Forbidden, Unauthorized
 
 from tunesmith_workers import devices as machine
-from tunesmith_workers.attempt import Patience
 from tunesmith_workers.child_process import ChildStartError
+from tunesmith_workers.errands import Patience
 from tunesmith_workers.state import StateInUseError, open_state
 from tunesmith_workers.supervisor import NotTakenError, Options, Supervisor
 

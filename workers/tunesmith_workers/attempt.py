@@ -22,30 +22,22 @@ up. `Attempt.drive` takes one thing after another; the table is the whole story.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 from typing import Any, Literal, TypeAlias
 
 import structlog
 from tunesmith_service import wire
 from tunesmith_service.client import (
-    CorruptDownloadError,
     Forbidden,
     Lease,
-    Refused,
     TunesmithError,
     Unauthorized,
-    WorkerClient,
 )
 
-from tunesmith_workers.beats import Beats
 from tunesmith_workers.child_process import ChildProcess, Death
-from tunesmith_workers.delivery import ENDS_THE_LEASE, Delivery
+from tunesmith_workers.delivery import ENDS_THE_LEASE
+from tunesmith_workers.errands import Errands, Tools
 from tunesmith_workers.happenings import (
     Away,
     Bug,
@@ -65,37 +57,8 @@ ABANDON_SECONDS = 4.0  # from the refusal to the child's end, at most 5 s
 RELEASE_SECONDS = 3.0
 LOG_SECONDS = 2.0
 LOG_FLUSH_CHARACTERS = 65_536
-DOWNLOADS = 3
 
 Stands: TypeAlias = Literal["training", "handing_back", "abandoning", "closing", "over"]
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long an attempt bears with what goes wrong, in seconds.
-
-    Attributes:
-        hand_back: from the signal to the release; Kubernetes kills after 30.
-        max_offline: without an answer of the service, before training stops.
-        stall: without a word from the child, before it is killed; None: for ever.
-    """
-
-    hand_back: float = 25.0
-    max_offline: float = 600.0
-    stall: float | None = None
-
-
-@dataclass(slots=True)
-class Tools:
-    """What every attempt of a worker uses."""
-
-    client: WorkerClient
-    url: str
-    spools: Path
-    patience: Patience = field(default_factory=Patience)
-    random: Random = field(default_factory=Random)
-    clock: Callable[[], float] = lambda: asyncio.get_running_loop().time()
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 class Attempt:
@@ -111,32 +74,23 @@ class Attempt:
         *,
         log: structlog.stdlib.BoundLogger,
     ) -> None:
-        self._tools, self._child, self._grant, self._scratch, self._log = tools, child, grant, scratch, log
-        self._lease = Lease(grant.trial_id, grant.incarnation, grant.attempt, secret)
-        self._spool = Spool.create(tools.spools, self._lease, tools.url)
-        self._beats = Beats(
-            tools.client, self._lease, grant.ttl_seconds,
-            random=tools.random, clock=tools.clock, sleep=tools.sleep, log=log,
-        )  # fmt: skip
-        self._mailbox: asyncio.Queue[Happening] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._training: asyncio.Task[None] | None = None
-        self._delivering: asyncio.Task[None] | None = None
+        self._tools, self._child, self._scratch, self._log = tools, child, scratch, log
+        lease = Lease(grant.trial_id, grant.incarnation, grant.attempt, secret)
+        self._spool = Spool.create(tools.spools, lease, tools.url)
+        self._beside = Errands(tools, child, grant, self._spool, scratch, log=log)
         self._stands: Stands = "training"
         self._cause = "shutdown"  # of the release, should there be one
         self._word = ""  # the last one, once it is known: finish or release
         self._signals = 0
-        self._begun = False  # whether the child was told of the trial
         self._warm = False
         self._objected = False  # a finish as `protocol_error` is under way
         self._keep_spool = False
         self._fatal: TunesmithError | None = None
-        self._heard_child_at = tools.clock()
         self._log_text: list[str] = []
 
     def hand_back(self, cause: str) -> None:
         """Stop soon and give the trial back with a snapshot; a second time: now."""
-        self._mailbox.put_nowait(HandBack(cause))
+        self._beside.mailbox.put_nowait(HandBack(cause))
 
     async def drive(self) -> bool:
         """Train until the service has the last word about this attempt.
@@ -145,15 +99,12 @@ class Attempt:
         Raises: Unauthorized or Forbidden when the service no longer takes this worker's token.
         """
         self._scratch.mkdir(parents=True, exist_ok=True)
-        self._start(self._beat())
-        self._training = self._start(self._train())
-        self._start(self._watch())
-        self._deliver()
+        self._beside.start()
         try:
             while self._stands != "over":
-                await self._take(await self._mailbox.get())
+                await self._take(await self._beside.mailbox.get())
         finally:
-            await self._stop(*self._tasks)
+            await self._beside.end()
             self._spool.close(keep=self._keep_spool)
             if not self._keep_spool:
                 shutil.rmtree(self._scratch, ignore_errors=True)
@@ -181,7 +132,7 @@ class Attempt:
                 self._warm = True  # it was not asked yet
             case Away() if self._stands == "training":
                 await self._ask_back("shutdown")
-                self._after(self._tools.patience.hand_back, TimeUp("child"))
+                self._beside.after(self._tools.patience.hand_back, TimeUp("child"))
             case Stalled() if self._stands == "training":
                 self._fail(
                     "stalled", f"no word from the trainer for {self._tools.patience.stall} s", retryable=True
@@ -195,7 +146,7 @@ class Attempt:
                 raise error
 
     async def _on_said(self, message: dict[str, Any]) -> None:
-        self._heard_child_at = self._tools.clock()
+        self._beside.heard_child()
         if self._stands == "abandoning" and message.get("say") == "ended":
             self._stands = "over"
         elif self._stands in ("training", "handing_back"):
@@ -205,7 +156,7 @@ class Attempt:
                 await self._protocol_error(f"the trainer said something that cannot be sent: {e}")
             if self._spool.full and self._stands == "training":
                 self._log.warning("spool_full")
-                self._mailbox.put_nowait(Away())
+                self._beside.mailbox.put_nowait(Away())
 
     def _note(self, message: dict[str, Any]) -> None:
         """Raises: KeyError, TypeError or ValueError for a message that breaks the protocol."""
@@ -265,30 +216,23 @@ class Attempt:
 
     async def _abandon(self, refusal: TunesmithError) -> None:
         self._log.info("trial_gone", reason=refusal.type, outcome=refusal.outcome)
-        await self._stop_delivering()
+        await self._beside.stop_delivering()
         self._spool.forget()
-        if await self._never_begins():
-            self._stands = "over"
+        if await self._beside.never_begins():
+            self._stands, self._warm = "over", True
             return
         self._stands = "abandoning"
         await self._child.say({"do": "abandon"})
-        self._after(ABANDON_SECONDS, TimeUp("abandon"))
-
-    async def _never_begins(self) -> bool:
-        """Whether the child has not been told of the trial; from then on it will not be."""
-        if not self._begun and self._training is not None:
-            await self._stop(self._training)
-            self._warm = True
-        return not self._begun
+        self._beside.after(ABANDON_SECONDS, TimeUp("abandon"))
 
     async def _protocol_error(self, reason: str, *, forget: bool = False) -> None:
         """We or the service cannot read what was said: the trial needs a person, not another try."""
         self._log.error("protocol_error", reason=reason)
         self._objected = True
         if forget:
-            await self._stop_delivering()
+            await self._beside.stop_delivering()
             self._spool.forget()
-            self._deliver()
+            self._beside.deliver()
         self._fail("protocol_error", reason)
         await self._child.kill()
 
@@ -301,12 +245,13 @@ class Attempt:
             return
         if self._stands == "training":
             await self._ask_back(cause)
-        self._after(self._tools.patience.hand_back - RELEASE_SECONDS, TimeUp("release"))
+        self._beside.after(self._tools.patience.hand_back - RELEASE_SECONDS, TimeUp("release"))
 
     async def _ask_back(self, cause: str) -> None:
         self._log.info("handing_back", cause=cause)
         self._cause = cause
-        if await self._never_begins():
+        if await self._beside.never_begins():
+            self._warm = True
             self._last_word("release", {"cause": cause})
             return
         self._stands = "handing_back"
@@ -324,15 +269,16 @@ class Attempt:
     async def _release_now(self) -> None:
         """Give the trial back past all that still waits; a trial that has its finish sends all, finish last.
         What the service does not answer in time is left for this worker's next start."""
-        await self._stop_delivering()
+        await self._beside.stop_delivering()
         if self._stands != "closing":
             self._last_word("release", {"cause": self._cause})
         self._stands = "over"
         await self._child.kill()
-        telling = self._start(self._tell_last())
-        in_time = self._start(self._sleep(RELEASE_SECONDS))
-        await asyncio.wait([telling, in_time], return_when=asyncio.FIRST_COMPLETED)
-        self._keep_spool = not telling.done()
+        if self._word == "release":
+            told = await self._beside.release_within(RELEASE_SECONDS, wire.Release(cause=self._cause))
+        else:
+            told = await self._beside.flush_within(RELEASE_SECONDS)
+        self._keep_spool = not told
         self._log.info("left_to_the_next_start" if self._keep_spool else "released", cause=self._cause)
 
     def _fail(self, kind: str, message: str, *, traceback: str = "", retryable: bool = False) -> None:
@@ -349,7 +295,7 @@ class Attempt:
 
     def _add_log(self, text: str) -> None:
         if not self._log_text:
-            self._after(LOG_SECONDS, FlushLog())
+            self._beside.after(LOG_SECONDS, FlushLog())
         self._log_text.append(text)
         if sum(map(len, self._log_text)) >= LOG_FLUSH_CHARACTERS:
             self._flush_log()
@@ -358,117 +304,6 @@ class Attempt:
         if self._log_text and self._stands in ("training", "handing_back"):
             self._spool.add_log("".join(self._log_text))
         self._log_text.clear()
-
-    # --- what runs beside ---
-
-    async def _train(self) -> None:
-        try:
-            resume = await self._fetch_resume()
-        except Refused as refusal:
-            if isinstance(refusal, ENDS_THE_LEASE):
-                self._mailbox.put_nowait(Refusal(refusal, by_delivery=False))
-            else:
-                self._mailbox.put_nowait(NoResume("snapshot_missing", refusal.detail))
-            return
-        except CorruptDownloadError as e:
-            self._mailbox.put_nowait(NoResume("snapshot_corrupt", e.detail))
-            return
-        except OSError as e:  # our own disk
-            self._mailbox.put_nowait(NoResume("no_room_for_snapshot", str(e)))
-            return
-        self._begun = True
-        await self._child.say({
-            "do": "run", "work": self._grant.work.model_dump(mode="json"),
-            "resume": str(resume) if resume else None, "scratch": str(self._scratch),
-        })  # fmt: skip
-        while True:
-            try:
-                said = await self._child.next()
-            except ValueError as e:
-                said = {"say": f"something unreadable: {e}"}
-            self._mailbox.put_nowait(said if isinstance(said, Death) else Said(said))
-            if isinstance(said, Death):
-                return
-
-    async def _fetch_resume(self) -> Path | None:
-        """Raises: Refused; CorruptDownloadError after the last of a few tries."""
-        ref = self._grant.work.resume
-        if ref is None:
-            return None
-        path = self._scratch / "resume.safetensors"
-        for _ in range(DOWNLOADS - 1):
-            with contextlib.suppress(CorruptDownloadError):
-                await self._tools.client.fetch_snapshot(self._lease, ref.sha256, path)
-                return path
-        await self._tools.client.fetch_snapshot(self._lease, ref.sha256, path)
-        return path
-
-    async def _watch(self) -> None:
-        """Notes when the service or the child has been silent for too long."""
-        patience = self._tools.patience
-        while True:
-            await self._tools.sleep(1.0)
-            if self._beats.silent_seconds() > patience.max_offline:
-                self._mailbox.put_nowait(Away())
-            if patience.stall is not None and self._tools.clock() - self._heard_child_at > patience.stall:
-                self._mailbox.put_nowait(Stalled())
-
-    async def _beat(self) -> None:
-        try:
-            await self._beats.run()
-        except Refused as refusal:
-            self._mailbox.put_nowait(Refusal(refusal, by_delivery=False))
-
-    def _delivery(self) -> Delivery:
-        return Delivery(self._tools.client, self._spool, log=self._log, sleep=self._tools.sleep)
-
-    def _deliver(self) -> None:
-        async def send() -> None:
-            try:
-                self._mailbox.put_nowait(Delivered(await self._delivery().run()))
-            except Refused as refusal:
-                self._mailbox.put_nowait(Refusal(refusal, by_delivery=True))
-
-        self._delivering = self._start(send())
-
-    async def _tell_last(self) -> None:
-        with contextlib.suppress(Refused):  # then it is not ours to end any more
-            if self._word == "release":
-                await self._tools.client.release(
-                    self._lease, wire.Release.model_validate({"cause": self._cause})
-                )
-            else:
-                await self._delivery().flush()
-
-    async def _sleep(self, seconds: float) -> None:
-        await self._tools.sleep(seconds)
-
-    async def _stop_delivering(self) -> None:
-        if self._delivering is not None:
-            await self._stop(self._delivering)
-
-    def _after(self, seconds: float, happening: Happening) -> None:
-        async def wait() -> None:
-            await self._tools.sleep(seconds)
-            self._mailbox.put_nowait(happening)
-
-        self._start(wait())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_task_done)
-        return task
-
-    def _on_task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._mailbox.put_nowait(Bug(error))
-
-    async def _stop(self, *tasks: asyncio.Task[None]) -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _error(kind: str, message: str = "", traceback: str = "") -> wire.TrialError:

@@ -18,8 +18,9 @@ import structlog
 from tunesmith_service import wire
 from tunesmith_service.client import ClaimStale, Forbidden, Refused, Unauthorized, Unavailable
 
-from tunesmith_workers.attempt import Attempt, Tools
+from tunesmith_workers.attempt import Attempt
 from tunesmith_workers.child_process import ChildProcess, ChildStartError
+from tunesmith_workers.errands import Tools
 
 ASK_AGAIN_SECONDS = 3.0
 LOOK_SECONDS = 1.0  # how often a broken task file is looked at again

@@ -21,9 +21,9 @@ from tunesmith_service import wire
 from tunesmith_service.client import Forbidden, Refused, Unauthorized, Unavailable, WorkerClient
 
 from tunesmith_workers import devices
-from tunesmith_workers.attempt import Patience, Tools
 from tunesmith_workers.child_process import ChildStartError, cleaned
 from tunesmith_workers.delivery import Delivery
+from tunesmith_workers.errands import Patience, Tools
 from tunesmith_workers.slot import Seat, Slot
 from tunesmith_workers.spool import Spool, leftovers
 from tunesmith_workers.state import State
