@@ -292,3 +292,16 @@ def test_the_random_state_of_a_cuda_device_is_saved_and_restored(tmp_path, monke
 def test_every_tensor_of_a_tree_is_found():
     one, two = torch.ones(1), torch.ones(2)
     assert list(snapshots.tensors({"a": [one, 3], "b": (None, {"c": two})})) == [one, two]
+
+
+def test_weights_that_lie_side_by_side_in_one_storage_are_not_tied(tmp_path):
+    """As cuDNN packs those of an LSTM: a snapshot of them must fit a model on a CPU."""
+
+    class Packed(nn.Module):
+        def __init__(self, flat):
+            super().__init__()
+            self.a, self.b = nn.Parameter(flat[:5]), nn.Parameter(flat[5:].clone() if flat[0] else flat[5:])
+
+    packed, apart = Packed(torch.arange(10.0)), Packed(torch.ones(10))
+    restore_model(apart, through_a_file(tmp_path, packed))
+    assert torch.equal(torch.cat([apart.a, apart.b]), torch.arange(10.0))

@@ -308,12 +308,27 @@ def restore_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 def _ties(tensors: Mapping[str, Tensor]) -> set[frozenset[str]]:
-    """The groups of names that share one storage."""
-    groups: dict[int, set[str]] = {}
-    for name, tensor in tensors.items():
-        if tensor.numel():
-            groups.setdefault(tensor.untyped_storage().data_ptr(), set()).add(name)
-    return {frozenset(names) for names in groups.values() if len(names) > 1}
+    """The groups of names that share bytes. Neighbours in one storage, as cuDNN packs weights, do not."""
+    spans = sorted(
+        (t.untyped_storage().data_ptr(), t.data_ptr(), t.data_ptr() + _span(t), name)
+        for name, t in tensors.items()
+        if t.numel()
+    )
+    groups: list[set[str]] = []
+    end = (0, 0)  # storage, and the last byte of it in the newest group
+    for storage, low, high, name in spans:
+        if groups and storage == end[0] and low < end[1]:
+            groups[-1].add(name)
+            end = (storage, max(end[1], high))
+        else:
+            groups.append({name})
+            end = (storage, high)
+    return {frozenset(names) for names in groups if len(names) > 1}
+
+
+def _span(tensor: Tensor) -> int:
+    """Bytes from its first element to its last."""
+    return _extent(list(tensor.shape), list(tensor.stride())) * tensor.element_size()
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
