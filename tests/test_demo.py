@@ -7,12 +7,13 @@ import re
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tunesmith_service.__main__ import main
 from tunesmith_service.cli.base import ExitCode
-from tunesmith_service.cli.demo import savings
+from tunesmith_service.cli.demo import how_to_call, savings
 
 DEMO = [sys.executable, "-m", "tunesmith_service", "demo"]
 
@@ -82,3 +83,14 @@ def test_savings_are_told_in_epochs_and_shares():
     assert "70 epochs before confirmation and 130 with it" in said
     assert "a full grid takes 280: 75% and 54% fewer" in said
     assert "ended before a value was picked" in savings({"result": {"numbers": {"epochs": 20}}})
+
+
+def test_its_last_lines_can_be_typed_whether_or_not_the_virtual_environment_is_active(monkeypatch):
+    ours = Path(sys.executable).with_name("tunesmith")
+    monkeypatch.setenv("PATH", str(ours.parent))
+    assert how_to_call() == "tunesmith"
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(ours.parents[2])
+    assert how_to_call() == str(ours.relative_to(ours.parents[2]))
+    monkeypatch.chdir("/")
+    assert Path(how_to_call()).resolve() == ours.resolve()

@@ -44,6 +44,13 @@ def test_a_port_that_is_taken_is_said_before_anything_is_opened(served: Served, 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_second_service_of_the_same_home_and_port_is_told_that_it_runs_already(served: Served):
+    with tunesmith("serve", "--home", str(served.home), "--port", str(served.port)) as second:
+        assert second.ends(60) == 2
+        said = f"a service already runs from this home, process {served.process.pid} at http://127.0.0.1"
+        assert said in second.said
+
+
 def test_several_processes_in_one_server_are_refused(tmp_path):
     result = CliRunner().invoke(
         main, ["serve", "--home", str(tmp_path)], env={"WEB_CONCURRENCY": "4"}, catch_exceptions=False

@@ -92,16 +92,16 @@ def _chapters(study: Mapping[str, Any], leaders: str, url: str, home: Path) -> I
     )
     yield (
         f"{text.bold('Dashboard')}: {url}/ui/ (the demo's service stops now)\n"
-        f"  open it again with: {_tunesmith()} up --home {home}\n"
-        f"  and, while that runs, for a login link: {_tunesmith()} login --home {home}"
+        f"  open it again with: {how_to_call()} up --home {home}\n"
+        f"  and, while that runs, for a login link: {how_to_call()} login --home {home}"
     )
 
 
-def _tunesmith() -> str:
+def how_to_call() -> str:
     """How this command is typed here: `make demo` runs where no virtual environment is active."""
     ours = Path(sys.executable).with_name("tunesmith")
     found = shutil.which("tunesmith")
-    if found is not None and Path(found).samefile(ours):
+    if not ours.exists() or (found is not None and Path(found).samefile(ours)):
         return "tunesmith"
     return str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours)
 
