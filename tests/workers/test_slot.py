@@ -555,7 +555,10 @@ def test_a_resume_snapshot_that_keeps_coming_damaged_fails_the_trial_before_the_
         stage.desk.snapshot = b"damaged"
         await stage.time.settle()
         assert stage.desk.kinds().count(f"snapshots/{'0' * 64}") == 3
-        assert stage.desk.body("finish")["error"]["kind"] == "snapshot_corrupt"
+        error = stage.desk.body("finish")["error"]
+        assert error["kind"] == "snapshot_corrupt"
+        assert f"the bytes of {'0' * 64} are damaged, in the service's store or" in error["message"]
+        assert "or add the stage again" in error["message"]
         assert stage.child.told == []
 
     assert play(story, resume="0" * 64) is True
