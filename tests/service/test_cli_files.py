@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import json
 import re
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from tunesmith_service.__main__ import main
-from tunesmith_service.cli import doctor, study_file, text, trials, views
+from tunesmith_service.cli import doctor, study_file, text, trials, views, watching
 from tunesmith_service.cli.base import ExitCode
 from tunesmith_service.cli.config import find
 from tunesmith_service.errors import Unauthorized
@@ -226,3 +228,11 @@ def test_doctor_says_why_a_study_gets_no_worker(asked, online, state, said):
     finding = doctor.serves(asked, online)
     assert (finding.state, said in finding.detail) == (state, True), finding
     assert (finding.fix != "") == (state != "ok")
+
+
+def test_a_live_picture_says_what_a_study_waits_for():
+    waits = "no worker serves task 'spam' now; the study waits for one"
+    study = {"name": "s", "state": "active", "stages": [], "best": None, "waiting_for": waits}
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(watching.picture(study))
+    assert f"Waits: {waits}" in console.export_text()
