@@ -424,3 +424,20 @@ def test_the_log_of_a_trial_handed_back_and_resumed_says_where(tmp_path, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("released after 1 of 3 epochs; best val/loss")
     assert lines[2].endswith("2 steps an epoch; goes on after epoch 1, step 1")
+
+
+def test_what_a_loop_before_set_for_all_of_torch_is_set_back(tmp_path):
+    entry = blobs()
+    alone = run(entry, make_work(keep_snapshot=True), tmp_path)
+    try:
+        torch.set_default_device("meta")
+        torch.set_float32_matmul_precision("medium")
+        torch.set_flush_denormal(True)
+        after = run(entry, make_work(keep_snapshot=True), tmp_path)
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert (torch.tensor([1e-310], dtype=torch.float64) * 0.5).item() > 0
+    finally:
+        torch.set_default_device(None)
+        torch.set_float32_matmul_precision("highest")
+        torch.set_flush_denormal(False)
+    assert same_bits(tree(alone), tree(after))

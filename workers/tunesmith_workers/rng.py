@@ -25,6 +25,9 @@ def begin(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_flush_denormal(False)
     torch.set_grad_enabled(True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory with NaN finds bugs in kernels; it costs time and changes no result.
