@@ -75,6 +75,14 @@ def test_a_stage_that_is_done_fills_its_bar_and_says_what_it_found():
     assert (card.tally, card.bars[0].width, card.why) == ("6 complete", 100.0, "Best is trial 3.")
 
 
+def test_a_finished_stage_shows_the_trial_that_its_result_ranks_first() -> None:
+    ranking = [{"trial": 9, "value": 0.31}, {"trial": 4, "value": 0.3}]
+    done = stage(state="done", result={"why": "", "ranking": ranking})
+    lowest = views.Best(4, 0.3, done.name)
+    assert views.stage(done, None, {done.name: lowest}).best == views.Best(9, 0.31, done.name)
+    assert views.stage(stage(state="active"), None, {done.name: lowest}).best == lowest
+
+
 def test_a_skipped_stage_gives_its_reason():
     assert views.why(stage(state="skipped", reason="skipped by a person")) == "skipped by a person"
 

@@ -135,9 +135,15 @@ def stage(row: StageRow, planned: int | None, bests: Mapping[str, Best]) -> Stag
         state=row.state,
         tally=tally(row.counts, planned),
         bars=bars(row.counts, planned or 0),
-        best=bests.get(row.name),
+        best=_ranked_first(row) or bests.get(row.name),
         why=why(row),
     )
+
+
+def _ranked_first(row: StageRow) -> Best | None:
+    """What a stage that has ended ranks first: of restarts, not the lowest value of any short branch."""
+    ranking = (row.result or {}).get("ranking")
+    return Best(ranking[0]["trial"], ranking[0]["value"], row.name) if ranking else None
 
 
 def planned_trials(spec: Mapping[str, Any]) -> dict[str, int]:
