@@ -192,6 +192,18 @@ def snapshots(conn: Connection, trial_id: int) -> list[Snapshot]:
     )
 
 
+def largest_snapshot(conn: Connection, project_id: int, task: str) -> int | None:
+    """Bytes of the largest snapshot that a trial of this task has left in the project, if any has."""
+    t, s, studies = tables.trials, tables.snapshots, tables.studies
+    wanted = (
+        select(func.max(s.c.size))
+        .join(t, t.c.id == s.c.trial_id)
+        .join(studies, studies.c.id == t.c.study_id)
+        .where(studies.c.project_id == project_id, studies.c.task == task)
+    )
+    return conn.execute(wanted).scalar()
+
+
 def may_fetch(conn: Connection, lease: Lease, sha256: str) -> bool:
     """Whether this lease is current and its grant goes on from the snapshot with these bytes."""
     t, a, s = tables.trials, tables.attempts, tables.snapshots

@@ -11,10 +11,13 @@ import pytest
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
 
-from .conftest import Api
+from .conftest import Api, study
 
 BYTES = b"weights" * 50_000
 SHA256 = hashlib.sha256(BYTES).hexdigest()
+COARSE = {"kind": "coarse_grid", "epochs": 3, "axes": {"lr": 4}}
+REFINE = {"kind": "refine_grid", "epochs": 6, "continue_snapshots": True}
+KEPT = study("kept", stages=[COARSE, REFINE])
 
 
 @pytest.fixture
@@ -111,6 +114,23 @@ def test_a_snapshot_goes_up_is_committed_and_comes_back_to_the_next_attempt(play
         assert got.headers["x-content-type-options"] == "nosniff"
         other = hashlib.sha256(b"other").hexdigest()
         assert (await api.say(lease, f"snapshots/{other}", method="GET")).status_code == 404
+
+    play_on_each(scene)
+
+
+def test_a_dry_run_knows_the_size_of_snapshots_once_a_trial_of_the_task_has_left_one(play_on_each):
+    async def scene(api: Api) -> None:
+        lease = await api.lease()
+        plan = (await api.post("/studies?dry_run=true", json=KEPT)).json()
+        assert plan["snapshots"] > 0
+        assert plan["snapshot_bytes"] is None
+        path = f"/leases/{lease.trial_id}/blobs/{SHA256}"
+        await api.call("PUT", path, role="worker", headers=lease.headers, content=BYTES)
+        assert (await api.say(lease, "snapshots", {"step": 1, "sha256": SHA256})).status_code == 200
+        plan = (await api.post("/studies?dry_run=true", json=KEPT)).json()
+        assert plan["snapshot_bytes"] == plan["snapshots"] * len(BYTES)
+        other = (await api.post("/studies?dry_run=true", json=KEPT | {"task": "another"})).json()
+        assert other["snapshot_bytes"] is None
 
     play_on_each(scene)
 

@@ -141,7 +141,7 @@ class DryRun(Answer):
     epochs: int
     snapshots: int
     snapshot_bytes: int | None = Field(
-        default=None, description="Unknown until a trial of this task has left a snapshot."
+        default=None, description="By the largest that a trial of this task has left; unknown until one has."
     )
     warnings: list[str] = []
 

@@ -61,12 +61,15 @@ async def create_study(  # noqa: PLR0917  (called by name)
     if dry_run:
         response.status_code = 200
         total = planned.values()
+        snapshots = sum(f.snapshots for f in total)
+        size = await service.read(trial_store.largest_snapshot, who.home_project, body.task)
         return models.DryRun(
             name=body.name,
             stages=planned,
             trials=sum(f.trials for f in total),
             epochs=sum(f.epochs for f in total),
-            snapshots=sum(f.snapshots for f in total),
+            snapshots=snapshots,
+            snapshot_bytes=None if size is None else size * snapshots,
             warnings=warnings,
         )
     service.blobs.check_space()
