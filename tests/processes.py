@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 from tunesmith_service.client import Client
 
 T = TypeVar("T")
@@ -128,14 +129,25 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def planner_of(server: int) -> psutil.Process:
+    """The planner process of the server with this process id."""
+    children = psutil.Process(server).children()
+    (found,) = [c for c in children if "tunesmith_service.planner" in c.cmdline()]
+    return found
+
+
 class Server(Process):
     """`tunesmith serve` on SQLite in `home`; started again on the same port after a kill."""
 
-    def __init__(self, home: Path, *, port: int | None = None, ttl_seconds: float = 30) -> None:
+    def __init__(
+        self, home: Path, *, port: int | None = None, ttl_seconds: float = 30,
+        environ: dict[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.home, self.port, self.ttl_seconds = home, port or free_port(), ttl_seconds
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(home)]
-        super().__init__([*command, "--port", str(self.port), "--ttl-seconds", str(ttl_seconds)])
+        command += ["--port", str(self.port), "--ttl-seconds", str(ttl_seconds)]
+        super().__init__(command, environ=environ)
         self.says("service.listening", seconds=60)
 
     def again(self) -> Server:

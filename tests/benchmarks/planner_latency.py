@@ -23,16 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 from light import TASK, LightWorker  # noqa: E402
-from processes import Process, free_port  # noqa: E402
+from processes import Server, planner_of  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
-from tunesmith_service.client import Client  # noqa: E402
 
 CALLS = ("claim", "report", "heartbeat")
 THINKS = "thinks"
@@ -40,22 +38,17 @@ BOUND_MS = 5.0
 SPACE = {"lr": {"low": 1e-3, "high": 1.0, "log": True}}
 
 
-class Service:
+class Service(Server):
     """A server process, its planner slowed by `seconds` a suggestion."""
 
     def __init__(self, home: Path, seconds: float) -> None:
-        self.port, self.home = free_port(), home
         patch = {
             "PYTHONPATH": str(TESTS / "patches" / "slow_sampler"),
             "TUNESMITH_TEST_SUGGESTION_SECONDS": str(seconds),
         }
-        command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(home)]
-        command += ["--port", str(self.port), "--reserve-bytes", "0", "--ttl-seconds", "600"]
-        self.process = Process(command, directory=home, environ=patch)
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process.says("planner.started", seconds=60)
-        self.people = Client(self.url, (home / "operator.token").read_text().strip())
-        self.token = (home / "worker.token").read_text().strip()
+        super().__init__(home, ttl_seconds=600, environ=patch)
+        self.says("planner.started")
+        self.people = self.client()
 
     def queue(self, trials: int) -> None:
         """A study whose trials stand ready, so that no claim needs the planner."""
@@ -88,7 +81,7 @@ async def burst(worker: LightWorker, seconds: float) -> None:
 
 async def keep_thinking(service: Service) -> None:
     """Run each suggestion as soon as it is made, so that the next one is always being computed."""
-    worker = LightWorker(service.url, service.token, name="thinker", task=THINKS)
+    worker = LightWorker(service.url, service.worker_token, name="thinker", task=THINKS)
     await worker.register()
     while True:
         await worker.run_one(wait_seconds=20)
@@ -98,7 +91,7 @@ async def measure(services: dict[str, Service], options: argparse.Namespace) -> 
     took: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in services}
     fleets = {}
     for name, service in services.items():
-        fleets[name] = [LightWorker(service.url, service.token) for _ in range(options.workers)]
+        fleets[name] = [LightWorker(service.url, service.worker_token) for _ in range(options.workers)]
         for worker in fleets[name]:
             await worker.register()
     for n in range(options.rounds):
@@ -129,18 +122,13 @@ async def scene(services: dict[str, Service], options: argparse.Namespace) -> di
         service.queue(options.trials)
     services["busy"].think()
     thinking = asyncio.create_task(keep_thinking(services["busy"]))
-    planner = planner_of(services["busy"].process.pid)
+    planner = planner_of(services["busy"].pid)
     started, began = planner.cpu_times().user, time.perf_counter()
     found = await measure(services, options)
     share = (planner.cpu_times().user - started) / (time.perf_counter() - began)
     assert not thinking.done(), thinking.exception()
     thinking.cancel()
     return found | {"planner_share": share}
-
-
-def planner_of(server: int) -> psutil.Process:
-    children = psutil.Process(server).children()
-    return next(c for c in children if "tunesmith_service.planner" in c.cmdline())
 
 
 def show(found: dict[str, Any]) -> None:
@@ -170,7 +158,7 @@ def main() -> None:
         for name, slow in (("idle", 0.0), ("busy", 5.0)):
             (Path(home) / name).mkdir()
             services[name] = Service(Path(home) / name, slow)
-            left.callback(services[name].process.kill)
+            left.callback(services[name].kill)
         found = asyncio.run(scene(services, options))
     show(found)
     if options.json:

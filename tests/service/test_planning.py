@@ -6,15 +6,12 @@ Light workers speak the real protocol; what they train does not matter here.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 from light import TASK, LightWorker
-from processes import until
+from processes import planner_of, until
 from sqlalchemy import select
 from tunesmith_service import event_log
 from tunesmith_service.db import open_engine
@@ -80,22 +77,14 @@ def log_of(server: Any, study_id: int) -> tuple[dict[str, Any], list[Entry]]:
     return spec, entries
 
 
-def planner_of(server: Any) -> int:
-    """Process id of the server's planner."""
-    children = psutil.Process(server.process.pid).children()
-    found = [c.pid for c in children if "tunesmith_service.planner" in c.cmdline()]
-    assert len(found) == 1
-    return found[0]
-
-
 def test_every_decision_of_a_model_based_search_is_made_again_from_its_log(served: Any) -> None:
     study_id = create(served, study("model-based", TPE))
 
     def kill_the_planner() -> None:
-        before = planner_of(served)
-        os.kill(before, signal.SIGKILL)
+        before = planner_of(served.process.pid)
+        before.kill()
         served.process.says("planner.started", times=2)
-        assert planner_of(served) != before
+        assert planner_of(served.process.pid) != before
 
     work(served, study_id, meanwhile=kill_the_planner)
     spec, entries = log_of(served, study_id)
@@ -152,7 +141,7 @@ def test_claims_reports_and_heartbeats_are_answered_while_the_planner_computes(s
         worker = LightWorker(server.url, server.token("worker"))
         await worker.register()
         assert await worker.run_one(wait_seconds=10)  # the next suggestion is a model's
-        planner = psutil.Process(await asyncio.to_thread(planner_of, server))
+        planner = await asyncio.to_thread(planner_of, server.process.pid)
         idle = planner.cpu_times().user
         await asyncio.to_thread(until, lambda: planner.cpu_times().user > idle + 0.2)
         await asyncio.to_thread(create, server, study("other", grid))
