@@ -106,7 +106,8 @@ class Runner:
             self.put("reported", trial=number, attempt=1, seq=1, points=points)
         if state == "complete" and trial.work.keep_snapshot:
             self.put("snapshot", trial=number, step=last, attempt=1)
-        value = points[-1]["metrics"]["val/loss"] if state == "complete" else None
+        trains = trial.work.kind == "train"
+        value = points[-1]["metrics"]["val/loss"] if state == "complete" and trains else None
         self.put(
             "moved", trial=number, **{"from": "running"}, to=state, attempt=1, stop_reason=reason, value=value
         )

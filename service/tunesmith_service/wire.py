@@ -106,11 +106,37 @@ class WorkOrder(Reply):
     number: int
     task: str
     params: dict[str, Scalar]
-    epochs: int = Field(description="Train until this many epochs are done, those before `resume` included.")
+    epochs: int = Field(
+        description="Train until this many epochs are done, those before `resume` included; with `steps` or "
+        "`seconds` the most there may be."
+    )
     seed: int
+    kind: Literal["train", "preflight", "range_test", "evaluate"] = Field(
+        default="train", description="`train` reports the objective; the others measure for their stage."
+    )
     data_fraction: float = 1.0
+    steps: int | None = Field(default=None, description="Train until this many optimizer steps are done.")
+    seconds: float | None = Field(
+        default=None, description="Train until this much time was spent in training, without evaluations."
+    )
+    validate_every: int = Field(
+        default=0, description="Evaluate after every so many optimizer steps, as well as after each epoch."
+    )
+    fold: tuple[int, int] | None = Field(
+        default=None,
+        description="(i, k): train on all but the i-th of k parts of training and validation split, "
+        "validate on that part.",
+    )
     stop_at_plateau: bool = False
     keep_snapshot: bool = Field(default=False, description="Upload a snapshot at the end.")
+    inspect: bool = Field(
+        default=False, description="Leave confusion matrix, predictions and worst mistakes as artifacts."
+    )
+    members: list[SnapshotRef] = Field(
+        default=[], description="Of `evaluate`: snapshots whose models it evaluates, alone and averaged."
+    )
+    read_test: bool = Field(default=False, description="May read the test split and report under `test/`.")
+    options: dict[str, Scalar] = Field(default={}, description="Of the measuring kinds.")
     snapshot_every_seconds: float = 600
     metric: str
     direction: Literal["minimize", "maximize"]

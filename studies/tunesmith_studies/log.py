@@ -15,6 +15,8 @@ What `data` holds, by kind (JSON; non-finite numbers as "NaN", "Infinity", "-Inf
              to running: the points after `resume_step` (0 without a snapshot) are thrown away
   reported   {attempt, seq, points: [{step, metrics}]}
   snapshot   {step, attempt}                  committed
+  test_read  {nth}                            it reported what it read of the test split: the nth such
+             read of this task's test split in its project
   forgotten  {step}                           no attempt's snapshot of this step has its bytes any more
 A key that is missing is None. Stages of the study's own specification are pending until an entry
 says otherwise; a stage that the specification lacks joins it, last, with the `spec` of its entry.
@@ -33,7 +35,9 @@ from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Point, StageState, Start, StopReason, Trial, TrialState, Work
 
-EntryKind = Literal["study", "stage", "planned", "redrawn", "moved", "reported", "snapshot", "forgotten"]
+EntryKind = Literal[
+    "study", "stage", "planned", "redrawn", "moved", "reported", "snapshot", "test_read", "forgotten"
+]
 
 _A_STAGE: TypeAdapter[AnyStage] = TypeAdapter(AnyStage)
 
@@ -254,10 +258,15 @@ def _forgotten(trial: Trial, entry: Entry) -> Trial:
     return replace(trial, snapshots=tuple(s for s in trial.snapshots if s != entry.data["step"]))
 
 
+def _test_read(trial: Trial, entry: Entry) -> Trial:
+    return replace(trial, test_read=entry.data["nth"])
+
+
 _FOLDS = {
     "redrawn": _redrawn,
     "moved": _moved,
     "reported": _reported,
     "snapshot": _snapshot,
+    "test_read": _test_read,
     "forgotten": _forgotten,
 }

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tunesmith_studies.findings import Finding
 from tunesmith_studies.space import Scalar
 from tunesmith_studies.trial import Start, StopReason, Trial, TrialState, Work
 
@@ -71,6 +72,8 @@ class StageResult:
         chosen: what later stages or people use, such as picked values and ranges; JSON.
         numbers: figures behind `why`, such as epochs spent; JSON.
         failed: nothing to rank, so stages that build on this one cannot run.
+        findings: what the stage's trials showed, the gravest first.
+        blocks: it failed and the study shall wait until a person overrides it with a reason.
     """
 
     ranking: tuple[Ranked, ...]
@@ -78,6 +81,8 @@ class StageResult:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     numbers: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False
+    findings: tuple[Finding, ...] = ()
+    blocks: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,13 +91,16 @@ class StageResult:
             "chosen": dict(self.chosen),
             "numbers": dict(self.numbers),
             "failed": self.failed,
+            "findings": [f.to_json() for f in self.findings],
+            "blocks": self.blocks,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> StageResult:
         ranking = tuple(Ranked(trial=r["trial"], value=r["value"]) for r in data["ranking"])
         rest = {k: data[k] for k in ("why", "chosen", "numbers", "failed")}
-        return cls(ranking=ranking, **rest)
+        findings = tuple(Finding.from_json(f) for f in data.get("findings", ()))
+        return cls(ranking=ranking, findings=findings, blocks=data.get("blocks", False), **rest)
 
 
 @dataclass(frozen=True, slots=True)

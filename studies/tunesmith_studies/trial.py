@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith_studies.space import Scalar
 
@@ -78,7 +78,8 @@ class Point:
 
     Attributes:
         step: epochs done, counted from the start of the whole run (a trial that goes on from a
-            snapshot of epoch 5 reports 6 first).
+            snapshot of epoch 5 reports 6 first); optimizer steps where `Work.unit` says so, and then
+            `sys/epoch` is the epochs done, with a fraction.
         metrics: by name, such as `val/loss` in nats per example; may hold NaN and infinities.
     """
 
@@ -96,39 +97,88 @@ class Start:
     def to_json(self) -> dict[str, int]:
         return {"trial": self.trial, "step": self.step}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, int]) -> Start:
+        return cls(data["trial"], data["step"])
+
+
+WorkKind = Literal["train", "preflight", "range_test", "evaluate"]
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How long and how a trial trains, beside its hyperparameters.
+    """How long and how a trial trains or measures, beside its hyperparameters.
 
     Attributes:
-        epochs: train until this many epochs are done, those before `start` included.
+        epochs: train until this many epochs are done, those before `start` included; with `steps`
+            or `seconds` the most there may be.
         seed: of weights and data order; a trial that starts from a snapshot keeps the snapshot's.
+        kind: `train` gives an objective. The others measure, and what they report is for the stage
+            that planned them: they have no value and rank nowhere.
         data_fraction: share of the training split to use, in (0, 1].
+        steps: train until this many optimizer steps are done.
+        seconds: train until this much time was spent in training, evaluations left out.
+        validate_every: evaluate after every so many optimizer steps, as well as after each epoch; 0: not.
+        fold: (i, k): train on all but the i-th of k parts of training and validation split, validate
+            on that part.
         stop_at_plateau: end when the objective's metric plateaus (`curves.plateaued`).
         keep_snapshot: upload a snapshot at the end; a pending stage may go on from it.
+        inspect: leave what people look at as artifacts: confusion matrix, predictions, worst mistakes.
+        members: of `evaluate`: the snapshots whose models it evaluates, alone and averaged.
+        read_test: may read the test split, and report under `test/`.
+        options: of the measuring kinds; each stage says which.
     """
 
     epochs: int
     seed: int
+    kind: WorkKind = "train"
     data_fraction: float = 1.0
+    steps: int | None = None
+    seconds: float | None = None
+    validate_every: int = 0
+    fold: tuple[int, int] | None = None
     stop_at_plateau: bool = False
     keep_snapshot: bool = False
+    inspect: bool = False
+    members: tuple[Start, ...] = ()
+    read_test: bool = False
+    options: Mapping[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> Literal["epoch", "step"]:
+        """What a point's and a snapshot's `step` counts."""
+        by_steps = self.steps is not None or self.seconds is not None or self.validate_every
+        return "step" if by_steps or self.kind != "train" else "epoch"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "epochs": self.epochs,
-            "seed": self.seed,
-            "data_fraction": self.data_fraction,
-            "stop_at_plateau": self.stop_at_plateau,
-            "keep_snapshot": self.keep_snapshot,
-        }
+        """What is as usual is left out: most trials need two numbers."""
+        found: dict[str, Any] = {"epochs": self.epochs, "seed": self.seed}
+        for name, usual in _USUAL.items():
+            value = getattr(self, name)
+            if value != usual:
+                found[name] = value
+        if self.fold is not None:
+            found["fold"] = list(self.fold)
+        if self.members:
+            found["members"] = [m.to_json() for m in self.members]
+        if self.options:
+            found["options"] = dict(self.options)
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Work:
         """The inverse of `to_json`; what is missing has its default, what is unknown is left out."""
         known = {k: data[k] for k in cls.__dataclass_fields__ if k in data}
+        if known.get("fold") is not None:
+            known["fold"] = tuple(known["fold"])
+        known["members"] = tuple(Start.from_json(m) for m in known.get("members") or ())
         return cls(**known)
+
+
+_USUAL: Mapping[str, Any] = {
+    "kind": "train", "data_fraction": 1.0, "steps": None, "seconds": None, "validate_every": 0,
+    "stop_at_plateau": False, "keep_snapshot": False, "inspect": False, "read_test": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +197,7 @@ class Trial:
         planned_at: number of the last event its proposal saw.
         draft: proposed by a model; redrawn while it waits.
         ended_at: number of the event that finished it, or None.
+        test_read: it read the test split, and was the nth in its project to read this task's; or None.
     """
 
     number: int
@@ -165,6 +216,7 @@ class Trial:
     planned_at: int = 0
     draft: bool = False
     ended_at: int | None = None
+    test_read: int | None = None
 
     @property
     def by_hand(self) -> bool:
@@ -176,8 +228,11 @@ class Trial:
         return self.stop_reason is StopReason.DIVERGED
 
     @property
-    def epochs_run(self) -> int:
-        """Epochs that this trial itself trained and kept."""
+    def epochs_run(self) -> float:
+        """Epochs that this trial itself trained and kept: passes over the training split. Of a trial that
+        counts steps, as its newest `sys/epoch` says."""
+        if self.work.unit == "step":
+            return next((p.metrics["sys/epoch"] for p in self.curve[::-1] if "sys/epoch" in p.metrics), 0.0)
         last = self.curve[-1].step if self.curve else (self.start.step if self.start else 0)
         return last - (self.start.step if self.start else 0)
 

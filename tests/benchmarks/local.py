@@ -19,8 +19,8 @@ from tunesmith_studies.log import Entry, EntryKind, StudyLog
 from tunesmith_studies.planning import Done, Proposal, Proposals, StageResult
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Trial, TrialState
-from tunesmith_workers import trainer
-from tunesmith_workers.endings import Ending, EpochResult, Saved
+from tunesmith_workers import kinds
+from tunesmith_workers.endings import Artifact, Ending, Said, Saved
 from tunesmith_workers.tasks.registry import Entry as TaskEntry
 
 CPU = torch.device("cpu")
@@ -66,9 +66,11 @@ class LocalStudy:
         )
         ending = self._say(number, stage, proposal)
         value = None
-        if ending.state == "complete":
+        measures = proposal.work.kind != "train"
+        if ending.state == "complete" and not measures:
             value = objective_value(self.log.trial(number).curve, self.spec.objective)
-        to = "pruned" if ending.state == "complete" and value is None else ending.state
+        missing = ending.state == "complete" and value is None and not measures
+        to = "pruned" if missing else ending.state
         reason = ending.stop_reason if to == ending.state else "diverged"
         moved = {"from": "running", "to": to, "attempt": 1, "stop_reason": reason, "value": value}
         self._note("moved", number, stage, **moved)
@@ -82,24 +84,23 @@ class LocalStudy:
             if isinstance(said, Saved):
                 self._snapshots[number, said.step] = said.file.path
                 self._note("snapshot", number, stage, step=said.step, attempt=1)
-            else:
+            elif not isinstance(said, Artifact):
                 metrics = {k: show_number(float(v)) for k, v in said.metrics.items()}
                 points = [{"step": said.step, "metrics": metrics}]
                 self._note("reported", number, stage, attempt=1, seq=seq, points=points)
         raise AssertionError("a training ends with an Ending")
 
-    def _epochs(
-        self, number: int, stage: str, proposal: Proposal, resume: Path | None
-    ) -> Iterator[EpochResult | Saved | Ending]:
+    def _epochs(self, number: int, stage: str, proposal: Proposal, resume: Path | None) -> Iterator[Said]:
         work = WorkOrder(
             study=self.spec.name, stage=stage, number=number, task=self.spec.task,
             params=dict(proposal.params), metric=self.spec.objective.metric,
             direction=self.spec.objective.direction, snapshot_every_seconds=math.inf,
-            **proposal.work.to_json(),
+            **{k: v for k, v in proposal.work.to_json().items() if k != "members"},
         )  # fmt: skip
         scratch = self.scratch / str(number)
         scratch.mkdir(parents=True, exist_ok=True)
-        yield from trainer.epochs(self.task, work, device=CPU, scratch=scratch, resume=resume, threads=1)
+        members = [self._snapshots[m.trial, m.step] for m in proposal.work.members]
+        yield from kinds.run(self.task, work, kinds.Place(CPU, scratch, resume, members))
 
 
 def complete(log: StudyLog, stage: str) -> list[Trial]:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from tunesmith_service.wire import WorkOrder, show_number
 
-from tunesmith_workers import messages, rng, trainer
+from tunesmith_workers import kinds, messages, rng
 from tunesmith_workers.chatter import Chatter
 from tunesmith_workers.endings import Artifact, Ending, EpochResult, Said, Saved, Wish
 from tunesmith_workers.loop import Trial, TrialEnded
@@ -169,6 +169,7 @@ def train(registry: Registry, order: Order, *, device: torch.device, threads: in
     work = WorkOrder.model_validate(order.message["work"])
     resume = Path(order.message["resume"]) if order.message.get("resume") else None
     scratch = Path(order.message["scratch"])
+    members = [Path(m) for m in order.message.get("members", ())]
     entry = registry[work.task]
     if isinstance(entry.task, Loop):
         trial = Trial(work, device=device, scratch=scratch, say=say, asked=order.asked, resume=resume)
@@ -176,13 +177,12 @@ def train(registry: Registry, order: Order, *, device: torch.device, threads: in
         with suppress(TrialEnded):
             entry.task.run(trial)
         return trial.ending()
-    for said in trainer.epochs(
-        entry, work, device=device, scratch=scratch, resume=resume, asked=order.asked, threads=threads
-    ):
+    place = kinds.Place(device, scratch, resume, members, order.asked, threads)
+    for said in kinds.run(entry, work, place):
         if isinstance(said, Ending):
             return said
         say(said)
-    raise RuntimeError("the trainer stopped without an ending")
+    raise RuntimeError(f"{work.kind} stopped without an ending")
 
 
 def spoken(said: Said) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The supervisor starts `python -m tunesmith_workers.child --fd N --threads N [--t
 [--data NAME=FILE]…`. A file that cannot be used: one line on stderr that says why, exit code 1.
 
 To the child:
-  {"do": "run", "work": <wire.WorkOrder>, "resume": path or null, "scratch": directory}
+  {"do": "run", "work": <wire.WorkOrder>, "resume": path or null, "members": [paths], "scratch": directory}
   {"do": "hand_back"}     finish the step, write a snapshot, end as released
   {"do": "abandon"}       the trial is no longer ours: end as abandoned, at the next batch
 From the child:
