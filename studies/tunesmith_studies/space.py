@@ -81,6 +81,10 @@ class Float(_Parameter):
         """The same number as a float: 1 and 1.0 are one cell."""
         return float(value)
 
+    def middle(self) -> float:
+        """The middle of the scale; a zero beside a log range is left aside."""
+        return tidy(self.positive().value(0.5))
+
     def positive(self) -> Float:
         """The range alone, without the zero beside it."""
         return self.model_copy(update={"zero": False}) if self.zero else self
@@ -170,6 +174,9 @@ class Int(_Parameter):
             raw = self.low + round((self.high - self.low) * p / self.step) * self.step
         return min(max(round(raw), self.low), self.high)
 
+    def middle(self) -> int:
+        return self.value(0.5)
+
     def every(self) -> tuple[int, ...]:
         return tuple(range(self.low, self.high + 1, self.step))
 
@@ -207,6 +214,10 @@ class Choice(_Parameter):
 
     def value(self, position: float) -> Scalar:
         return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
+
+    def middle(self) -> Scalar:
+        """The first: choices have no order, and people write the usual one first."""
+        return self.values[0]
 
     def every(self) -> tuple[Scalar, ...]:
         return self.values
@@ -316,6 +327,17 @@ class Space(RootModel[dict[str, Parameter]]):
         """These values without those that are not active here; names outside the space stay."""
         active = self.active(params)
         return {n: v for n, v in params.items() if n not in self.root or n in active}
+
+    def middle(self, held: Params) -> dict[str, Scalar]:
+        """A complete point: `held` as it is, every other active parameter in the middle of its scale."""
+        point = dict(held)
+        for name in self.order():
+            parameter = self.root[name]
+            if name not in point and all(
+                point.get(other) in wanted for other, wanted in parameter.when.items()
+            ):
+                point[name] = parameter.middle()
+        return point
 
     def without(self, held: Params) -> Space:
         """What is left to vary once `held` is held, with conditions on held choices settled."""

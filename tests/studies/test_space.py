@@ -91,3 +91,18 @@ def test_one_number_written_two_ways_is_one_cell_and_true_is_not_one() -> None:
     assert canonical({"a": -0.0}) == canonical({"a": 0.0})
     assert canonical({"a": True}) != canonical({"a": 1})
     assert not Choice(values=(1, 2)).contains(True)
+
+
+def test_the_middle_of_a_space_is_a_complete_point_that_keeps_what_is_held() -> None:
+    space = Space.model_validate({
+        "lr": {"low": 1e-4, "high": 1.0, "log": True},
+        "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True, "zero": True},
+        "batch_size": {"type": "int", "low": 16, "high": 256, "log": True},
+        "optimizer": ["momentum", "adam"],
+        "beta1": {"low": 0.8, "high": 1.0, "when": {"optimizer": "adam"}},
+    })  # fmt: skip
+    usual = {"lr": 0.01, "weight_decay": 1e-4, "batch_size": 64}
+    assert space.middle({}) == usual | {"optimizer": "momentum"}
+    held = {"optimizer": "adam", "epochs": 3}
+    assert space.middle(held) == usual | held | {"beta1": 0.9}
+    assert not space.problems({n: v for n, v in space.middle(held).items() if n in space})
