@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from tunesmith_service.db import writing
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Apply what is missing, in one transaction."""
+    """Apply what is missing, in one transaction.
+
+    Raises: RuntimeError if a row would be left that names one that is not there.
+    """
     config = Config()
     config.set_main_option("script_location", "tunesmith_service:migrations")
     config.set_main_option("path_separator", "os")
-    with writing(engine).begin() as conn:
+    with writing(engine).connect() as conn, _rebuilding(conn), conn.begin():
         config.attributes["connection"] = conn
         command.upgrade(config, revision)
+        if conn.dialect.name == "sqlite":
+            _check_references(conn)
+
+
+@contextmanager
+def _rebuilding(conn: Connection) -> Iterator[None]:
+    """SQLite alters a table by rebuilding it, which foreign keys that point to it would forbid; whether
+    they are held can be changed outside of a transaction alone."""
+    if conn.dialect.name != "sqlite":
+        yield
+        return
+    connection: Any = conn.connection.dbapi_connection
+    connection.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _check_references(conn: Connection) -> None:
+    if broken := conn.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
+        raise RuntimeError(f"the migration would leave rows that point nowhere: {broken[:5]}")

@@ -213,6 +213,7 @@ stages = Table(
     _count("last_end_n"),  # event that last ended one of its trials; older drafts are stale
     _us("activated_us"),
     _us("ended_us"),
+    _json("override"),  # who let the study go on past a result that blocks, why and when
     UniqueConstraint("study_id", "position"),
     UniqueConstraint("study_id", "name"),
     _one_of("state", tuple(StageState), "state"),
@@ -268,6 +269,8 @@ trials = Table(
     _us("created_us", nullable=False),
     _us("started_us"),
     _us("ended_us"),
+    Column("kind", String(16), nullable=False, server_default="train"),  # `work.kind`; others measure
+    Column("test_read", BigInteger),  # the nth trial of its project to read this task's test split
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("stage_id", "key"),
     _one_of("state", tuple(TrialState), "state"),
@@ -277,7 +280,7 @@ trials = Table(
     CheckConstraint(
         "(state IN ('waiting', 'running')) = (stop_reason IS NULL)", name="a_finished_trial_says_why"
     ),
-    CheckConstraint("(state = 'complete') = (value IS NOT NULL)", name="value"),
+    CheckConstraint("(state = 'complete' AND kind = 'train') = (value IS NOT NULL)", name="value"),
     Index(
         "ix_trials_waiting", "study_id", "not_before_us",
         sqlite_where=text("state = 'waiting'"), postgresql_where=text("state = 'waiting'"),
@@ -312,6 +315,24 @@ attempts = Table(
     _json("outcome"),  # what that was answered
     PrimaryKeyConstraint("trial_id", "attempt"),
     CheckConstraint("(ended_us IS NULL) = (ending IS NULL)", name="ending"),
+)
+
+members = Table(
+    "members",
+    metadata,
+    _to("trial_id", "trials.id"),
+    Column("place", Integer, nullable=False),  # in `work.members`
+    _to("snapshot_id", "snapshots.id"),
+    PrimaryKeyConstraint("trial_id", "place"),
+)
+
+test_reads = Table(
+    "test_reads",
+    metadata,
+    _to("project_id", "projects.id"),
+    Column("task", String(128), nullable=False),
+    Column("reads", BigInteger, nullable=False),  # trials that have read this task's test split
+    PrimaryKeyConstraint("project_id", "task"),
 )
 
 # --- the log --------------------------------------------------------------------------------------
