@@ -81,6 +81,12 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     ),
     "div_factor": Hyperparameter("float", 25.0, "For one_cycle: peak over first rate.", low=1),
     "final_div_factor": Hyperparameter("float", 1e4, "For one_cycle: first over last rate.", low=1),
+    "annihilation": Hyperparameter(
+        "float",
+        0.0,
+        "For one_cycle: share of the run after the cycle, which then is two equal straight lines.",
+        high=1,
+    ),
     "momentum_low": Hyperparameter("float", 0.85, "For one_cycle: momentum at the peak rate.", high=1),
     "momentum_high": Hyperparameter("float", 0.95, "For one_cycle: momentum at the ends.", high=1),
     "batch_size": Hyperparameter("int", 32, "Samples in a batch.", low=1),

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from torch import nn
@@ -11,7 +12,7 @@ LENGTH = Length(EPOCHS, STEPS)
 OTHERS = {
     "constant": {}, "inverse_time": {"decay": 0.7}, "step": {"step_size": 5, "gamma": 0.3},
     "exponential": {"gamma": 0.9}, "inverse_sqrt": {}, "cosine": {}, "piecewise": {"milestones": "3,8"},
-    "one_cycle": {},
+    "one_cycle": {"annihilation": 0.1},
 }  # fmt: skip
 
 
@@ -86,6 +87,38 @@ def test_one_cycle_rises_to_its_peak_and_falls_while_momentum_does_the_opposite(
     assert max(g["lr"] for g in seen) == pytest.approx(LR)
 
 
+def annihilating_cycle(step: int, first: float, peak: float, last: float, share: float) -> float:
+    """Up to the peak and back in two equal straight lines, then down to last; the recipe's §1.5."""
+    total = EPOCHS * STEPS
+    top = (1 - share) / 2 * total - 1
+    if step <= top:
+        return first + (peak - first) * step / top
+    if step <= 2 * top:
+        return peak + (first - peak) * (step - top) / top
+    return first + (last - first) * (step - 2 * top) / (total - 1 - 2 * top)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.5])
+def test_one_cycle_with_annihilation_is_shorter_than_the_run_and_ends_orders_of_magnitude_lower(share):
+    seen = groups({"schedule": "one_cycle", "annihilation": share, "div_factor": 10.0})
+    steps = range(EPOCHS * STEPS)
+    assert [g["lr"] for g in seen] == pytest.approx(
+        [annihilating_cycle(s, LR / 10, LR, LR / 10 / 1e4, share) for s in steps], rel=1e-9
+    )
+    assert [g["momentum"] for g in seen] == pytest.approx(
+        [annihilating_cycle(s, 0.95, 0.85, 0.95, share) for s in steps], rel=1e-9
+    )
+    assert seen[-1]["lr"] == pytest.approx(seen[0]["lr"] / 1e4)
+    # the cycle's two sides are equal: at its end the rate is back where it began
+    assert min(abs(g["lr"] - LR / 10) for g in seen[STEPS:]) < LR / 10
+
+
+def test_momentum_never_rises_with_a_rising_rate():
+    seen = groups({"schedule": "one_cycle", "annihilation": 0.15})
+    for one, after in pairwise(seen):
+        assert (after["lr"] - one["lr"]) * (after["momentum"] - one["momentum"]) <= 0
+
+
 def test_one_cycle_cycles_beta1_of_adam_and_leaves_plain_sgd_without_momentum():
     adam = fresh({"schedule": "one_cycle", "optimizer": "adam", "momentum_high": 0.97})
     assert adam.scheduler.optimizer.param_groups[0]["betas"] == (0.97, 0.999)
@@ -120,6 +153,7 @@ def test_a_replayed_schedule_stands_where_one_that_ran_there_stands_to_the_bit(n
         ({"schedule": "piecewise", "milestones": "8,3"}, "milestones must rise from above 0, got '8,3'"),
         ({"schedule": "step", "step_size": 0}, "step_size must be a whole number from 1 up, got 0"),
         ({"schedule": "step", "step_size": 1.5}, "step_size must be a whole number, got 1.5"),
+        ({"schedule": "one_cycle", "annihilation": 2}, "annihilation must be a number from 0 to 1, got 2"),
         ({"schedule": "one_cycle", "pct_start": 2}, "pct_start must be a number from 0 to 1, got 2"),
     ],
 )
@@ -129,10 +163,12 @@ def test_a_value_that_makes_no_schedule_is_named(params, message):
 
 
 @pytest.mark.parametrize("rising", [0.0, 0.25, 0.3, 1.0])
+@pytest.mark.parametrize("annihilation", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("total", range(1, 12))
-def test_one_cycle_works_for_runs_of_any_length(total, rising):
+def test_one_cycle_works_for_runs_of_any_length(total, rising, annihilation):
     optimizer = make_optimizer(nn.Linear(1, 1), {"lr": LR, "optimizer": "momentum"})
-    schedule = make_schedule(optimizer, {"schedule": "one_cycle", "pct_start": rising}, Length(total, 1))
+    params = {"schedule": "one_cycle", "pct_start": rising, "annihilation": annihilation}
+    schedule = make_schedule(optimizer, params, Length(total, 1))
     for _ in range(total):
         optimizer.step()
         schedule.after("step")
