@@ -12,7 +12,18 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tunesmith_service import access, claims, leases, people, plans, registration, retention, sweeps, uploads
+from tunesmith_service import (
+    access,
+    claims,
+    leases,
+    people,
+    plans,
+    registration,
+    reporting,
+    retention,
+    sweeps,
+    uploads,
+)
 from tunesmith_service import commands as c
 from tunesmith_service.commands import Command
 from tunesmith_service.db import writing
@@ -37,7 +48,7 @@ HANDLERS: dict[type[Any], Handler] = {
     # Then what a lease's holder says, its ends last: a report beside a finish is still in time.
     c.Grace: sweeps.apply_grace,
     c.Renew: leases.apply_renew,
-    c.Report: leases.apply_report,
+    c.Report: reporting.apply_report,
     c.CommitSnapshot: uploads.apply_snapshot,
     c.AppendLog: uploads.apply_log,
     c.CommitArtifact: uploads.apply_artifact,
@@ -55,6 +66,7 @@ HANDLERS: dict[type[Any], Handler] = {
     c.FailStage: plans.apply_fail_stage,
     c.AddStage: people.apply_add_stage,
     c.SkipStage: people.apply_skip_stage,
+    c.OverrideStage: people.apply_override_stage,
     c.MoveStudy: people.apply_move_study,
     c.Claim: claims.apply_claim,
     c.ForgetBlobs: retention.apply_forget_blobs,

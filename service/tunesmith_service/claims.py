@@ -242,6 +242,7 @@ class _Serving:
         if not given:
             return {}
         starts = resume.starting_points(self.tx.conn, [g.trial for g in given])
+        evaluated = resume.evaluated(self.tx.conn, [g.trial for g in given])
         claimed = [_trial_values(g, starts, self.incarnation, self.now_us + self.tx.ttl_us) for g in given]
         self.tx.update_each(_CLAIM, [v | {"now_us": self.now_us} for v in claimed])
         self.tx.execute(insert(attempts), [_attempt(g, starts, self.incarnation, self.now_us) for g in given])
@@ -251,10 +252,13 @@ class _Serving:
         for g in given:
             add_count(counts, g.study.id, waiting=-1, running=1)
         record(self.tx, [_event(g, starts, self.incarnation) for g in given], self.now_us, counts)
-        return {g.claim.claim_id: self._granted(g, starts) for g in given}
+        return {
+            g.claim.claim_id: self._granted(g, starts.get(g.trial.id), evaluated.get(g.trial.id, ()))
+            for g in given
+        }
 
-    def _granted(self, g: _Given, starts: Mapping[int, Row[Any]]) -> Granted:
-        work = resume.order(g.study.spec, g.trial, starts.get(g.trial.id))
+    def _granted(self, g: _Given, start: Row[Any] | None, evaluated: Sequence[Row[Any]]) -> Granted:
+        work = resume.order(g.study.spec, g.trial, start, evaluated)
         return Granted(g.trial.id, self.incarnation, g.trial.attempt + 1, work)
 
 

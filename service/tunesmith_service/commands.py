@@ -222,8 +222,9 @@ class Prune:
 @dataclass(frozen=True, slots=True)
 class EndStage:
     """A stage said Done: store its result, activate those that waited for it, and complete the
-    study after the last. Outcome: True, or False if it is not active (any more), or a trial of it
-    has ended since or, queued by hand, has still to end."""
+    study after the last; a result that blocks pauses the study instead. Outcome: True, or False if
+    the stage is not active (any more), or a trial of it has ended since or, queued by hand, has still
+    to end."""
 
     study_id: int
     stage: str
@@ -283,8 +284,20 @@ class SkipStage:
 
 
 @dataclass(frozen=True, slots=True)
+class OverrideStage:
+    """Let a study go on past a stage whose result blocks it. The stage stays failed; who, why and when
+    are kept with it. Outcome: None, or refused (conflict)."""
+
+    study_id: int
+    stage: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class MoveStudy:
-    """Pause, resume or stop. Stopping cancels waiting and running trials. Outcome: the new state."""
+    """Pause, resume or stop. Stopping cancels waiting and running trials; a study that a stage's result
+    blocks is not resumed. Outcome: the new state."""
 
     study_id: int
     state: str
@@ -383,6 +396,6 @@ class ForgetBlobs:
 Command = (
     Register | Claim | Renew | Report | CommitSnapshot | AppendLog | CommitArtifact | Finish | Release
     | Sweep | Grace | Propose | Redraw | Prune | EndStage | FailStage | CreateStudy | AddStage | SkipStage
-    | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken | TouchTokens
-    | CreateLoginCode | RedeemLoginCode | EndSession | ForgetBlobs
+    | OverrideStage | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken
+    | TouchTokens | CreateLoginCode | RedeemLoginCode | EndSession | ForgetBlobs
 )  # fmt: skip

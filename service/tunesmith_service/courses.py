@@ -80,10 +80,14 @@ def _cancel_waiting(tx: Tx, stage: Row[Any], actor: str, now_us: int) -> None:
 def go_on(tx: Tx, study_id: int, actor: str, now_us: int) -> None:
     """Activate the next stage if none is active; after the last the study is complete.
 
-    A pending stage whose named source left no result cannot run: it fails with that reason.
+    A pending stage whose named source left no result cannot run: it fails with that reason. Behind a
+    stage that blocks nothing begins: the study is paused.
     """
     all_ = tx.execute(select(stages).where(stages.c.study_id == study_id).order_by(stages.c.position)).all()
     if any(s.state == "active" for s in all_):
+        return
+    if blocking := next((s for s in all_ if blocks(s)), None):
+        _pause_behind(tx, blocking, actor, now_us)
         return
     by_name = {s.name: s for s in all_}
     for stage in all_:
@@ -98,6 +102,23 @@ def go_on(tx: Tx, study_id: int, actor: str, now_us: int) -> None:
     study = tx.execute(select(studies.c.state).where(studies.c.id == study_id)).one()
     if study.state in OPEN:
         move_study(tx, study_id, "complete", actor, now_us)
+
+
+def blocks(stage: Row[Any]) -> bool:
+    """Whether this stage's result keeps its study from going on; no longer once somebody overrode it."""
+    return bool((stage.result or {}).get("blocks")) and stage.override is None
+
+
+def blocking_stage(tx: Tx, study_id: int) -> Row[Any] | None:
+    failed = select(stages).where(stages.c.study_id == study_id, stages.c.state == "failed")
+    return next((s for s in tx.execute(failed.order_by(stages.c.position)) if blocks(s)), None)
+
+
+def _pause_behind(tx: Tx, stage: Row[Any], actor: str, now_us: int) -> None:
+    reason = f"Stage {stage.name} failed: {stage.reason}"
+    study = tx.execute(select(studies).where(studies.c.id == stage.study_id)).one()
+    if study.state in OPEN and (study.state, study.reason) != ("paused", reason):
+        move_study(tx, study.id, "paused", actor, now_us, reason=reason)
 
 
 def _why_not(stage: Row[Any], by_name: Mapping[str, Row[Any]]) -> str | None:

@@ -1,4 +1,4 @@
-"""What the holder of a lease may write: renew, report, finish, release.
+"""What the holder of a lease may write: renew, finish, release. `reporting` has its reports.
 
 Every handler asks `fence.standings` first, and its statements carry the fence once more.
 """
@@ -9,20 +9,19 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, String, and_, bindparam, case, insert, select, update
+from sqlalchemy import BigInteger, Row, String, case, select, update
 from tunesmith_studies.curves import objective_value
 from tunesmith_studies.study import Objective
 from tunesmith_studies.trial import Point
 
 from tunesmith_service import moves, reading
-from tunesmith_service.commands import Ended, Finish, Kept, Lease, Release, Renew, Report
+from tunesmith_service.commands import Ended, Finish, Kept, Lease, Release, Renew
 from tunesmith_service.db import batch, dumps, rows
-from tunesmith_service.errors import AlreadyFinal, Refused, SeqGap, SeqReused, Unprocessable
-from tunesmith_service.fence import HOLDS, Held, Over, Standing, holder, standings
+from tunesmith_service.errors import AlreadyFinal, Refused
+from tunesmith_service.fence import Held, Over, Standing, standings
 from tunesmith_service.moves import Move
-from tunesmith_service.tables import reports, studies, trials, workers
-from tunesmith_service.tx import Counts, Tx, count
-from tunesmith_service.wire import show_number
+from tunesmith_service.tables import studies, trials, workers
+from tunesmith_service.tx import Tx
 
 SEEN_EVERY_US = 5_000_000
 """A worker's `last_seen_us` is written no more often than this."""
@@ -80,154 +79,6 @@ def seen(tx: Tx, worker_ids: Sequence[str], now_us: int) -> None:
     late = workers.c.last_seen_us < now_us - SEEN_EVERY_US
     statement = update(workers).where(workers.c.id.in_(select(b.c.id)), late).values(last_seen_us=now_us)
     tx.execute(statement, {"batch": rows({"id": i} for i in sorted(set(worker_ids)))})
-
-
-# --- report ---------------------------------------------------------------------------------------
-
-
-_REPORTED = (
-    update(trials)
-    .where(*HOLDS)
-    .values(
-        {
-            name: bindparam(name)
-            for name in ("report_seq", "step", "furthest", "losses", "last_metrics", "lease_expires_us")
-        }
-    )
-)
-
-
-class _Curve:
-    """A trial's place in its curve while a batch's reports are laid onto it."""
-
-    def __init__(self, trial: Row[Any], place: Row[Any]) -> None:
-        self.trial = trial
-        self.seq: int = place.report_seq
-        self.step: int = place.step
-        self.furthest: int = place.furthest
-        self.last_metrics: Mapping[str, Any] | None = place.last_metrics
-        self.new: list[tuple[int, str, list[dict[str, Any]]]] = []
-        self.heard = False  # a report came that was not refused: the lease is renewed
-
-    def add(self, c: Report, known: Mapping[int, str]) -> Kept | Refused:
-        points: list[dict[str, Any]] = [
-            {"step": s, "metrics": {k: show_number(v) for k, v in m.items()}} for s, m in c.points
-        ]
-        digest = hashlib.sha256(dumps(points).encode()).hexdigest()
-        if c.seq <= self.seq:
-            stored = known.get(c.seq) or {seq: d for seq, d, _ in self.new}[c.seq]
-            told = f"Report {c.seq} of trial {self.trial.number} was already sent with other points."
-            if stored != digest:
-                return SeqReused(told)
-            self.heard = True
-            return Kept(duplicate=True)
-        if c.seq > self.seq + 1:
-            told = f"Report {c.seq} came before report {self.seq + 1}; send again from there."
-            return SeqGap(told, outcome={"expected_seq": self.seq + 1})
-        if refused := self._unfit(c):
-            return refused
-        self.heard = True
-        self.seq = c.seq
-        self.step = points[-1]["step"]
-        self.last_metrics = points[-1]["metrics"]
-        self.new.append((c.seq, digest, points))
-        return Kept()
-
-    def _unfit(self, c: Report) -> Refused | None:
-        before = self.step
-        for step, metrics in c.points:
-            if step <= before:
-                return Unprocessable(
-                    f"Points must come in rising order of step: step {step} of report {c.seq} "
-                    f"follows step {before}."
-                )
-            for name in metrics:
-                if name.startswith("test/"):
-                    return Unprocessable(
-                        f"Metric {name}: the test set is for a final stage alone; report val/ metrics here."
-                    )
-            before = step
-        return None
-
-    def values(self, expires_us: int) -> dict[str, Any]:
-        progress = self.step > self.furthest
-        return holder(self.trial) | {
-            "report_seq": self.seq,
-            "step": self.step,
-            "furthest": max(self.step, self.furthest),
-            "losses": 0 if progress else self.trial.losses,
-            "last_metrics": self.last_metrics,
-            "lease_expires_us": max(self.trial.lease_expires_us, expires_us),
-        }
-
-
-def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept | Refused]:
-    """A report is one row and one event number. Several of one trial are laid on in order of seq."""
-    where = standings(tx, list(dict.fromkeys(c.lease for c in commands)))
-    curves = _curves(tx, where)
-    known = _digests(tx, [c for c in commands if c.lease in curves and c.seq <= curves[c.lease].seq])
-    outcomes: dict[int, Kept | Refused] = {}
-    for i, c in sorted(enumerate(commands), key=lambda each: each[1].seq):
-        standing = where[c.lease]
-        if isinstance(standing, Held):
-            outcomes[i] = curves[c.lease].add(c, known.get(standing.trial.id, {}))
-        else:
-            outcomes[i] = standing.refusal
-    grown = [curve for curve in curves.values() if curve.heard]
-    tx.update_each(_REPORTED, [curve.values(now_us + tx.ttl_us) for curve in grown])
-    _insert_reports(tx, grown, now_us)
-    return [outcomes[i] for i in range(len(commands))]
-
-
-def _curves(tx: Tx, where: Mapping[Lease, Standing]) -> dict[Lease, _Curve]:
-    held = {lease: s.trial for lease, s in where.items() if isinstance(s, Held)}
-    columns = ("id", "report_seq", "step", "furthest", "last_metrics")
-    b = batch(tx.conn, id=BigInteger)
-    wanted = select(*(trials.c[name] for name in columns)).where(trials.c.id.in_(select(b.c.id)))
-    places = {row.id: row for row in tx.execute(wanted, {"batch": rows({"id": t.id} for t in held.values())})}
-    return {lease: _Curve(trial, places[trial.id]) for lease, trial in held.items()}
-
-
-def _digests(tx: Tx, repeated: Sequence[Report]) -> dict[int, dict[int, str]]:
-    """trial id → seq → digest of the reports that stand already."""
-    if not repeated:
-        return {}
-    b = batch(tx.conn, trial_id=BigInteger, attempt=BigInteger, seq=BigInteger)
-    same = and_(
-        reports.c.trial_id == b.c.trial_id, reports.c.attempt == b.c.attempt, reports.c.seq == b.c.seq
-    )
-    wanted = select(reports.c.trial_id, reports.c.seq, reports.c.digest).join(b, same)
-    asked = [{"trial_id": c.lease.trial_id, "attempt": c.lease.attempt, "seq": c.seq} for c in repeated]
-    found: dict[int, dict[int, str]] = {}
-    for row in tx.execute(wanted, {"batch": rows(asked)}):
-        found.setdefault(row.trial_id, {})[row.seq] = row.digest
-    return found
-
-
-def _insert_reports(tx: Tx, curves: Sequence[_Curve], now_us: int) -> None:
-    counts: dict[int, Counts] = {}
-    for curve in curves:
-        counts.setdefault(curve.trial.study_id, Counts()).events += len(curve.new)
-    following = count(tx, {study: c for study, c in counts.items() if c.events})
-    new = []
-    for curve in curves:
-        for seq, digest, points in curve.new:
-            n = following[curve.trial.study_id]
-            following[curve.trial.study_id] += 1
-            report = {"seq": seq, "digest": digest, "points": points, "n": n, "at_us": now_us}
-            new.append(_of_trial(curve.trial) | report)
-    if new:
-        tx.execute(insert(reports), new)
-
-
-def _of_trial(trial: Row[Any]) -> dict[str, Any]:
-    return {
-        "trial_id": trial.id,
-        "attempt": trial.attempt,
-        "study_id": trial.study_id,
-        "trial_number": trial.number,
-        "stage": trial.stage,
-    }
 
 
 # --- finish and release ---------------------------------------------------------------------------
@@ -324,6 +175,8 @@ def _ending(c: Finish, trial: Row[Any], curve: Sequence[Point], spec: Mapping[st
 
 
 def _complete(c: Finish, trial: Row[Any], curve: Sequence[Point], objective: Objective) -> Move:
+    if trial.kind != "train":  # it measured: what it reported is for its stage, and has no objective
+        return Move(trial, "complete", "finish", _actor(trial), c.stop_reason, said=said(c))
     value = objective_value(curve, objective)
     if value is not None:
         return Move(trial, "complete", "finish", _actor(trial), c.stop_reason, value=value, said=said(c))

@@ -71,7 +71,7 @@ def trial_rows() -> Select[Any]:
 
 _NEEDED = (
     "id", "study_id", "stage_id", "number", "state", "stop_reason", "attempt", "incarnation", "lease_hash",
-    "lease_expires_us", "worker_id", "not_before_us", "losses", "failures", "preemptions",
+    "lease_expires_us", "worker_id", "not_before_us", "losses", "failures", "preemptions", "kind",
 )  # fmt: skip
 
 

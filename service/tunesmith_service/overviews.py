@@ -48,7 +48,7 @@ def stage_bests(conn: Connection, study: store.Study) -> list[trial_store.Trial]
     place = func.row_number().over(partition_by=trials.c.stage_id, order_by=ranking).label("place")
     ranked = (
         select(trials.c.id, place)
-        .where(trials.c.study_id == study.id, trials.c.state == TrialState.COMPLETE)
+        .where(trials.c.study_id == study.id, trials.c.value.is_not(None))
         .subquery()
     )
     wanted = _trials().join(ranked, ranked.c.id == trials.c.id).where(ranked.c.place == 1)
@@ -81,7 +81,7 @@ def trials_page(
             wanted = wanted.where(trials.c.number < after)
         return _read(conn, wanted.order_by(trials.c.number.desc()).limit(limit))
     better = _better(study)
-    wanted = wanted.where(trials.c.state == TrialState.COMPLETE)
+    wanted = wanted.where(trials.c.value.is_not(None))
     if after is not None:
         last = select(better).where(trials.c.study_id == study.id, trials.c.number == after).scalar_subquery()
         wanted = wanted.where(or_(better > last, and_(better == last, trials.c.number > after)))

@@ -18,9 +18,20 @@ from tunesmith_service.commands import (
     Enqueue,
     Idempotency,
     MoveStudy,
+    OverrideStage,
     SkipStage,
 )
-from tunesmith_service.courses import OPEN, end_stage, go_on, move_study, stage_row, stop_study, study_row
+from tunesmith_service.courses import (
+    OPEN,
+    blocking_stage,
+    blocks,
+    end_stage,
+    go_on,
+    move_study,
+    stage_row,
+    stop_study,
+    study_row,
+)
 from tunesmith_service.errors import Conflict, KeyReused, NotFound, Refused, Unprocessable
 from tunesmith_service.plans import insert_trials
 from tunesmith_service.tables import idempotency, projects, stages, studies, trials, workers
@@ -169,6 +180,36 @@ def _skip_stage(tx: Tx, c: SkipStage, now_us: int) -> Refused | None:
     return None
 
 
+def apply_override_stage(tx: Tx, commands: Sequence[OverrideStage], now_us: int) -> list[Refused | None]:
+    return [_override_stage(tx, c, now_us) for c in commands]
+
+
+def _override_stage(tx: Tx, c: OverrideStage, now_us: int) -> Refused | None:
+    study = study_row(tx, c.study_id)
+    stage = stage_row(tx, c.study_id, c.stage)
+    if study is None or stage is None:
+        return _no_stage(tx, c.study_id, c.stage)
+    if stage.override is not None:
+        by = stage.override
+        same = by["reason"] == c.reason
+        return None if same else Conflict(f"{by['actor']} has overridden {c.stage} already: {by['reason']}")
+    if stage.state != "failed" or not blocks(stage):
+        return Conflict(
+            f"Stage {c.stage} is {stage.state} and blocks nothing; only a failed check that keeps its study "
+            "from going on is overridden."
+        )
+    if study.state not in OPEN:
+        return Conflict(f"Study {study.name} has ended as {study.state}; create a new study to go on.")
+    override = {"reason": c.reason, "actor": c.actor, "at_us": now_us}
+    tx.execute(update(stages).where(stages.c.id == stage.id).values(override=override))
+    data = {"state": "failed", "reason": stage.reason, "result": None, "override": override}
+    record(tx, [Happened(c.study_id, "stage", c.actor, data, stage=c.stage)], now_us)
+    if study.state == "paused":
+        move_study(tx, c.study_id, "active", c.actor, now_us)
+    go_on(tx, c.study_id, c.actor, now_us)
+    return None
+
+
 def _no_stage(tx: Tx, study_id: int, name: str) -> Refused:
     known = tx.execute(select(stages.c.name).where(stages.c.study_id == study_id).order_by(stages.c.position))
     listed = ", ".join(known.scalars()) or "none"
@@ -189,6 +230,12 @@ def _move_study(tx: Tx, c: MoveStudy, now_us: int) -> str | Refused:
         return Conflict(f"Study {study.name} has ended as {study.state}; it cannot become {c.state}.")
     if c.state == "stopped":
         stop_study(tx, study, c.actor, now_us, reason=c.reason, cause="study_stopped")
+    elif c.state == "active" and (stage := blocking_stage(tx, c.study_id)) is not None:
+        return Conflict(
+            f"Study {study.name} is blocked: stage {stage.name} failed: {stage.reason} Repair it and create "
+            f"a new study, or go on all the same: `tunesmith stage override {study.name} {stage.name} "
+            "--reason …`."
+        )
     elif c.state in OPEN:
         move_study(tx, c.study_id, c.state, c.actor, now_us, reason=c.reason or None)
     else:
@@ -247,6 +294,7 @@ def _hand_row(c: Enqueue, study: Row[Any], stage: Row[Any], i: int, now_us: int)
         "state": "waiting",
         "params": dict(c.params[i]),
         "work": dict(c.work),
+        "kind": "train",
         "start": None,
         "sampler_state": {},
         "planned_at": study.event_n,

@@ -17,7 +17,7 @@ from tunesmith_service.commands import EndStage, FailStage, Propose, Prune, Redr
 from tunesmith_service.courses import OPEN, end_stage, stage_row, stop_study, study_row
 from tunesmith_service.errors import Refused, Unprocessable
 from tunesmith_service.moves import Move
-from tunesmith_service.tables import snapshots, stages, trials
+from tunesmith_service.tables import members, snapshots, stages, trials
 from tunesmith_service.tx import Counts, Happened, Tx, record
 
 ACTOR = "planner"
@@ -46,6 +46,7 @@ def _propose(tx: Tx, study_id: int, commands: Sequence[Propose], now_us: int) ->
     room = study.max_trials - study.trial_n if study.max_trials is not None else len(commands)
     outcomes: list[int | Refused | None] = []
     new: list[dict[str, Any]] = []
+    member_ids: dict[int, list[int]] = {}
     wanted_more = False
     for c in commands:
         place = (c.stage, c.key)
@@ -53,18 +54,20 @@ def _propose(tx: Tx, study_id: int, commands: Sequence[Propose], now_us: int) ->
             wanted_more |= c.stage in active and place not in taken and c.planned_at >= study.event_n
             outcomes.append(None)
             continue
-        if c.start is not None and (c.start["trial"], c.start["step"]) not in starts:
-            outcomes.append(_no_snapshot(c))
+        named = _named(c)
+        if missing := [place for place in named if place not in starts]:
+            outcomes.append(_no_snapshot(c, *missing[0]))
             continue
         taken.add(place)
         number = study.trial_n + len(new)
         outcomes.append(number)
-        start = starts[c.start["trial"], c.start["step"]] if c.start is not None else None
+        start = starts[named.pop(0)] if c.start is not None else None
+        member_ids[number] = [starts[place] for place in named]
         stage_id = active[c.stage].id
         new.append(
             _trial_row(c, now_us) | {"number": number, "stage_id": stage_id, "start_snapshot_id": start}
         )
-    insert_trials(tx, new, {s.id: s.name for s in active.values()}, ACTOR, now_us)
+    insert_trials(tx, new, {s.id: s.name for s in active.values()}, ACTOR, now_us, members_of=member_ids)
     if wanted_more and study.finished == study.max_trials:
         reason = f"its {study.max_trials} trials are used up"
         stop_study(tx, study, ACTOR, now_us, reason=reason, cause="limit")
@@ -83,7 +86,7 @@ def _taken(tx: Tx, commands: Sequence[Propose], active: Mapping[str, Row[Any]]) 
 
 def _starts(tx: Tx, study_id: int, commands: Sequence[Propose]) -> dict[tuple[int, int], int]:
     """(trial number, step) → id of its newest committed snapshot that still has its bytes."""
-    numbers = sorted({c.start["trial"] for c in commands if c.start is not None})
+    numbers = sorted({number for c in commands for number, _ in _named(c)})
     if not numbers:
         return {}
     wanted = (
@@ -97,11 +100,16 @@ def _starts(tx: Tx, study_id: int, commands: Sequence[Propose]) -> dict[tuple[in
     return {(row.number, row.step): row.id for row in tx.execute(wanted)}
 
 
-def _no_snapshot(c: Propose) -> Refused:
-    assert c.start is not None
+def _named(c: Propose) -> list[tuple[int, int]]:
+    """(trial number, step) of the snapshots that a proposal needs: its start, if it has one, and members."""
+    needed = [*([c.start] if c.start is not None else []), *c.work.get("members", ())]
+    return [(ref["trial"], ref["step"]) for ref in needed]
+
+
+def _no_snapshot(c: Propose, trial: int, step: int) -> Refused:
     return Unprocessable(
-        f"{c.key} of stage {c.stage} would start from the snapshot of trial {c.start['trial']} at step "
-        f"{c.start['step']}, which was never committed or is forgotten by now."
+        f"{c.key} of stage {c.stage} needs the snapshot of trial {trial} at step {step}, which was never "
+        "committed or is forgotten by now."
     )
 
 
@@ -113,6 +121,7 @@ def _trial_row(c: Propose, now_us: int) -> dict[str, Any]:
         "state": "waiting",
         "params": dict(c.params),
         "work": dict(c.work),
+        "kind": c.work.get("kind", "train"),
         "start": dict(c.start) if c.start is not None else None,
         "sampler_state": dict(c.sampler_state),
         "planned_at": c.planned_at,
@@ -123,9 +132,19 @@ def _trial_row(c: Propose, now_us: int) -> dict[str, Any]:
 
 
 def insert_trials(
-    tx: Tx, new: Sequence[dict[str, Any]], stage_names: Mapping[int, str], actor: str, now_us: int
+    tx: Tx,
+    new: Sequence[dict[str, Any]],
+    stage_names: Mapping[int, str],
+    actor: str,
+    now_us: int,
+    *,
+    members_of: Mapping[int, Sequence[int]] | None = None,
 ) -> None:
-    """Insert waiting trials of one study with their `planned` events."""
+    """Insert waiting trials of one study with their `planned` events.
+
+    Args:
+        members_of: trial number → ids of the snapshots that it evaluates, in order.
+    """
     if not new:
         return
     tx.execute(insert(trials), new)
@@ -135,6 +154,13 @@ def insert_trials(
         trials.c.study_id == study_id, trials.c.number >= min(numbers)
     )
     ids = {row.number: row.id for row in tx.execute(asked)}
+    theirs = [
+        {"trial_id": ids[number], "place": place, "snapshot_id": snapshot_id}
+        for number, snapshot_ids in (members_of or {}).items()
+        for place, snapshot_id in enumerate(snapshot_ids)
+    ]
+    if theirs:
+        tx.execute(insert(members), theirs)
     counts = {study_id: Counts(trials=len(new), waiting=len(new))}
     record(
         tx,
@@ -271,7 +297,7 @@ def _end_stage(tx: Tx, c: EndStage, now_us: int) -> bool:
     stage = _active_stage(tx, c.study_id, c.stage)
     if stage is None or stage.last_end_n > c.planned_at or _by_hand_to_end(tx, stage.id):
         return False
-    failed = bool(c.result.get("failed"))
+    failed = bool(c.result.get("failed") or c.result.get("blocks"))
     reason = str(c.result.get("why", "")) if failed else None
     end_stage(tx, stage, "failed" if failed else "done", ACTOR, now_us, reason=reason, result=c.result)
     return True

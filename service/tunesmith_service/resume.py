@@ -1,4 +1,4 @@
-"""What a claim is given: the snapshot to go on from, and the work order."""
+"""What a claim is given: the snapshots to go on from or to evaluate, and the work order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, Row, func, select
 
 from tunesmith_service.db import batch, rows
-from tunesmith_service.tables import snapshots, stages, studies, trials
+from tunesmith_service.tables import members, snapshots, stages, studies, trials
 
 
 def starting_points(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, Row[Any]]:
@@ -38,12 +38,37 @@ def starting_points(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, R
     return found
 
 
-def order(spec: Mapping[str, Any], trial: Row[Any], start: Row[Any] | None) -> dict[str, Any]:
+def evaluated(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, list[Row[Any]]]:
+    """trial id → the snapshots that it evaluates, in order; trials that evaluate none are left out.
+
+    Args:
+        chosen: trials with `id` and `work`.
+    """
+    found: dict[int, list[Row[Any]]] = {}
+    wanted = [t.id for t in chosen if t.work.get("members")]
+    if not wanted:
+        return found
+    b = batch(conn, id=BigInteger)
+    theirs = (
+        select(members.c.trial_id.label("evaluation_id"), snapshots)
+        .join(snapshots, snapshots.c.id == members.c.snapshot_id)
+        .where(members.c.trial_id.in_(select(b.c.id)))
+        .order_by(members.c.trial_id, members.c.place)
+    )
+    for row in conn.execute(theirs, {"batch": rows({"id": i} for i in wanted)}):
+        found.setdefault(row.evaluation_id, []).append(row)
+    return found
+
+
+def order(
+    spec: Mapping[str, Any], trial: Row[Any], start: Row[Any] | None, members_: Sequence[Row[Any]] = ()
+) -> dict[str, Any]:
     """Everything that a `wire.WorkOrder` needs, as JSON.
 
     Args:
         spec: the study's.
         trial: with `number`, `params`, `work` and its stage's name as `stage`.
+        members_: the snapshots that it evaluates.
     """
     return {
         "study": spec["name"],
@@ -55,14 +80,23 @@ def order(spec: Mapping[str, Any], trial: Row[Any], start: Row[Any] | None) -> d
         "snapshot_every_seconds": spec.get("snapshot_every_seconds", 600),
         "metric": spec["objective"]["metric"],
         "direction": spec["objective"]["direction"],
-        "resume": {"sha256": start.sha256, "step": start.step, "size": start.size} if start else None,
+        "resume": _ref(start) if start else None,
+        "members": [_ref(m) for m in members_],
     }
+
+
+def _ref(snapshot: Row[Any]) -> dict[str, Any]:
+    return {"sha256": snapshot.sha256, "step": snapshot.step, "size": snapshot.size}
 
 
 def order_of_attempt(conn: Connection, trial_id: int, snapshot_id: int | None) -> dict[str, Any]:
     """The work order of an attempt that runs already, the same as when it was granted."""
     trial: Row[*tuple[Any, ...]] = conn.execute(
-        select(trials.c.number, trials.c.params, trials.c.work, stages.c.name.label("stage"), studies.c.spec)
+        select(
+            *(trials.c[name] for name in ("id", "number", "params", "work")),
+            stages.c.name.label("stage"),
+            studies.c.spec,
+        )
         .join(stages, stages.c.id == trials.c.stage_id)
         .join(studies, studies.c.id == trials.c.study_id)
         .where(trials.c.id == trial_id)
@@ -70,4 +104,4 @@ def order_of_attempt(conn: Connection, trial_id: int, snapshot_id: int | None) -
     start: Row[Any] | None = None
     if snapshot_id is not None:
         start = conn.execute(select(snapshots).where(snapshots.c.id == snapshot_id)).one()
-    return order(trial.spec, trial, start)
+    return order(trial.spec, trial, start, evaluated(conn, [trial]).get(trial_id, ()))

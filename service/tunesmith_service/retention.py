@@ -17,6 +17,7 @@ from tunesmith_service.tables import (
     blobs,
     idempotency,
     logs,
+    members,
     snapshots,
     stages,
     studies,
@@ -101,10 +102,16 @@ def _newest_of_live(tx: Tx) -> set[int]:
 
 
 def _named(tx: Tx) -> set[int]:
-    """What live trials start from, and what running attempts have resumed from."""
+    """What live trials start from or evaluate, and what running attempts have resumed from."""
     starts = select(trials.c.start_snapshot_id).where(trials.c.state.in_(LIVE))
+    evaluated = (
+        select(members.c.snapshot_id)
+        .join(trials, trials.c.id == members.c.trial_id)
+        .where(trials.c.state.in_(LIVE))
+    )
     resumed = select(attempts.c.resume_snapshot_id).where(attempts.c.ended_us.is_(None))
-    return {i for wanted in (starts, resumed) for i in tx.execute(wanted).scalars() if i is not None}
+    named = (tx.execute(wanted).scalars() for wanted in (starts, evaluated, resumed))
+    return {i for ids in named for i in ids if i is not None}
 
 
 def _best(tx: Tx, study_ids: set[int]) -> set[int]:
@@ -118,7 +125,7 @@ def _best(tx: Tx, study_ids: set[int]) -> set[int]:
         .join(trials, trials.c.id == snapshots.c.trial_id)
         .where(
             trials.c.study_id.in_(sorted(study_ids)),
-            trials.c.state == "complete",
+            trials.c.value.is_not(None),
             snapshots.c.forgotten_us.is_(None),
         )
         .group_by(trials.c.study_id, trials.c.number, trials.c.value)

@@ -25,6 +25,7 @@ class Trial:
     number: int
     key: str
     ordinal: int
+    kind: str
     state: str
     stop_reason: str | None
     params: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Trial:
     created_us: int
     started_us: int | None
     ended_us: int | None
+    test_read: int | None
     stage: str
 
 
@@ -97,9 +99,9 @@ def project_of_trial(conn: Connection, trial_id: int) -> int | None:
 
 
 def best_trials(conn: Connection, study: Study, *, stage: str | None = None, limit: int = 1) -> list[Trial]:
-    """Complete trials by objective, best first; ties go to the lower number."""
+    """Trials with an objective, best first; ties go to the lower number. Those that measure have none."""
     t = tables.trials
-    wanted = _trials().where(t.c.study_id == study.id, t.c.state == "complete")
+    wanted = _trials().where(t.c.study_id == study.id, t.c.value.is_not(None))
     if stage is not None:
         wanted = wanted.where(tables.stages.c.name == stage)
     better = t.c.value if study.direction == "minimize" else t.c.value.desc()
@@ -205,12 +207,14 @@ def largest_snapshot(conn: Connection, project_id: int, task: str) -> int | None
 
 
 def may_fetch(conn: Connection, lease: Lease, sha256: str) -> bool:
-    """Whether this lease is current and its grant goes on from the snapshot with these bytes."""
-    t, a, s = tables.trials, tables.attempts, tables.snapshots
+    """Whether this lease is current and its grant names the snapshot with these bytes: it goes on from it,
+    or evaluates it."""
+    t, a, s, m = tables.trials, tables.attempts, tables.snapshots, tables.members
+    evaluated = select(m.c.snapshot_id).where(m.c.trial_id == t.c.id)
     wanted = (
         select(t.c.id)
         .join(a, and_(a.c.trial_id == t.c.id, a.c.attempt == t.c.attempt))
-        .join(s, s.c.id == a.c.resume_snapshot_id)
+        .join(s, or_(s.c.id == a.c.resume_snapshot_id, s.c.id.in_(evaluated)))
         .where(
             t.c.id == lease.trial_id,
             t.c.incarnation == lease.incarnation,
