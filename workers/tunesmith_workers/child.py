@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from tunesmith_service.wire import WorkOrder, show_number
 
-from tunesmith_workers import kinds, messages, rng
+from tunesmith_workers import kinds, memory, messages, rng
 from tunesmith_workers.chatter import Chatter
 from tunesmith_workers.endings import Artifact, Ending, EpochResult, Said, Saved, Wish
 from tunesmith_workers.loop import Trial, TrialEnded
@@ -222,9 +222,7 @@ def kind_of(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, SnapshotCorrupt):
         return "snapshot_corrupt"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text)
-    ):
+    if memory.ran_out(error):
         return "out_of_memory"
     if isinstance(error, torch.AcceleratorError) or (
         isinstance(error, RuntimeError) and text.startswith(("CUDA error", "cuDNN error", "CUBLAS error"))

@@ -21,7 +21,7 @@ from tunesmith_service.wire import WorkOrder
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 
 from tunesmith_workers import rng, snapshots
-from tunesmith_workers.data import Split, cut, epoch_order, fraction_of, in_order, steps_per_epoch
+from tunesmith_workers.data import cut, epoch_order, fraction_of, steps_per_epoch
 from tunesmith_workers.endings import (
     ABANDONED,
     BUDGET,
@@ -34,12 +34,11 @@ from tunesmith_workers.endings import (
     Saved,
     Wish,
 )
+from tunesmith_workers.evaluation import evaluate
 from tunesmith_workers.optim import make_optimizer, real, whole
 from tunesmith_workers.schedules import Length, make_schedule
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.tasks.registry import Entry, Task
-
-_EVALUATED_AT_ONCE = 1024  # samples; bounds memory, changes no result
 
 TAKEN = frozenset(HYPERPARAMETERS) - {"dropout"}
 """Hyperparameters that the trainer takes; all others go to the task's model builder."""
@@ -157,24 +156,14 @@ class _Run:
     def end_epoch(self) -> dict[str, float]:
         """Evaluate, move on to the next epoch, and note the point; `train/loss` is without regularisation."""
         metrics = {"train/loss": self.loss_sum.item() / len(self.train_split)}
-        metrics |= self._evaluate(self.val_split)
+        val = evaluate(self.task, self.model, self.val_split)
+        metrics |= {f"val/{name}": value for name, value in val.items()}
         metrics["sys/lr"] = self.rate
         self.schedule.after("epoch")
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self.curve.add(self.epoch, metrics)
         return metrics
-
-    @torch.no_grad()
-    def _evaluate(self, split: Split) -> dict[str, float]:
-        self.model.eval()
-        measures = {"loss": self.task.loss, **self.task.metrics}
-        sums = dict.fromkeys(measures, 0.0)
-        for piece in in_order(split, _EVALUATED_AT_ONCE):
-            outputs = self.model(piece.x.clone())  # a model may write into its input
-            for name, measure in measures.items():
-                sums[name] += measure(outputs, piece.y).sum(dtype=torch.float64).item()
-        return {f"val/{name}": total / len(split) for name, total in sums.items()}
 
     def save(self, scratch: Path, *, final: bool) -> Saved:
         tree = {
