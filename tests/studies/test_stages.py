@@ -32,6 +32,8 @@ LAST_STAGES: dict[str, list[dict[str, Any]]] = {
     "random": [{"kind": "random", "epochs": 2, "trials": 7}],
     "sobol": [{"kind": "random", "epochs": 2, "trials": 7, "method": "sobol"}],
     "halton": [{"kind": "random", "epochs": 2, "trials": 7, "method": "halton"}],
+    "halving": [{"kind": "halving", "epochs": 9, "rungs": [1, 3], "trials": 9, "grid": 4,
+                 "rounds": 2, "later": 5}],
     "tpe": [COARSE, {"kind": "sampler", "epochs": 2, "trials": 8, "warm_start": 1,
                      "sampler": {"kind": "tpe", "n_startup_trials": 3}}],
     "weight_decay_restarts": [COARSE, RESTARTS],

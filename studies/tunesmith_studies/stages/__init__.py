@@ -5,14 +5,15 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from tunesmith_studies.stages.coarse_grid import CoarseGrid
+from tunesmith_studies.stages.halving import Halving
 from tunesmith_studies.stages.random import Random
 from tunesmith_studies.stages.refine_grid import RefineGrid
 from tunesmith_studies.stages.sampler import Sampler
 from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
 
 AnyStage: TypeAlias = Annotated[
-    CoarseGrid | RefineGrid | Random | Sampler | WeightDecayRestarts,
+    CoarseGrid | RefineGrid | Halving | Random | Sampler | WeightDecayRestarts,
     Field(discriminator="kind"),
 ]
 
-__all__ = ["AnyStage", "CoarseGrid", "Random", "RefineGrid", "Sampler", "WeightDecayRestarts"]
+__all__ = ["AnyStage", "CoarseGrid", "Halving", "Random", "RefineGrid", "Sampler", "WeightDecayRestarts"]
