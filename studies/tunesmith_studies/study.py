@@ -20,6 +20,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from tunesmith_studies.space import Scalar, Space
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.stages.base import Forecast
+from tunesmith_studies.stages.budget import budget_problems
 
 STORED = {"stored": True}
 """Context of a validation that reads a study which was checked before."""
@@ -34,6 +35,11 @@ class Objective(BaseModel):
     direction: Literal["minimize", "maximize"] = "minimize"
     reduce: Literal["last", "best", "mean"] = "last"
     k: int = Field(default=3, ge=1, description="For reduce: mean, how many of the last points.")
+    target: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="What people, or the best known system, reach in this metric; for diagnosis alone.",
+    )
 
     @model_validator(mode="after")
     def _not_the_test_set(self) -> Objective:
@@ -165,7 +171,7 @@ def stage_problems(study: StudySpec, stage: AnyStage, earlier: tuple[AnyStage, .
     if stage.source is not None and stage.source not in names:
         known = ", ".join(names) if names else "none, for it is the first"
         return [f"its source {stage.source!r} is no earlier stage; earlier ones are: {known}"]
-    return stage.problems(study)
+    return [*stage.problems(study), *budget_problems(stage, study)]
 
 
 def forecast(study: StudySpec) -> dict[str, Forecast]:
