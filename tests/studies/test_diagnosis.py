@@ -108,6 +108,11 @@ def test_a_rate_that_is_too_high_shows_in_several_ways(train, val, why):
     assert found[0].next_step.startswith("Lower the rate from 0.3 to 0.1 or 0.03")
 
 
+def test_a_loss_that_begins_above_chance_and_creeps_down_is_slow_not_fast():
+    loss = [0.70 - 0.001 * i for i in range(15)]
+    assert kinds(of_trial(trial(loss, loss), study(), chance=0.67))[0] == "rate_too_low"
+
+
 def test_a_loss_that_rests_at_chance_learns_nothing():
     loss = [2.31, 2.306, *[CHANCE] * 10]
     assert kinds(of_trial(trial(loss, loss), study(), chance=CHANCE))[0] == "no_learning"

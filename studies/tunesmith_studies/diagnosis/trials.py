@@ -179,7 +179,9 @@ def _collapsed(seen: Seen) -> str | None:
         return f"{end}, after it had been at {lowest:.4g}"
     if jumps > JUMPS:
         return f"{end}, while validation jumps by {jumps:.0%}"
-    held = min(seen.second_half) > (1 + JUMPS / 2) * seen.chance and line(seen.second_half).slope > -1e-3
+    trend = line(seen.second_half)
+    falls = trend.slope < 0 and trend.r2 > 0.5
+    held = min(seen.second_half) > (1 + JUMPS / 2) * seen.chance and not falls
     return f"{end}, and held above its {seen.chance:.4g} by the size of the steps" if held else None
 
 
