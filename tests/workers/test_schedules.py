@@ -5,7 +5,7 @@ import pytest
 from torch import nn
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 from tunesmith_workers.optim import make_optimizer
-from tunesmith_workers.schedules import Length, Schedule, make_schedule
+from tunesmith_workers.schedules import Length, Schedule, make_schedule, needs_length
 
 LR, EPOCHS, STEPS = 0.3, 12, 5
 LENGTH = Length(EPOCHS, STEPS)
@@ -173,3 +173,53 @@ def test_one_cycle_works_for_runs_of_any_length(total, rising, annihilation):
         optimizer.step()
         schedule.after("step")
     assert 0 < optimizer.param_groups[0]["lr"] <= LR
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"schedule": "cosine"}, [(1 + math.cos(math.pi * t / 7)) / 2 for t in range(7)]),
+        ({"schedule": "step"}, [0.1 ** (t // 2) for t in range(7)]),
+        ({"schedule": "step", "step_size": 1}, [0.1 ** (t // STEPS) for t in range(7)]),
+        ({"schedule": "piecewise"}, [1, 1, 1, 1, 0.1, 0.01, 0.01]),  # at 3.5, rounded to even, and 5.25
+        ({"schedule": "piecewise", "milestones": "1,2"}, [0.1 ** (t // STEPS) for t in range(7)]),
+        ({"schedule": "exponential", "gamma": 0.5}, [0.5 ** (t // STEPS) for t in range(7)]),
+    ],
+    ids=lambda p: str(p.get("schedule")) if isinstance(p, dict) else "",
+)
+def test_a_budget_of_steps_is_the_length_that_a_schedule_goes_by(params, expected):
+    """Seven steps, in epochs of STEPS."""
+    length = Length(EPOCHS, STEPS, total=7)
+    for start in (0, 5):
+        model = nn.Linear(1, 1)
+        optimizer = make_optimizer(model, {"lr": 1.0})
+        schedule = make_schedule(optimizer, params, length)
+        schedule.replay(start // STEPS, start % STEPS, length)
+        rates = []
+        for t in range(start, 7):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.after("step")
+            if (t + 1) % STEPS == 0:
+                schedule.after("epoch")
+        assert rates == pytest.approx(expected[start:])
+
+
+def test_a_cycle_of_a_budget_of_steps_ends_with_its_last_step():
+    optimizer = make_optimizer(nn.Linear(1, 1), {"lr": 1.0})
+    schedule = make_schedule(optimizer, {"schedule": "one_cycle"}, Length(EPOCHS, STEPS, total=7))
+    assert schedule.scheduler.total_steps == 7
+    assert schedule.per == "step"
+
+
+@pytest.mark.parametrize(
+    ("params", "needs"),
+    [
+        ({}, False), ({"schedule": "cosine"}, True), ({"schedule": "one_cycle"}, True),
+        ({"schedule": "step"}, True), ({"schedule": "step", "step_size": 3}, False),
+        ({"schedule": "piecewise"}, True), ({"schedule": "piecewise", "milestones": "4,8.0"}, False),
+        ({"schedule": "exponential"}, False), ({"schedule": "inverse_sqrt"}, False),
+    ],
+)  # fmt: skip
+def test_schedules_that_go_by_shares_of_the_run_need_its_length(params, needs):
+    assert needs_length(params) is needs

@@ -37,17 +37,36 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
     StepLR,
 )
-from tunesmith_studies.vocabulary import HYPERPARAMETERS
+from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES, HYPERPARAMETERS
 
 from tunesmith_workers.optim import Params, real, whole, word
 
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a trial trains: `epochs` in all, of `steps` optimizer steps each."""
+    """How long a trial trains: `epochs` in all, of `steps` optimizer steps each.
+
+    Where the budget counts optimizer steps, `total` is how many there are in all: what goes by shares of
+    the run (cosine, step, piecewise) then goes by steps, so that the run may end within an epoch.
+    """
 
     epochs: int
     steps: int
+    total: int | None = None
+
+    @property
+    def all_steps(self) -> int:
+        return self.epochs * self.steps if self.total is None else self.total
+
+    @property
+    def units(self) -> int:
+        """The run in what such a schedule counts: epochs, or optimizer steps."""
+        return self.epochs if self.total is None else self.total
+
+    @property
+    def epoch_units(self) -> int:
+        """An epoch in it."""
+        return 1 if self.total is None else self.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +88,7 @@ class Schedule:
 
     def replay(self, epoch: int, step: int, length: Length) -> None:
         """Bring a fresh schedule to where it stands after `epoch` epochs and `step` steps."""
-        last = length.epochs * length.steps - 1
+        last = length.all_steps - 1
         advance(self.scheduler, epoch if self.per == "epoch" else min(epoch * length.steps + step, last))
 
 
@@ -92,7 +111,9 @@ def _inverse_time(optimizer: Optimizer, params: Params, length: Length) -> LRSch
 
 
 def _step(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
-    size = whole(params, "step_size", max(1, length.epochs // 3))
+    size = max(1, length.units // 3)
+    if "step_size" in params:
+        size = whole(params, "step_size") * length.epoch_units
     return StepLR(optimizer, step_size=size, gamma=real(params, "gamma", 0.1))
 
 
@@ -105,14 +126,17 @@ def _inverse_sqrt(optimizer: Optimizer, params: Params, length: Length) -> LRSch
 
 
 def _cosine(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
-    return CosineAnnealingLR(optimizer, T_max=length.epochs)
+    return CosineAnnealingLR(optimizer, T_max=length.units)
 
 
 def _piecewise(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
-    return MultiStepLR(optimizer, milestones=_milestones(params, length), gamma=real(params, "gamma", 0.1))
+    milestones = [
+        round(v * length.units) if v < 1 else int(v) * length.epoch_units for v in _milestones(params)
+    ]
+    return MultiStepLR(optimizer, milestones=milestones, gamma=real(params, "gamma", 0.1))
 
 
-def _milestones(params: Params, length: Length) -> list[int]:
+def _milestones(params: Params) -> list[float]:
     """Epochs at which the rate falls, from a text such as "10,15", or as shares of the run: "0.5,0.75"."""
     text = str(params.get("milestones", HYPERPARAMETERS["milestones"].default))
     try:
@@ -123,7 +147,7 @@ def _milestones(params: Params, length: Length) -> list[int]:
         ) from None
     if any(not math.isfinite(v) or v <= 0 for v in values) or values != sorted(set(values)):
         raise ValueError(f"milestones must rise from above 0, got {text!r}")
-    return [round(v * length.epochs) if v < 1 else int(v) for v in values]
+    return values
 
 
 def _one_cycle(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
@@ -139,7 +163,7 @@ def _one_cycle(optimizer: Optimizer, params: Params, length: Length) -> LRSchedu
     without momentum keeps none.
     """
     group = optimizer.param_groups[0]
-    total = length.epochs * length.steps
+    total = length.all_steps
     annihilation = real(params, "annihilation")
     share = (1 - annihilation) / 2 if annihilation else real(params, "pct_start")
     rising = min(share, 1 - 1 / total)
@@ -176,4 +200,15 @@ def make_schedule(optimizer: Optimizer, params: Params, length: Length) -> Sched
     """The schedule that `params` describe. Raises ValueError on a name or value that makes none."""
     name = word(params, "schedule")
     scheduler = _BUILDERS[name](optimizer, params, length)
-    return Schedule(scheduler, per="step" if name == "one_cycle" else "epoch")
+    by_shares = name not in ANY_LENGTH_SCHEDULES and length.total is not None
+    return Schedule(scheduler, per="step" if by_shares or name == "one_cycle" else "epoch")
+
+
+def needs_length(params: Params) -> bool:
+    """Whether the rates depend on how long the run will be, so that a budget in seconds cannot have them."""
+    name = word(params, "schedule")
+    if name == "step":
+        return "step_size" not in params
+    if name == "piecewise":
+        return min(_milestones(params)) < 1
+    return name not in ANY_LENGTH_SCHEDULES
