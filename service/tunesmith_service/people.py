@@ -258,6 +258,10 @@ def _enqueue(tx: Tx, c: Enqueue, now_us: int) -> list[int] | Refused:
     stage = stage_row(tx, c.study_id, c.stage)
     if study is None or stage is None:
         return _no_stage(tx, c.study_id, c.stage)
+    if c.work.get("kind", "train") != "train" or c.work.get("read_test"):
+        return Unprocessable(
+            "A trial by hand trains: only stages measure, and only `final` reads the test set."
+        )
     if refused := _cannot_enqueue(study, stage, len(c.params)):
         return refused
     ordinals = select(func.coalesce(func.max(trials.c.ordinal), -1)).where(trials.c.stage_id == stage.id)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import Databases
 from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 from tunesmith_service import db, guards, migrate, store
 from tunesmith_service.tables import metadata
 
@@ -90,6 +92,100 @@ def test_migrating_again_changes_nothing(engine: Engine) -> None:
     migrate.upgrade(engine)
     with engine.connect() as conn:
         assert (described(conn), store.instance(conn)) == (before, instance)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def first_release(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -> Iterator[Engine]:
+    """A database as the first migration alone makes it, with a study in it."""
+    is_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path}/first.db" if is_sqlite else databases.empty_postgresql()
+    engine = db.open_engine(url)
+    migrate.upgrade(engine, "0001")
+    with db.writing(engine).begin() as conn:
+        for statement in FIRST_RELEASE:
+            conn.exec_driver_sql(statement)
+    yield engine
+    engine.dispose()
+    if not is_sqlite:
+        databases.drop(url)
+
+
+_OF_TRIAL = (
+    "(study_id, stage_id, number, key, ordinal, state, params, work, sampler_state, planned_at, created_us) "
+    "VALUES (1, 1, {n}, 'k{n}', {n}, 'waiting', "
+    "'{{\"lr\":1e16}}', '{{\"epochs\":3,\"seed\":1}}', '{{}}', 1, 5)"
+)
+FIRST_RELEASE = (
+    "INSERT INTO studies (project_id, name, state, spec, task, priority, waiting, trial_n, finished, "
+    "created_us) VALUES (1, 's', 'active', '{}', 'digits', 0, 1, 2, 1, 1)",
+    "INSERT INTO stages (study_id, position, name, kind, spec, state) "
+    "VALUES (1, 0, 'grid', 'coarse_grid', '{}', 'active')",
+    *(f"INSERT INTO trials {_OF_TRIAL.format(n=n)}" for n in range(2)),
+    "INSERT INTO attempts (trial_id, attempt, incarnation, lease_hash, worker_id, slot_id, devices, claim_id,"
+    " claimed_us, resume_step) VALUES (1, 1, 1, 'h', 'w', 's', 1, 'c', 6, 0)",
+    "INSERT INTO reports (trial_id, attempt, seq, study_id, n, trial_number, stage, at_us, digest, points) "
+    "VALUES (1, 1, 1, 1, 2, 0, 'grid', 7, 'd', '[]')",
+    "INSERT INTO snapshots (trial_id, attempt, step, sha256, size, committed_us) "
+    "VALUES (1, 1, 3, 'ab', 9, 8)",
+    "UPDATE trials SET state = 'running', attempt = 1, lease_hash = 'h', lease_expires_us = 9 WHERE id = 1",
+    "UPDATE trials SET state = 'complete', stop_reason = 'budget', value = 0.1, lease_hash = NULL, "
+    "lease_expires_us = NULL WHERE id = 1",
+)
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds(
+    first_release: Engine,
+) -> None:
+    tables = ("trials", "attempts", "reports", "snapshots", "stages", "studies")
+
+    def rows(conn: Connection) -> dict[str, list[dict[str, object]]]:
+        return {t: [dict(r._mapping) for r in conn.execute(text(f"SELECT * FROM {t}"))] for t in tables}
+
+    with first_release.connect() as conn:
+        before = rows(conn)
+    migrate.upgrade(first_release)
+    with first_release.connect() as conn:
+        after = rows(conn)
+    for table in tables:
+        for old, new in zip(before[table], after[table], strict=True):
+            assert {name: new[name] for name in old} == old
+    assert [(t["kind"], t["test_read"]) for t in after["trials"]] == [("train", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ("UPDATE trials SET state = 'failed', stop_reason = 'error' WHERE id = 2", "illegal move"),
+        ("UPDATE trials SET attempt = 0 WHERE id = 1", "attempt never goes down"),
+        ("UPDATE trials SET value = NULL WHERE id = 1", "ck_trials_value"),
+        ("UPDATE attempts SET trial_id = 77 WHERE trial_id = 1", "(?i)foreign key"),
+    ],
+)
+def test_what_was_refused_before_a_migration_is_refused_after_it(
+    first_release: Engine, broken: str, why: str
+) -> None:
+    migrate.upgrade(first_release)
+    with pytest.raises(DBAPIError, match=why), db.writing(first_release).begin() as conn:
+        conn.exec_driver_sql(broken)
+
+
+def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path) -> None:
+    """SQLite rebuilds the table with foreign keys off, so a row that names nothing is looked for by us."""
+    engine = db.open_engine(f"sqlite:///{tmp_path}/broken.db")
+    migrate.upgrade(engine, "0001")
+    with db.writing(engine).connect() as conn:
+        connection: Any = conn.connection.dbapi_connection
+        connection.execute("PRAGMA foreign_keys=OFF")
+        connection.execute(FIRST_RELEASE[5].replace("VALUES (1,", "VALUES (77,"))
+        connection.execute("PRAGMA foreign_keys=ON")
+    with engine.connect() as conn:
+        before = described(conn)
+    with pytest.raises(RuntimeError, match="point nowhere"):
+        migrate.upgrade(engine)
+    with engine.connect() as conn:
+        assert described(conn) == before
+        assert conn.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+    engine.dispose()
 
 
 def test_the_scripts_are_found_through_the_installed_package(tmp_path: Path) -> None:
