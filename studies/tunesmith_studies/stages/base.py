@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunesmith_studies.planning import Done, Earlier, History, Plan, Ranked, Seed, StageResult, training_seed
 from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.pruners import Pruner
 from tunesmith_studies.space import Scalar, Space
+from tunesmith_studies.stages.budget import Budget
 from tunesmith_studies.trial import Work
 from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
 
@@ -25,6 +26,13 @@ class Forecast(BaseModel):
     trials: int
     epochs: int
     snapshots: int = 0
+    likely_epochs: int | None = Field(
+        default=None, description="Epochs as it usually comes out, where that is less than the most."
+    )
+    least_steps: int = Field(
+        default=0,
+        description="Optimizer steps of all its trials, where `epochs` of the task's data have fewer.",
+    )
 
 
 class Stage(BaseModel):
@@ -35,17 +43,50 @@ class Stage(BaseModel):
     draws_drafts: ClassVar[bool] = False
     """True if a model proposes its trials, so that each finish makes a waiting one stale."""
 
+    ranks: ClassVar[bool] = True
+    """False if its trials measure, so that it is never the stage that a later one builds on by default."""
+
+    takes_budget: ClassVar[bool] = False
+    """True if its trials may be as long as a `budget` says; the others count epochs alone."""
+
     kind: str
     name: str = Field(default="", max_length=128, description="Unique in the study; the kind if empty.")
     source: str | None = Field(
         default=None, description="Earlier stage to build on; default the last that ranked."
     )
-    epochs: int = Field(ge=1, description="Full passes over the training split for each trial.")
+    epochs: int = Field(
+        ge=1,
+        description="Full passes over the training split for each trial; with a budget in steps or seconds "
+        "the most there may be.",
+    )
+    budget: Budget | None = Field(
+        default=None, description="Length of each trial as epochs, steps or seconds; default: epochs."
+    )
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the training split to use.")
     fixed: Mapping[str, Scalar] = Field(
         default_factory=dict, description="Hyperparameters held for this stage; over the study's own."
     )
     pruner: Pruner | None = Field(default=None, description="Compares trials within this stage.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_of_budget(cls, data: Any) -> Any:
+        """A budget in epochs is another way to write epochs; one in steps or seconds needs both."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("budget"), Mapping):
+            return data
+        budget, epochs = data["budget"], data.get("epochs")
+        if epochs is None and "epochs" in budget:
+            return {**data, "epochs": budget["epochs"]}
+        if epochs is None:
+            raise ValueError(
+                f"a budget in {', '.join(budget) or 'nothing'} needs epochs as well, the most that a trial "
+                "may train; add epochs"
+            )
+        if budget.get("epochs") not in (None, epochs):
+            raise ValueError(
+                f"epochs: {epochs} and a budget of {budget['epochs']} epochs differ; leave one of them out"
+            )
+        return data
 
     # --- what each kind answers ---------------------------------------------------------------------
 
@@ -82,7 +123,7 @@ class Stage(BaseModel):
         before = study.stages[: names.index(self.name)] if self.name in names else study.stages
         if self.source is not None:
             return next((s for s in before if s.name == self.source), None)
-        return before[-1] if before else None
+        return next((s for s in reversed(before) if s.ranks), None)
 
     def keeps_snapshots(self, study: StudySpec) -> bool:
         """Whether a later stage may go on from the snapshots of this one's trials."""
@@ -102,13 +143,25 @@ class Stage(BaseModel):
             f"schedule {found}; hold schedule: constant under fixed"
         ]
 
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether its trials' points and snapshots count epochs; with a budget in steps or seconds, steps."""
+        return self.budget is None or self.budget.in_epochs
+
+    @property
+    def length(self) -> str:
+        """How long its trials are, for people: `5 epochs`."""
+        return self.budget.shown() if self.budget is not None else f"{self.epochs} epochs"
+
     def work(self, history: History, ordinal: int, **changes: Any) -> Work:
         """A trial of this stage's budget; `changes` are fields of Work."""
-        usual = {
+        usual: dict[str, Any] = {
             "epochs": self.epochs,
             "seed": training_seed(history.study, self.name, ordinal),
             "data_fraction": self.data_fraction,
         }
+        if self.budget is not None:
+            usual |= {"steps": self.budget.steps, "seconds": self.budget.seconds}
         return Work(**(usual | changes))
 
     def done(self, history: History, why: str, **chosen: Any) -> Done:
@@ -169,4 +222,14 @@ def show_params(params: Mapping[str, Scalar], names: tuple[str, ...]) -> str:
     return ", ".join(shown) if shown else "nothing varied"
 
 
-__all__ = ["Forecast", "Ranked", "Stage", "failed", "nothing_ranks", "show_params", "source_or_why", "spent"]
+__all__ = [
+    "Budget",
+    "Forecast",
+    "Ranked",
+    "Stage",
+    "failed",
+    "nothing_ranks",
+    "show_params",
+    "source_or_why",
+    "spent",
+]

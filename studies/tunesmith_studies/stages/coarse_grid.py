@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ class CoarseGrid(Stage):
 
     Source: EECS 498/598 lecture 11 (J. Johnson, Michigan), step 4: 1 to 5 epochs a cell.
     """
+
+    takes_budget: ClassVar[bool] = True
 
     kind: Literal["coarse_grid"] = "coarse_grid"
     axes: Mapping[str, Axis] = Field(
@@ -88,7 +90,7 @@ class CoarseGrid(Stage):
         if running := unfinished(todo, history):
             return Wait(f"{running} of {len(todo)} cells have not finished")
         axes = {k: list(v) for k, v in self.axis_values(history.study).items()}
-        return self.done(history, f"{len(todo)} cells of {self.epochs} epochs each.", axes=axes)
+        return self.done(history, f"{len(todo)} cells of {self.length} each.", axes=axes)
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         trials = len(self.cells(study))

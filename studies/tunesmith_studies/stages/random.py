@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ class Random(Stage):
     The sequences fill a space more evenly and do not depend on the order of results. Sources:
     Bergstra & Bengio, JMLR 13, 2012; Bousquet et al., arXiv 1706.03200.
     """
+
+    takes_budget: ClassVar[bool] = True
 
     kind: Literal["random"] = "random"
     trials: int = Field(ge=1, le=100_000)
@@ -57,7 +59,7 @@ class Random(Stage):
         running = sum(not t.state.is_finished for t in history.trials if not t.by_hand)
         if running:
             return Wait(f"{running} of {self.trials} trials have not finished")
-        return self.done(history, f"{self.trials} {self.method} points of {self.epochs} epochs each.")
+        return self.done(history, f"{self.trials} {self.method} points of {self.length} each.")
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         snapshots = self.trials if self.keeps_snapshots(study) else 0

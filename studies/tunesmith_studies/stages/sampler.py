@@ -130,6 +130,8 @@ class Sampler(Stage):
         work, held = trial.work, self.held(study)
         return (
             trial.state.is_finished
+            and work.kind == "train"
+            and work.unit == "epoch"
             and work.epochs == self.epochs
             and work.data_fraction == self.data_fraction
             and _same_held(trial.params, held, space)
