@@ -36,6 +36,10 @@ LAST_STAGES: dict[str, list[dict[str, Any]]] = {
                  "rounds": 2, "later": 5}],
     "tpe": [COARSE, {"kind": "sampler", "epochs": 2, "trials": 8, "warm_start": 1,
                      "sampler": {"kind": "tpe", "n_startup_trials": 3}}],
+    "cross_validation": [COARSE, {"kind": "cross_validation", "epochs": 2, "folds": 3}],
+    "final": [COARSE, {"kind": "final", "epochs": 3, "top": 2, "honest_seeds": 2}],
+    "final after restarts": [COARSE, RESTARTS | {"epochs": 8}, {"kind": "final", "epochs": 3}],
+    "final alone": [{"kind": "final", "epochs": 3, "fixed": {"lr": 0.03, "weight_decay": 0.0}}],
     "weight_decay_restarts": [COARSE, RESTARTS],
     "weight_decay_restarts alone": [RESTARTS | {"epochs": 8, "fixed": {"lr": 0.03}, "confirm": 0}],
 }  # fmt: skip

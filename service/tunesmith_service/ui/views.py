@@ -121,6 +121,12 @@ _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "weight_decay_restarts": lambda s: (
         f"One trunk to its plateau, then {len(s['values']) or 'a few'} branches that differ in {s['param']}."
     ),
+    "cross_validation": lambda s: f"The best {s['top']} over the same {s['folds']} folds.",
+    "final": lambda s: (
+        f"The best {s['top']} from scratch with {s['seeds']} fresh seeds each, then {s['honest_seeds']} more "
+        f"of the winner{', 1cycle tried on it' if s['one_cycle'] else ''}"
+        f"{'; reads the test set' if s['test'] else ''}."
+    ),
 }
 
 

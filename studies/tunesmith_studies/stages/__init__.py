@@ -5,6 +5,8 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from tunesmith_studies.stages.coarse_grid import CoarseGrid
+from tunesmith_studies.stages.cross_validation import CrossValidation
+from tunesmith_studies.stages.final import Final
 from tunesmith_studies.stages.halving import Halving
 from tunesmith_studies.stages.random import Random
 from tunesmith_studies.stages.refine_grid import RefineGrid
@@ -12,8 +14,18 @@ from tunesmith_studies.stages.sampler import Sampler
 from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
 
 AnyStage: TypeAlias = Annotated[
-    CoarseGrid | RefineGrid | Halving | Random | Sampler | WeightDecayRestarts,
+    CoarseGrid | RefineGrid | Halving | Random | Sampler | WeightDecayRestarts | CrossValidation | Final,
     Field(discriminator="kind"),
 ]
 
-__all__ = ["AnyStage", "CoarseGrid", "Halving", "Random", "RefineGrid", "Sampler", "WeightDecayRestarts"]
+__all__ = [
+    "AnyStage",
+    "CoarseGrid",
+    "CrossValidation",
+    "Final",
+    "Halving",
+    "Random",
+    "RefineGrid",
+    "Sampler",
+    "WeightDecayRestarts",
+]
