@@ -174,6 +174,12 @@ def test_a_loop_may_stop_by_a_rule_of_its_own(tmp_path):
     assert said[-1] == Ending("complete", "early_stopping")
 
 
+def test_a_loop_that_may_read_the_test_set_reports_what_it_read(tmp_path):
+    metrics = {"val/loss": 1.0, "test/loss": 1.1}
+    said = go(lambda trial: trial.report(1, metrics), work(read_test=True), tmp_path)
+    assert points(said)[0].metrics == metrics
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [

@@ -12,7 +12,7 @@ import hashlib
 import heapq
 import itertools
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -69,6 +69,7 @@ class Desk:
         self.calls: list[tuple[str, Any]] = []
         self.answer: Callable[[str, Any], Answer] = lambda what, body: None
         self.snapshot = b"weights"
+        self.snapshots: dict[str, bytes] = {}  # by hash, where there are several
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
         raw = await request.aread()
@@ -82,7 +83,8 @@ class Desk:
         if answer is not None:
             return answer
         if kind.startswith("snapshots/"):
-            return httpx.Response(200, content=self.snapshot)
+            stored = self.snapshots.get(kind.removeprefix("snapshots/"), self.snapshot)
+            return httpx.Response(200, content=stored)
         state = {"finish": "complete", "release": "waiting"}.get(kind)
         return httpx.Response(200, json={"ttl_seconds": TTL} if state is None else {"state": state})
 
@@ -127,7 +129,9 @@ class ScriptedChild:
 class Stage:
     """An attempt with its desk, child and time."""
 
-    def __init__(self, directory: Path, resume: str | None, patience: Patience) -> None:
+    def __init__(
+        self, directory: Path, resume: str | None, patience: Patience, members: Sequence[bytes]
+    ) -> None:
         self.time, self.desk, self.child, self.directory = Time(), Desk(), ScriptedChild(), directory
         client = WorkerClient(
             "http://127.0.0.1:1", "t", transport=httpx.MockTransport(self.desk.handle),
@@ -137,7 +141,9 @@ class Stage:
             study="s", stage="coarse", number=4, task="digits", params={"lr": 0.1}, epochs=3, seed=1,
             metric="val/loss", direction="minimize",
             resume=wire.SnapshotRef(sha256=resume, step=2, size=7) if resume else None,
+            members=[wire.SnapshotRef(sha256=digest(m), step=3, size=len(m)) for m in members],
         )  # fmt: skip
+        self.desk.snapshots = {digest(m): m.replace(b"broken", b"damaged") for m in members}
         grant = wire.Grant(trial_id=7, incarnation=1, attempt=2, ttl_seconds=TTL, work=work)
         (directory / "spool").mkdir()
         tools = Tools(
@@ -164,6 +170,10 @@ class Stage:
         return [entry.kind for entry in Spool.load(path)._waiting]
 
 
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def exists(file: dict[str, Any]) -> bool:
     return Path(file["path"]).exists()
 
@@ -180,6 +190,7 @@ def play(tmp_path: Path):
     def play(
         story: Story, *, resume: str | None = None, patience: Patience | None = None,
         before: Callable[[Attempt], None] = lambda attempt: None, away: str | None = None,
+        members: Sequence[bytes] = (),
     ) -> bool | BaseException:  # fmt: skip
         """Run a story beside the attempt; whether the child was warm, or what `drive` raised.
 
@@ -187,7 +198,7 @@ def play(tmp_path: Path):
         """
 
         async def run() -> bool | BaseException:
-            stage = Stage(tmp_path, resume, patience or Patience())
+            stage = Stage(tmp_path, resume, patience or Patience(), members)
             if away is not None:
                 stage.desk.answer = always(away, httpx.ConnectError("refused"))
             before(stage.attempt)
@@ -570,6 +581,41 @@ def test_a_resume_snapshot_is_handed_to_the_child_as_a_file(play):
         stage.child.speak(ended("complete", "budget"))
 
     assert play(story, resume=hashlib.sha256(b"weights").hexdigest()) is True
+
+
+def test_the_snapshots_to_evaluate_are_handed_over_in_order_and_each_comes_once(play):
+    one, other = b"the first model", b"the second model"
+
+    async def story(stage: Stage, _: Any) -> None:
+        await stage.time.settle()
+        members = stage.child.orders[0]["members"]
+        assert [read(m) for m in members] == [one, other, one]
+        assert members[0] == members[2]
+        assert stage.desk.kinds() == [f"snapshots/{digest(one)}", f"snapshots/{digest(other)}"]
+        stage.child.speak(ended("complete", "budget"))
+
+    assert play(story, members=[one, other, one]) is True
+
+
+def test_a_snapshot_to_evaluate_that_is_one_to_go_on_from_too_comes_once(play):
+    async def story(stage: Stage, _: Any) -> None:
+        order = stage.child.orders[0]
+        assert order["members"] == [order["resume"]]
+        stage.child.speak(ended("complete", "budget"))
+
+    assert play(story, resume=digest(b"weights"), members=[b"weights"]) is True
+
+
+def test_one_damaged_snapshot_to_evaluate_fails_the_trial_before_the_child_hears_of_it(play):
+    good, bad = b"a good model", b"a broken model"
+
+    async def story(stage: Stage, _: Any) -> None:
+        await stage.time.settle()
+        assert stage.desk.kinds().count(f"snapshots/{digest(bad)}") == 3
+        assert stage.desk.body("finish")["error"]["kind"] == "snapshot_corrupt"
+        assert stage.child.told == []
+
+    assert play(story, members=[good, bad]) is True
 
 
 def test_beats_come_every_third_of_the_ttl_give_or_take_a_tenth(play):

@@ -158,7 +158,7 @@ class Errands:
 
     async def _train(self) -> None:
         try:
-            resume = await self._fetch_resume()
+            given = await self._fetch_snapshots()
         except Refused as refusal:
             if isinstance(refusal, ENDS_THE_LEASE):
                 self.mailbox.put_nowait(Refusal(refusal, by_delivery=False))
@@ -172,9 +172,12 @@ class Errands:
             self.mailbox.put_nowait(NoResume("no_room_for_snapshot", str(e)))
             return
         self.begun = True
+        work = self._grant.work
         await self._child.say({
-            "do": "run", "work": self._grant.work.model_dump(mode="json"),
-            "resume": str(resume) if resume else None, "scratch": str(self._scratch),
+            "do": "run", "work": work.model_dump(mode="json"),
+            "resume": str(given[work.resume.sha256]) if work.resume else None,
+            "members": [str(given[m.sha256]) for m in work.members],
+            "scratch": str(self._scratch),
         })  # fmt: skip
         while True:
             try:
@@ -185,18 +188,26 @@ class Errands:
             if isinstance(said, Death):
                 return
 
-    async def _fetch_resume(self) -> Path | None:
-        """Raises: Refused; CorruptDownloadError after the last of a few tries."""
-        ref = self._grant.work.resume
-        if ref is None:
-            return None
-        path = self._scratch / "resume.safetensors"
+    async def _fetch_snapshots(self) -> dict[str, Path]:
+        """The snapshot to go on from and those to evaluate, by hash: one that is named twice comes once.
+
+        Raises: Refused; CorruptDownloadError after the last of a few tries.
+        """
+        work = self._grant.work
+        given: dict[str, Path] = {}
+        for ref in [*([work.resume] if work.resume else []), *work.members]:
+            if ref.sha256 not in given:
+                path = self._scratch / f"given-{len(given)}.safetensors"
+                await self._fetch(ref.sha256, path)
+                given[ref.sha256] = path
+        return given
+
+    async def _fetch(self, sha256: str, path: Path) -> None:
         for _ in range(DOWNLOADS - 1):
             with contextlib.suppress(CorruptDownloadError):
-                await self._tools.client.fetch_snapshot(self._lease, ref.sha256, path)
-                return path
-        await self._tools.client.fetch_snapshot(self._lease, ref.sha256, path)
-        return path
+                await self._tools.client.fetch_snapshot(self._lease, sha256, path)
+                return
+        await self._tools.client.fetch_snapshot(self._lease, sha256, path)
 
     async def _watch(self) -> None:
         """Notes when the service or the child has been silent for too long."""
