@@ -17,6 +17,15 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adam
 SCHEDULES = (
     "constant", "inverse_time", "step", "exponential", "inverse_sqrt", "cosine", "piecewise", "one_cycle",
 )  # fmt: skip
+PREPROCESSINGS = ("as_given", "standardise", "per_channel", "whiten")
+INITS = ("as_built", "xavier", "he", "orthogonal")
+FREEZES = ("none", "all_but_head", "all_but_ends")
+AUGMENTATIONS = (
+    "crop", "flip", "flip_vertical", "rotation", "noise", "cutout", "erasing", "mixup", "cutmix",
+)  # fmt: skip
+
+READ_BY_MODELS = frozenset({"dropout", "batch_norm"})
+"""Words of the vocabulary that the task's model builder reads, not the trainer."""
 
 ANY_LENGTH_SCHEDULES = ("constant", "inverse_time", "exponential", "inverse_sqrt")
 """Schedules whose rate in an epoch does not depend on how many will follow, so a run may be prolonged."""
@@ -35,7 +44,7 @@ class Hyperparameter:
         mid_training: may change at a snapshot, so that branches may differ in it.
     """
 
-    type: Literal["float", "int", "str"]
+    type: Literal["float", "int", "str", "bool"]
     default: Scalar | None
     help: str
     choices: tuple[str, ...] = ()
@@ -93,6 +102,50 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "accumulation": Hyperparameter("int", 1, "Batches whose gradients make one step.", low=1),
     "dropout": Hyperparameter(
         "float", 0.0, "Share of units dropped in training; the model reads it.", high=1, mid_training=True
+    ),
+    "batch_norm": Hyperparameter(
+        "bool", False, "Batch normalisation before each hidden layer's ReLU; the model reads it."
+    ),
+    "preprocessing": Hyperparameter(
+        "str", "as_given", "What is done to inputs, fitted on the training split alone.", PREPROCESSINGS
+    ),
+    "init": Hyperparameter("str", "as_built", "How weights of a fresh model are drawn.", INITS),
+    "init_from": Hyperparameter(
+        "str", "", "Weights to start from, by the name that the worker's --weights gives them."
+    ),
+    "pretrain_epochs": Hyperparameter(
+        "int", 0, "Epochs before the first in which hidden layers learn to reconstruct their inputs."
+    ),
+    "freeze": Hyperparameter("str", "none", "Layers that are not trained.", FREEZES, mid_training=True),
+    "unfreeze_epoch": Hyperparameter(
+        "int", 0, "Epochs after which all layers are trained; 0 never.", mid_training=True
+    ),
+    "crop": Hyperparameter(
+        "int", 0, "Pixels of zeros around an image, of which a random window is taken.", mid_training=True
+    ),
+    "flip": Hyperparameter(
+        "float", 0.0, "Probability that an image is mirrored left and right.", high=1, mid_training=True
+    ),
+    "flip_vertical": Hyperparameter(
+        "float", 0.0, "Probability that an image is mirrored top and bottom.", high=1, mid_training=True
+    ),
+    "rotation": Hyperparameter(
+        "float", 0.0, "Degrees up to which an image is turned, either way.", high=180, mid_training=True
+    ),
+    "noise": Hyperparameter(
+        "float", 0.0, "Standard deviation of Gaussian noise, in units of the inputs.", mid_training=True
+    ),
+    "cutout": Hyperparameter(
+        "float", 0.0, "Side of a square of zeros, as a share of the shorter side.", high=1, mid_training=True
+    ),
+    "erasing": Hyperparameter(
+        "float", 0.0, "Probability that a rectangle is filled with random values.", high=1, mid_training=True
+    ),
+    "mixup": Hyperparameter(
+        "float", 0.0, "α of the Beta distribution of a sample's share in a mix of two.", mid_training=True
+    ),
+    "cutmix": Hyperparameter(
+        "float", 0.0, "α of the Beta distribution of the area a sample keeps of two.", mid_training=True
     ),
     "label_smoothing": Hyperparameter(
         "float", 0.0, "Share of the target spread over all classes.", high=1, mid_training=True

@@ -358,7 +358,7 @@ def test_an_abandoned_trial_stops_before_its_next_step_and_writes_nothing(tmp_pa
 @pytest.mark.parametrize(
     ("params", "error", "message"),
     [
-        ({"mixup": 0.2}, TaskError, "blobs takes model, hidden, depth, dropout .*; it does not know mixup"),
+        ({"width": 8}, TaskError, "blobs takes model, hidden, depth, dropout, .*; it does not know width"),
         ({"hidden": 0}, TaskError, "hidden must be a whole number from 1 to 65536, got 0"),
         ({"dropout": 1.0}, TaskError, r"dropout must be in \[0, 1\), got 1.0"),
         ({"model": "cnn"}, TaskError, "model must be mlp for blobs, got 'cnn'"),

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tunesmith_service.wire import WorkOrder
-from tunesmith_studies.vocabulary import HYPERPARAMETERS
+from tunesmith_studies.vocabulary import HYPERPARAMETERS, READ_BY_MODELS
 
 from tunesmith_workers import rng, snapshots
 from tunesmith_workers.data import cut, epoch_order, fraction_of, steps_per_epoch
@@ -40,7 +40,7 @@ from tunesmith_workers.schedules import Length, make_schedule
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.tasks.registry import Entry, Task
 
-TAKEN = frozenset(HYPERPARAMETERS) - {"dropout"}
+TAKEN = frozenset(HYPERPARAMETERS) - READ_BY_MODELS
 """Hyperparameters that the trainer takes; all others go to the task's model builder."""
 
 
