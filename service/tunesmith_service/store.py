@@ -160,7 +160,13 @@ class StageRow:
     result: Mapping[str, Any] | None
     activated_us: int | None
     ended_us: int | None
+    override: Mapping[str, Any] | None
     counts: Mapping[str, int]
+
+    @property
+    def blocks(self) -> bool:
+        """Whether its result keeps the study from going on; see `courses.blocks`."""
+        return bool((self.result or {}).get("blocks")) and self.override is None
 
 
 def stages(conn: Connection, study_id: int) -> list[StageRow]:
@@ -213,7 +219,21 @@ def planned_studies(conn: Connection) -> list[PlannedStudy]:
     s = tables.studies
     live = _live_workers(conn)
     wanted = select(*columns(Study, s)).where(s.c.state.in_(("active", "paused"))).order_by(s.c.id)
-    return [PlannedStudy(y.id, y.spec, y.event_n, _slots_for(y, live)) for y in values(conn, Study, wanted)]
+    return [
+        PlannedStudy(y.id, y.spec, y.event_n, _slots_for(y, live).count) for y in values(conn, Study, wanted)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Live slots that could run a study's trials at once, and the devices of one, on average."""
+
+    count: int
+    devices: float
+
+
+def slots_for(conn: Connection, study: Study) -> Slots:
+    return _slots_for(study, _live_workers(conn))
 
 
 def _live_workers(conn: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -223,15 +243,17 @@ def _live_workers(conn: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
     return conn.execute(wanted.where(w.c.draining.is_(False), w.c.last_seen_us >= since_us)).all()
 
 
-def _slots_for(study: Study, live: Iterable[Any]) -> int:
-    able = sum(
-        len(w.slots)
+def _slots_for(study: Study, live: Iterable[Any]) -> Slots:
+    devices = [
+        len(slot["devices"])
         for w in live
         if w.project_id == study.project_id
         and study.task in w.tasks
         and study.task_digest in (None, w.tasks[study.task])
-    )
-    return able if study.max_concurrent is None else min(able, study.max_concurrent)
+        for slot in w.slots
+    ]
+    most = len(devices) if study.max_concurrent is None else min(len(devices), study.max_concurrent)
+    return Slots(most, sum(devices) / len(devices) if devices else 1.0)
 
 
 # --- workers --------------------------------------------------------------------------------------

@@ -108,6 +108,26 @@ def best_trials(conn: Connection, study: Study, *, stage: str | None = None, lim
     return values(conn, Trial, wanted.order_by(better, t.c.number).limit(limit))
 
 
+@dataclass(frozen=True, slots=True)
+class ReadOfTest:
+    """A trial that has read its task's test split."""
+
+    trial: int
+    stage: str
+    nth: int  # of its project to read it
+
+
+def test_reads(conn: Connection, study_id: int) -> list[ReadOfTest]:
+    """A study's trials that have read the test split, in order of reading."""
+    t, g = tables.trials, tables.stages
+    wanted = (
+        select(t.c.number.label("trial"), g.c.name.label("stage"), t.c.test_read.label("nth"))
+        .join(g, g.c.id == t.c.stage_id)
+        .where(t.c.study_id == study_id, t.c.test_read.is_not(None))
+    )
+    return values(conn, ReadOfTest, wanted.order_by(t.c.test_read))
+
+
 def curve(conn: Connection, trial_id: int) -> list[Point]:
     """A trial's points in order of step, without those that a resumed attempt threw away."""
     return reading.curves(conn, [trial_id]).get(trial_id, [])

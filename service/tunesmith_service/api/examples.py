@@ -118,10 +118,31 @@ STAGE = {
     "counts": COUNTS,
     "forecast": FORECAST,
     "result": None,
+    "time": {"seconds": 95.0, "gpu_hours": 0.053},
+    "override": None,
     "activated_at": AT,
     "ended_at": None,
 }
-STUDY = SUMMARY | {"stages": [STAGE], "spec": SPEC, "event_n": 61, "waiting_for": None}
+STUDY = SUMMARY | {
+    "stages": [STAGE],
+    "spec": SPEC,
+    "event_n": 61,
+    "waiting_for": None,
+    "blocked_by": None,
+    "test_reads": [{"trial": 31, "stage": "final", "nth": 1}],
+    "warnings": [],
+}
+OVERRIDE = {"reason": "the loss is summed on purpose"}
+FINDING = {
+    "stage": "preflight",
+    "kind": "initial_loss",
+    "level": "fail",
+    "sentence": "The first loss is 4.61, twice log(10) = 2.30.",
+    "rule": "within 20 % of log C",
+    "next_step": "Average the loss over the batch, and begin with a last layer near zero.",
+    "numbers": {"loss": 4.61, "log_classes": 2.303},
+    "trials": [0],
+}
 ADD_STAGE = {"kind": "refine_grid", "name": "refine", "epochs": 20}
 WHY = {"reason": "the coarse grid is enough"}
 ENQUEUE = {"params": [{"lr": 0.02, "weight_decay": 0.0005}], "stage": "coarse"}
@@ -134,7 +155,9 @@ TRIAL = {
     "state": "complete",
     "stop_reason": "budget",
     "params": PARAMS,
+    "kind": "train",
     "epochs": 5,
+    "unit": "epoch",
     "step": 5,
     "value": 0.353,
     "last_metrics": {"train/loss": 0.31, "val/loss": 0.353},
@@ -143,6 +166,7 @@ TRIAL = {
     "draft": False,
     "hand": False,
     "retry_of": None,
+    "test_read": None,
     "start": None,
     "created_at": AT,
     "started_at": AT,

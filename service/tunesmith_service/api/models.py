@@ -83,6 +83,43 @@ class Best(Answer):
     params: dict[str, Scalar]
 
 
+class Finding(Answer):
+    """What was seen, by which rule, and what to do. Levels: fail, warn, info, pass."""
+
+    kind: str
+    level: Literal["fail", "warn", "info", "pass"]
+    sentence: str
+    rule: str
+    next_step: str
+    numbers: dict[str, Any]
+    trials: list[int]
+
+
+class StageFinding(Finding):
+    stage: str
+
+
+class Override(Answer):
+    """Somebody let the study go on past a stage that blocked it."""
+
+    reason: str
+    actor: str
+    at: Moment
+
+
+class StageTime(Answer):
+    """How long a stage will take, by what preflight measured."""
+
+    seconds: float = Field(description="By the clock, on the slots that are there now.")
+    gpu_hours: float
+
+
+class TestRead(Answer):
+    trial: int
+    stage: str
+    nth: int = Field(description="The how manieth trial of the project to read this task's test split.")
+
+
 class Stage(Answer):
     name: str
     kind: str
@@ -91,8 +128,10 @@ class Stage(Answer):
     counts: Counts
     forecast: Forecast | None = Field(description="The most that it plans, before anything has run.")
     result: dict[str, Any] | None = Field(
-        description="Once done: `ranking`, `why`, `chosen`, `numbers`, `failed`."
+        description="Once done: `ranking`, `why`, `chosen`, `numbers`, `failed`, `findings`, `blocks`."
     )
+    time: StageTime | None = Field(description="Once a preflight has measured it.")
+    override: Override | None
     activated_at: Moment | None
     ended_at: Moment | None
 
@@ -120,6 +159,11 @@ class Study(StudySummary):
     spec: dict[str, Any]
     event_n: int = Field(description="Number of the newest event; the ETag.")
     waiting_for: str | None = Field(description="Why no trial runs, if none does though some could.")
+    blocked_by: str | None = Field(
+        description="The stage whose result keeps the study from going on, until it is overridden."
+    )
+    test_reads: list[TestRead] = Field(description="Trials that have read the test split.")
+    warnings: list[str] = Field(description="What to know before believing a figure of this study.")
 
 
 class Created(Answer):
@@ -156,6 +200,12 @@ class Why(Question):
     reason: str = Field(default="", max_length=1024)
 
 
+class OverrideReason(Question):
+    reason: str = Field(
+        min_length=1, max_length=2000, pattern=r"\S", description="Why to go on all the same; it is kept."
+    )
+
+
 # --- trials ---------------------------------------------------------------------------------------
 
 
@@ -178,7 +228,9 @@ class Trial(Answer):
     state: str
     stop_reason: str | None
     params: dict[str, Scalar]
+    kind: str = Field(description="`train` gives a value; the other kinds measure for their stage.")
     epochs: int
+    unit: Literal["epoch", "step"] = Field(description="What `step` counts.")
     step: int
     value: Number | None
     last_metrics: Metrics | None
@@ -187,6 +239,9 @@ class Trial(Answer):
     draft: bool
     hand: bool
     retry_of: int | None
+    test_read: int | None = Field(
+        description="It read the test split, and was the nth of its project to read this task's."
+    )
     start: dict[str, int] | None = Field(description="Trial and step of the snapshot that it goes on from.")
     created_at: Moment
     started_at: Moment | None

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from tunesmith_studies.stages.base import Forecast
 from tunesmith_studies.study import StudySpec, forecast
+from tunesmith_studies.trial import Work
 
-from tunesmith_service import store, trial_store
+from tunesmith_service import findings, store, trial_store
 from tunesmith_service.api import models
 from tunesmith_service.api.models import moment
 
@@ -33,12 +34,17 @@ def detail(conn: Connection, study: store.Study) -> models.Study:
     stages = store.stages(conn, study.id)
     spec = spec_of(study, stages)
     planned = forecast(StudySpec.from_json(spec))
+    times = findings.stage_times(stages, store.slots_for(conn, study))
+    reads = trial_store.test_reads(conn, study.id)
     return models.Study(
         **_summary(conn, study, stages),
-        stages=[_stage(s, planned.get(s.name)) for s in stages],
+        stages=[_stage(s, planned.get(s.name), times.get(s.name)) for s in stages],
         spec=spec,
         event_n=study.event_n,
         waiting_for=waiting_for(study, offers(conn, study.project_id)),
+        blocked_by=next((s.name for s in stages if s.blocks), None),
+        test_reads=[models.TestRead.model_validate(r) for r in reads],
+        warnings=findings.test_set_warnings(study.task, reads),
     )
 
 
@@ -94,7 +100,7 @@ def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageR
     }
 
 
-def _stage(stage: store.StageRow, planned: Forecast | None) -> models.Stage:
+def _stage(stage: store.StageRow, planned: Forecast | None, time: findings.StageTime | None) -> models.Stage:
     return models.Stage(
         name=stage.name,
         kind=stage.kind,
@@ -103,9 +109,19 @@ def _stage(stage: store.StageRow, planned: Forecast | None) -> models.Stage:
         counts=models.Counts(**stage.counts),
         forecast=planned,
         result=None if stage.result is None else dict(stage.result),
+        time=None if time is None else models.StageTime.model_validate(time),
+        override=None if stage.override is None else _override(stage.override),
         activated_at=moment(stage.activated_us),
         ended_at=moment(stage.ended_us),
     )
+
+
+def _override(told: Mapping[str, Any]) -> models.Override:
+    return models.Override(reason=told["reason"], actor=told["actor"], at=moment(told["at_us"]))
+
+
+def found(told: findings.StageFinding) -> models.StageFinding:
+    return models.StageFinding(stage=told.stage, **told.finding.to_json())
 
 
 def ranked(trial: trial_store.Trial) -> models.Best:
@@ -145,12 +161,13 @@ def worker_names(conn: Connection, project_id: int) -> dict[str, str]:
 def _trial(row: trial_store.Trial, names: Mapping[str, str]) -> dict[str, Any]:
     same = (
         "id", "number", "stage", "key", "state", "stop_reason", "params", "step", "value", "last_metrics",
-        "attempt", "draft", "hand", "retry_of", "start",
+        "attempt", "draft", "hand", "retry_of", "start", "kind", "test_read",
     )  # fmt: skip
     return {
         **{name: getattr(row, name) for name in same},
         "worker": names.get(row.worker_id or ""),
         "epochs": row.work["epochs"],
+        "unit": Work.from_json(row.work).unit,
         "created_at": moment(row.created_us),
         "started_at": moment(row.started_us),
         "ended_at": moment(row.ended_us),

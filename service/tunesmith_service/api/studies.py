@@ -9,10 +9,11 @@ from fastapi import APIRouter, Body, Path, Query, Request
 from pydantic import ValidationError
 from sqlalchemy import Connection
 from starlette.responses import Response
+from tunesmith_studies.findings import Level
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import StudySpec, forecast
 
-from tunesmith_service import event_log, problems, store, trial_store
+from tunesmith_service import event_log, findings, problems, store, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.deps import (
     Cursor,
@@ -24,7 +25,7 @@ from tunesmith_service.api.deps import (
     cursor_number,
     problem,
 )
-from tunesmith_service.commands import AddStage, CreateStudy, MoveStudy, SkipStage
+from tunesmith_service.commands import AddStage, CreateStudy, MoveStudy, OverrideStage, SkipStage
 from tunesmith_service.errors import NotFound
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, Who, allow
@@ -200,6 +201,24 @@ async def skip_stage(
     return await _fresh(service, who, study.id)
 
 
+@routes.post(
+    "/studies/{study}/stages/{name}/override",
+    responses=problem(404, 409, 422) | examples.answer(examples.STUDY),
+)
+@allow(Role.RESEARCHER)
+async def override_stage(
+    study: StudyDep,
+    name: StagePath,
+    body: Annotated[models.OverrideReason, Body(openapi_examples=examples.request(examples.OVERRIDE))],
+    service: ServiceDep,
+    who: WhoDep,
+) -> models.Study:
+    """Go on past a check that failed and blocks the study. It stays failed; the reason is kept with it."""
+    await service.writer.submit(OverrideStage(study.id, name, who.actor, body.reason))
+    log.info("stage.overridden", study=study.name, stage=name, actor=who.actor)
+    return await _fresh(service, who, study.id)
+
+
 async def _fresh(service: ServiceDep, who: Who, study_id: int) -> models.Study:
     def read(conn: Connection) -> models.Study:
         row = store.find_study(conn, who.project_id, str(study_id))
@@ -220,6 +239,20 @@ async def best(
     """The best complete trials by the study's objective, best first."""
     rows = await service.read(trial_store.best_trials, study, limit=top)
     return models.Page(items=[shapes.ranked(r) for r in rows])
+
+
+@routes.get("/studies/{study}/findings", responses=problem(404) | examples.page(examples.FINDING))
+@allow(Role.VIEWER)
+async def list_findings(
+    study: StudyDep,
+    service: ServiceDep,
+    level: Annotated[Level | None, Query(description="Only those of this level.")] = None,
+    stage: Annotated[str | None, Query(description="Only those of this stage.", max_length=128)] = None,
+) -> models.Page[models.StageFinding]:
+    """What the stages that have ended showed, the gravest first: each with its rule and what to do."""
+    stages = await service.read(store.stages, study.id)
+    found = findings.of_stages(stages, stage=stage, level=level)
+    return models.Page(items=[shapes.found(f) for f in found])
 
 
 @routes.get("/studies/{study}/events", responses=problem(404) | examples.page(examples.EVENT))

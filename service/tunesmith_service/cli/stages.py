@@ -11,7 +11,7 @@ from tunesmith_service.cli.studies import study_argument, yes_option
 
 @click.group(cls=PeopleGroup)
 def stage() -> None:
-    """Add stages to a study that runs, or skip some."""
+    """Add stages to a study that runs, skip some, or override a check that blocks it."""
 
 
 @stage.command()
@@ -33,4 +33,14 @@ def skip(session: Session, study: str, name: str, reason: str, yes: bool) -> Non
     """Skip a stage: its waiting trials are cancelled, running ones go on."""
     session.confirm(f"Skip stage {name} of study {study}?", yes=yes)
     answer = session.client.post("studies", study, "stages", name, "skip", json={"reason": reason})
+    session.show(answer, views.study_page)
+
+
+@stage.command()
+@study_argument
+@click.argument("name")
+@click.option("--reason", required=True, help="Why to go on all the same; it is kept with the stage.")
+def override(session: Session, study: str, name: str, reason: str) -> None:
+    """Go on past a check that failed and blocks the study. The stage stays failed."""
+    answer = session.client.post("studies", study, "stages", name, "override", json={"reason": reason})
     session.show(answer, views.study_page)

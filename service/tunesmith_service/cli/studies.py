@@ -7,6 +7,7 @@ from collections.abc import Container
 from typing import Any
 
 import click
+from tunesmith_studies.findings import GRAVEST_FIRST
 
 from tunesmith_service.cli import study_file, views, watching
 from tunesmith_service.cli.base import PeopleCommand, PeopleGroup, Session
@@ -114,7 +115,18 @@ def stop(session: Session, study: str, yes: bool) -> None:
 def best(session: Session, study: str, top: int) -> None:
     """Show the best trial of a study, or the best few."""
     found = session.client.get("studies", study, "best", top=top)["items"]
-    session.show(found, lambda trials: views.best(trials, fixed_of(session, study)))
+    session.show(found, lambda trials: views.best(trials, session.client.get("studies", study)))
+
+
+@click.command(cls=PeopleCommand)
+@study_argument
+@click.option("--level", type=click.Choice(GRAVEST_FIRST), help="Only those of this level.")
+@click.option("--stage", help="Only those of this stage.")
+@click.option("--numbers", is_flag=True, help="The rule and the numbers behind each, too.")
+def findings(session: Session, study: str, level: str | None, stage: str | None, numbers: bool) -> None:
+    """Show what a study's checks and curves showed, the gravest first, and what to do."""
+    found = session.client.get("studies", study, "findings", level=level, stage=stage)["items"]
+    session.show(found, lambda items: views.findings(items, numbers=numbers))
 
 
 def fixed_of(session: Session, study: str) -> Container[str]:

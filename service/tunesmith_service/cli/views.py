@@ -44,18 +44,51 @@ def study_page(study: Answer) -> str:
     }
     facts |= {k: study[k] for k in ("reason",) if study[k]}
     facts |= {"waits for": study["waiting_for"]} if study["waiting_for"] else {}
-    header = ("stage", "kind", "state", "trials", "epochs", "best")
-    rows = [
-        (s["name"], s["kind"], s["state"], progress(s), epochs_of(s), best_of_stage(s))
-        for s in study["stages"]
-    ]
-    parts = [text.facts(facts), text.table(header, rows, right=header[3:])]
+    if study["test_reads"]:
+        facts["test set read"] = ", ".join(f"#{r['trial']} ({r['stage']})" for r in study["test_reads"])
+    parts = [text.facts(facts), stage_table(study["stages"])]
     why = [f"{s['name']}: {s['result']['why']}" for s in study["stages"] if s["result"]]
     why += [f"{s['name']}: {s['reason']}" for s in study["stages"] if s["reason"] and not s["result"]]
+    why += [
+        f"{s['name']} was overridden by {s['override']['actor']}: {s['override']['reason']}"
+        for s in study["stages"]
+        if s["override"]
+    ]
     if why:
         parts.append("\n".join(why))
+    if study["blocked_by"]:
+        parts.append(how_to_go_on(study))
+    parts += [f"Warning: {w}" for w in study["warnings"]]
     parts.append(best_line(study))
     return "\n\n".join(parts)
+
+
+def stage_table(stages: Sequence[Answer]) -> str:
+    """A line a stage; once a preflight has measured, with the time that each will take."""
+    header = ["stage", "kind", "state", "trials", "epochs", "best"]
+    measured = any(s["time"] for s in stages)
+    header += ["takes about", "GPU-hours"] if measured else []
+    rows = [
+        (
+            s["name"], s["kind"], s["state"], progress(s), epochs_of(s), best_of_stage(s),
+            *(time_of(s) if measured else ()),
+        )
+        for s in stages
+    ]  # fmt: skip
+    return text.table(header, rows, right=header[3:])
+
+
+def time_of(stage: Answer) -> tuple[str | None, float | None]:
+    time = stage["time"]
+    return (text.duration(time["seconds"]), time["gpu_hours"]) if time else (None, None)
+
+
+def how_to_go_on(study: Answer) -> str:
+    name, stage = study["name"], study["blocked_by"]
+    return (
+        f"Stage {stage} keeps the study from going on. What it found: tunesmith findings {name} --stage "
+        f"{stage}\nGo on all the same: tunesmith stage override {name} {stage} --reason …"
+    )
 
 
 def counts(tally: Mapping[str, int]) -> str:
@@ -146,16 +179,35 @@ def forecast(plan: Answer) -> str:
     return "\n".join([*lines, f"At most; nothing was created. Study: {plan['name']}"])
 
 
-def best(trials: Sequence[Answer], fixed: Container[str] = ()) -> str:
-    """Trials in order, with the settings that the study did not fix."""
+def best(trials: Sequence[Answer], study: Answer) -> str:
+    """Trials in order, with the settings that the study did not fix, and what to know of its test figures."""
     if not trials:
         return "No trial has finished yet."
+    fixed = study["spec"]["fixed"]
     header = ("trial", "stage", "value", "settings")
-    return text.table(
-        header,
-        [(f"#{t['number']}", t["stage"], t["value"], text.params(t["params"], fixed)) for t in trials],
-        right=["value"],
-    )
+    rows = [(f"#{t['number']}", t["stage"], t["value"], text.params(t["params"], fixed)) for t in trials]
+    warnings = [f"Warning: {w}" for w in study["warnings"]]
+    return "\n".join([text.table(header, rows, right=["value"]), *warnings])
+
+
+# --- findings -------------------------------------------------------------------------------------
+
+
+def findings(found: Sequence[Answer], *, numbers: bool = False) -> str:
+    """A paragraph each: level, stage and sentence, then what to do."""
+    if not found:
+        return "Nothing found yet: findings come when a stage ends."
+    return "\n".join(_finding(f, numbers) for f in found)
+
+
+def _finding(found: Answer, numbers: bool) -> str:
+    trials = "".join(f" #{n}" for n in found["trials"])
+    lines = [f"{text.bold(found['level'].ljust(4))}  {found['stage']}: {found['sentence']}{trials}"]
+    lines += [f"      → {found['next_step']}"] if found["next_step"] else []
+    if numbers:
+        lines += [f"      rule: {found['rule']}"] if found["rule"] else []
+        lines += [f"      {name}: {text.value(value)}" for name, value in found["numbers"].items()]
+    return "\n".join(lines)
 
 
 # --- trials ---------------------------------------------------------------------------------------
@@ -168,12 +220,23 @@ def trial_list(trials: Sequence[Answer], fixed: Container[str] = ()) -> str:
     header = ("trial", "stage", "state", "why", "epochs", "value", "settings")
     rows = [
         (
-            f"#{t['number']}", t["stage"], t["state"], t["stop_reason"], f"{t['step']}/{t['epochs']}",
+            f"#{t['number']}", t["stage"], t["state"], t["stop_reason"], steps_done(t),
             t["value"], text.params(t["params"], fixed),
         )
         for t in trials
     ]  # fmt: skip
     return text.table(header, rows, right=("epochs", "value"))
+
+
+def steps_done(trial: Answer) -> str:
+    """
+    >>> steps_done({"unit": "epoch", "step": 3, "epochs": 5})
+    '3/5'
+    >>> steps_done({"unit": "step", "step": 300, "epochs": 5})
+    '300 steps'
+    """
+    done = trial["step"]
+    return f"{done}/{trial['epochs']}" if trial["unit"] == "epoch" else text.count(done, "step")
 
 
 def trial_page(trial: Answer) -> str:
@@ -184,30 +247,36 @@ def trial_page(trial: Answer) -> str:
         "value": trial["value"],
         "settings": text.params(trial["params"]),
         "epochs": f"{trial['step']} of {trial['epochs']}",
+        "steps": trial["step"],
         "worker": trial["worker"],
         "started": text.moment(trial["started_at"]),
         "ended": text.moment(trial["ended_at"]),
     }
+    del facts["steps" if trial["unit"] == "epoch" else "epochs"]
+    if trial["kind"] != "train":
+        facts["value"] = "none: it measures"
+    if trial["test_read"]:
+        facts["test set"] = f"read; no. {trial['test_read']} of its project to read this task's"
     if trial["start"]:
-        facts["goes on from"] = f"#{trial['start']['trial']} at epoch {trial['start']['step']}"
+        facts["goes on from"] = f"#{trial['start']['trial']} at {trial['unit']} {trial['start']['step']}"
     if trial["retry_of"] is not None:
         facts["again after"] = f"#{trial['retry_of']}"
     parts = [text.facts(facts)]
     if len(trial["attempts"]) > 1:
-        header = ("attempt", "worker", "from epoch", "ending")
+        header = ("attempt", "worker", f"from {trial['unit']}", "ending")
         rows = [(a["attempt"], a["worker"], a["resume_step"], a["ending"]) for a in trial["attempts"]]
         parts.append(text.table(header, rows))
     if trial["curve"]["points"]:
-        parts.append(curve(trial["curve"]["points"]))
+        parts.append(curve(trial["curve"]["points"], trial["unit"]))
     if trial["error"]:
         error = trial["error"]
         parts.append(f"{error['kind']}: {error['message']}\n{error.get('traceback', '')}".rstrip())
     return "\n\n".join(parts)
 
 
-def curve(points: Sequence[Answer]) -> str:
+def curve(points: Sequence[Answer], unit: str = "epoch") -> str:
     names = list(dict.fromkeys(name for p in points for name in p["metrics"]))
-    header = ("epoch", *names)
+    header = (unit, *names)
     return text.table(
         header, [(p["step"], *(p["metrics"].get(n) for n in names)) for p in points], right=header
     )

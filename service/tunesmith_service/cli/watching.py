@@ -29,7 +29,7 @@ def until_ended(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Answer]:
-    """The study as it is now, again each second, last as it ended.
+    """The study as it is now, again each second, last as it ended or as a check keeps it from going on.
 
     Raises: CommandError with TIMEOUT when `timeout` seconds have passed.
     """
@@ -37,7 +37,7 @@ def until_ended(
     while True:
         answer = session.client.get("studies", study)
         yield answer
-        if answer["state"] in ENDED:
+        if answer["state"] in ENDED or answer["blocked_by"]:
             return
         if timeout is not None and clock() - started + POLL_SECONDS > timeout:
             raise CommandError(
@@ -90,7 +90,13 @@ def picture(study: Answer) -> Group:
 
 def judge(study: Answer) -> None:
     """Raise CommandError with ENDED_BADLY if an awaited study did not end well."""
-    failed = [s["name"] for s in study["stages"] if s["state"] == "failed"]
+    if study["blocked_by"]:
+        raise CommandError(
+            ExitCode.ENDED_BADLY,
+            f"study {study['name']} is {study['state']}: {study['reason']}",
+            " ".join(views.how_to_go_on(study).split()),
+        )
+    failed = [s["name"] for s in study["stages"] if s["state"] == "failed" and not s["override"]]
     if study["state"] == "stopped" or failed:
         reason = study.get("reason") or ", ".join(f"stage {name} failed" for name in failed)
         raise CommandError(
