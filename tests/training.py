@@ -43,6 +43,30 @@ def blobs(samples: int = 60, classes: int = 3, *, test: Split | None = None, **c
     return Entry("blobs", Task(**(settings | changes)), "0" * 64)
 
 
+class Ticking:
+    """A clock that goes on when the model of its `task` computes: `training` seconds for a piece that it is
+    trained on, `evaluating` for one that it is evaluated on."""
+
+    def __init__(self, *, training: float, evaluating: float) -> None:
+        self.now, self._training, self._evaluating = 0.0, training, evaluating
+
+    def __call__(self) -> float:
+        return self.now
+
+    def task(self, **changes: Any) -> Entry:
+        shape = models.Shape(sample=(4,), classes=3)
+
+        def build(params: Any) -> torch.nn.Module:
+            model = models.build("blobs", shape, params)
+            model.register_forward_pre_hook(self._tick)
+            return model
+
+        return blobs(build=build, **changes)
+
+    def _tick(self, model: torch.nn.Module, inputs: Any) -> None:
+        self.now += self._training if model.training else self._evaluating
+
+
 def run(
     entry: Entry,
     work: WorkOrder,

@@ -17,6 +17,8 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adam
 SCHEDULES = (
     "constant", "inverse_time", "step", "exponential", "inverse_sqrt", "cosine", "piecewise", "one_cycle",
 )  # fmt: skip
+PRECISIONS = ("fp32", "bf16", "fp16")
+DECAY_SPARES = ("none", "biases_and_norms")
 PREPROCESSINGS = ("as_given", "standardise", "per_channel", "whiten")
 INITS = ("as_built", "xavier", "he", "orthogonal")
 FREEZES = ("none", "all_but_head", "all_but_ends")
@@ -74,6 +76,7 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "weight_decay": Hyperparameter(
         "float", 0.0, "L2 term in the gradient; decoupled for adamw.", mid_training=True
     ),
+    "decay_spares": Hyperparameter("str", "none", "What weight decay leaves alone.", DECAY_SPARES),
     "schedule": Hyperparameter(
         "str", "constant", "How the learning rate changes over the epochs.", SCHEDULES
     ),
@@ -154,6 +157,20 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
         "float", 0.0, "Largest norm of the gradient; 0 clips none.", mid_training=True
     ),
     "early_stopping": Hyperparameter(
-        "int", 0, "Stop after this many epochs without a better objective; 0 never.", mid_training=True
+        "int",
+        0,
+        "Stop after this many points (epochs, unless it validates more often) without a better "
+        "objective; 0 never.",
+        mid_training=True,
+    ),
+    "restore_best": Hyperparameter(
+        "bool", True, "Early stopping gives the model back the weights of its best point.", mid_training=True
+    ),
+    "precision": Hyperparameter(
+        "str",
+        "fp32",
+        "What forward passes compute in; weights, gradients and losses stay in fp32.",
+        PRECISIONS,
+        mid_training=True,
     ),
 }

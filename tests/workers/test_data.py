@@ -1,7 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from tunesmith_workers.data import Split, cut, epoch_order, fraction_of, in_order, steps_per_epoch, stratified
+from tunesmith_workers.data import (
+    Split,
+    Splits,
+    cut,
+    epoch_order,
+    folded,
+    fraction_of,
+    in_order,
+    steps_per_epoch,
+    stratified,
+)
 
 
 def classes(counts: dict[int, int]) -> Split:
@@ -80,3 +90,47 @@ def test_evaluation_sees_every_sample_once_in_order():
 def test_a_split_without_samples_is_refused():
     with pytest.raises(ValueError, match="at least one, got 0, 0"):
         Split(torch.empty(0, 3), torch.empty(0))
+
+
+def labelled(samples, classes=3, first=0):
+    """Samples that are told apart by their number."""
+    numbers = torch.arange(first, first + samples)
+    return Split(numbers.unsqueeze(1).float(), numbers % classes)
+
+
+def test_folds_cut_training_and_validation_samples_into_parts_of_equal_size_and_classes():
+    splits = Splits(labelled(31), labelled(12, first=31), labelled(3, first=90), seed=4)
+    found = [folded(splits, i, 4) for i in range(4)]
+    seen = torch.cat([fold.val.x for fold in found]).flatten()
+    assert sorted(seen.tolist()) == list(range(43))
+    assert sorted(len(fold.val) for fold in found) == [10, 11, 11, 11]
+    for fold in found:
+        assert {*fold.train.x.flatten().tolist()} == {*range(43)} - {*fold.val.x.flatten().tolist()}
+        assert torch.equal(fold.val.y, fold.val.x.flatten().long() % 3)
+        assert fold.test is splits.test
+    counts = torch.stack([torch.bincount(fold.val.y) for fold in found])
+    assert (counts.amax(0) - counts.amin(0)).max() <= 1
+
+
+def test_folds_depend_on_the_splits_seed_alone():
+    one, other = (Splits(labelled(30), labelled(10, first=30), seed=seed) for seed in (0, 1))
+    assert torch.equal(folded(one, 2, 5).val.x, folded(one, 2, 5).val.x)
+    assert not torch.equal(folded(one, 2, 5).val.x, folded(other, 2, 5).val.x)
+
+
+@pytest.mark.parametrize(
+    ("splits", "fold", "message"),
+    [
+        (Splits(labelled(9), labelled(3)), (3, 3), "fold counts from 0 to 2 of at least 2, got 3 of 3"),
+        (Splits(labelled(9), labelled(3)), (0, 1), "at least 2, got 0 of 1"),
+        (Splits(labelled(2), labelled(1)), (0, 5), "5 folds need at least as many samples, there are 3"),
+        (
+            Splits(labelled(9), Split(torch.zeros(3, 2), torch.zeros(3, dtype=torch.int64))),
+            (0, 3),
+            r"whose x differ: torch.float32 \[1\] and torch.float32 \[2\] a sample",
+        ),
+    ],
+)
+def test_folds_that_cannot_be_say_why(splits, fold, message):
+    with pytest.raises(ValueError, match=message):
+        folded(splits, *fold)

@@ -85,8 +85,7 @@ def fraction_of(train: Split, fraction: float, seed: int) -> Split:
     if fraction == 1:
         return train
     order = torch.randperm(len(train), generator=_generator(seed, "fraction"))
-    y = train.y.cpu()[order]
-    labels = y if y.dim() == 1 and not y.is_floating_point() else torch.zeros(len(train), dtype=torch.int64)
+    labels = _labels(train.y.cpu()[order])
     keep = torch.zeros(len(train), dtype=torch.bool)
     for label in torch.unique(labels):
         members = (labels == label).nonzero().flatten()
@@ -101,20 +100,63 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
 
 
 def cut(indices: Tensor, size: int) -> list[Tensor]:
-    """`indices` in pieces of `size`; a last piece of one joins its neighbour.
+    """`indices` in pieces of `size`, as `pieces` has them."""
+    return [indices[rows] for rows in pieces(len(indices), size)]
+
+
+def pieces(samples: int, size: int) -> list[slice]:
+    """Rows of each piece of `size`; a last piece of one joins its neighbour.
 
     Batch normalisation cannot train on a batch of one sample.
     """
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
-    pieces = list(torch.split(indices, size))
-    if size > 1 and len(pieces) > 1 and len(pieces[-1]) == 1:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces
+    starts = list(range(0, samples, size)) or [0]
+    if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
+        starts.pop()
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
 def steps_per_epoch(samples: int, size: int) -> int:
-    return len(cut(torch.arange(samples), size))
+    return len(pieces(samples, size))
+
+
+def folded(splits: Splits, fold: int, folds: int) -> Splits:
+    """The splits of one fold: training and validation samples joined and cut anew into `folds` parts.
+
+    It validates on part `fold`, from 0, and trains on the others. The parts depend on the splits and
+    their seed alone, so every trial sees the same. Of class numbers, every part has its share: parts,
+    and the samples of a class in them, differ by one at most. The test split is what it was.
+
+    Raises: ValueError on a fold that there is not, on fewer samples than folds, and on splits whose
+        samples differ in shape or kind, so that they cannot be joined.
+    """
+    if folds < 2 or not 0 <= fold < folds:
+        raise ValueError(f"fold counts from 0 to {folds - 1} of at least 2, got {fold} of {folds}")
+    x, y = _joined(splits, "x"), _joined(splits, "y")
+    if len(x) < folds:
+        raise ValueError(f"{folds} folds need at least as many samples, there are {len(x)}")
+    order = torch.randperm(len(x), generator=_generator(splits.seed, "folds"))
+    order = order[torch.argsort(_labels(y.cpu())[order], stable=True)]
+    part = torch.empty(len(x), dtype=torch.int64)
+    part[order] = torch.arange(len(x)) % folds
+    held, rest = ((part == fold).nonzero().flatten(), (part != fold).nonzero().flatten())
+    return Splits(Split(x[rest], y[rest]), Split(x[held], y[held]), splits.test, splits.seed)
+
+
+def _joined(splits: Splits, name: str) -> Tensor:
+    train, val = getattr(splits.train, name), getattr(splits.val, name)
+    if train.shape[1:] != val.shape[1:] or train.dtype != val.dtype:
+        raise ValueError(
+            f"folds join the training and the validation split, whose {name} differ: {train.dtype} "
+            f"{list(train.shape[1:])} and {val.dtype} {list(val.shape[1:])} a sample"
+        )
+    return torch.cat([train, val])
+
+
+def _labels(y: Tensor) -> Tensor:
+    """What a cut keeps the shares of: class numbers; other targets count as one class."""
+    return y if y.dim() == 1 and not y.is_floating_point() else torch.zeros(len(y), dtype=torch.int64)
 
 
 def in_order(split: Split, size: int) -> Iterator[Split]:

@@ -11,7 +11,9 @@
 | adamw | AdamW | beta1 (0.9), beta2 (0.999), eps (1e-8) |
 
 `weight_decay` (0) is what torch means by it: an L2 term in the gradient of all but adamw, where it
-is decoupled; on all parameters, biases included.
+is decoupled; on all parameters, biases included. With `decay_spares` biases_and_norms it is on those
+of two or more dimensions alone: biases, and the scales and shifts of norms, have one (timm's rule,
+timm/optim/_param_groups.py).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -61,28 +63,39 @@ def word(params: Params, name: str) -> str:
     return str(value)
 
 
+def flag(params: Params, name: str) -> bool:
+    """A yes or no of the vocabulary. Raises ValueError, naming it, on another value."""
+    value = params.get(name, HYPERPARAMETERS[name].default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+Groups: TypeAlias = list[dict[str, Any]]
+
+
 def _sgd(
-    model: nn.Module, params: Params, lr: float, decay: float, *, momentum: float, nesterov: bool
+    groups: Groups, params: Params, lr: float, decay: float, *, momentum: float, nesterov: bool
 ) -> torch.optim.SGD:
     momentum = real(params, "momentum", momentum)
-    return torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay, nesterov=nesterov)
+    return torch.optim.SGD(groups, lr, momentum, weight_decay=decay, nesterov=nesterov)
 
 
-def _adagrad(model: nn.Module, params: Params, lr: float, decay: float) -> torch.optim.Adagrad:
-    return torch.optim.Adagrad(model.parameters(), lr, weight_decay=decay, eps=real(params, "eps", 1e-10))
+def _adagrad(groups: Groups, params: Params, lr: float, decay: float) -> torch.optim.Adagrad:
+    return torch.optim.Adagrad(groups, lr, weight_decay=decay, eps=real(params, "eps", 1e-10))
 
 
-def _rmsprop(model: nn.Module, params: Params, lr: float, decay: float) -> torch.optim.RMSprop:
+def _rmsprop(groups: Groups, params: Params, lr: float, decay: float) -> torch.optim.RMSprop:
     momentum, alpha = real(params, "momentum", 0.0), real(params, "alpha")
     eps = real(params, "eps", 1e-8)
-    return torch.optim.RMSprop(model.parameters(), lr, alpha, eps, weight_decay=decay, momentum=momentum)
+    return torch.optim.RMSprop(groups, lr, alpha, eps, weight_decay=decay, momentum=momentum)
 
 
 def _adam(
-    model: nn.Module, params: Params, lr: float, decay: float, kind: type[torch.optim.Adam]
+    groups: Groups, params: Params, lr: float, decay: float, kind: type[torch.optim.Adam]
 ) -> torch.optim.Adam:
     betas = (real(params, "beta1"), real(params, "beta2"))
-    return kind(model.parameters(), lr, betas, eps=real(params, "eps", 1e-8), weight_decay=decay)
+    return kind(groups, lr, betas, eps=real(params, "eps", 1e-8), weight_decay=decay)
 
 
 _BUILDERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
@@ -99,4 +112,16 @@ _BUILDERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 def make_optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
     """The optimizer that `params` describe. Raises ValueError on a name or value that makes none."""
     build = _BUILDERS[word(params, "optimizer")]
-    return build(model, params, real(params, "lr"), real(params, "weight_decay"))
+    groups = _groups(model, word(params, "decay_spares"))
+    return build(groups, params, real(params, "lr"), real(params, "weight_decay"))
+
+
+def _groups(model: nn.Module, spared: str) -> Groups:
+    """The model's parameters, those that weight decay spares in a group of their own."""
+    parameters = list(model.parameters())
+    if spared == "none":
+        return [{"params": parameters}]
+    weights = [p for p in parameters if p.dim() > 1]
+    others = [p for p in parameters if p.dim() <= 1]
+    groups: Groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

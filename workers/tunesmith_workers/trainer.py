@@ -1,11 +1,11 @@
-"""One trial on one slot: a generator of epoch results that never heard of HTTP.
+"""One trial on one slot: a generator of points that never heard of HTTP.
 
 What a trial computes depends on its work order, its task and the snapshot it goes on from, and on
 nothing else: every generator is seeded by it, the order of samples is a function of seed and epoch,
 and after a restore the trial's own hyperparameters rule. A snapshot therefore holds what cannot be
 computed from a work order: weights, the optimizer's state of each parameter, random state, position,
-seed, running sums and the curve. The rates and decays of its optimizer are in it for the reader
-alone; a branch never gets its trunk's.
+seed, running sums, the curve and the seconds spent. The rates and decays of its optimizer are in it
+for the reader alone; a branch never gets its trunk's.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tunesmith_service.wire import WorkOrder
-from tunesmith_studies.vocabulary import HYPERPARAMETERS, READ_BY_MODELS
+from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
 
-from tunesmith_workers import rng, snapshots
-from tunesmith_workers.data import cut, epoch_order, fraction_of, steps_per_epoch
+from tunesmith_workers import rng, schedules, snapshots
+from tunesmith_workers.best import BestWeights
+from tunesmith_workers.data import cut, epoch_order, steps_per_epoch
 from tunesmith_workers.endings import (
     ABANDONED,
     BUDGET,
@@ -35,13 +36,16 @@ from tunesmith_workers.endings import (
     Wish,
 )
 from tunesmith_workers.evaluation import evaluate
-from tunesmith_workers.optim import make_optimizer, real, whole
-from tunesmith_workers.schedules import Length, make_schedule
+from tunesmith_workers.freezing import Freezing
+from tunesmith_workers.optim import Params, flag, real, whole, word
+from tunesmith_workers.preparation import prepared
+from tunesmith_workers.pretrain import Pretraining
+from tunesmith_workers.schedules import Length
 from tunesmith_workers.snapshots import SnapshotCorrupt
+from tunesmith_workers.stepping import TAKEN, Learner
+from tunesmith_workers.stopwatch import Stopwatch
+from tunesmith_workers.tally import Tally
 from tunesmith_workers.tasks.registry import Entry, Task
-
-TAKEN = frozenset(HYPERPARAMETERS) - READ_BY_MODELS
-"""Hyperparameters that the trainer takes; all others go to the task's model builder."""
 
 
 def epochs(
@@ -55,21 +59,29 @@ def epochs(
     threads: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Said]:
-    """Train until `work.epochs` epochs are done or a rule of the trial's own ends it.
+    """Train until the work order's budget is spent or a rule of the trial's own ends it.
 
-    Yields an EpochResult after each epoch, a Saved after each snapshot (at the end if
-    `work.keep_snapshot`, every `work.snapshot_every_seconds` at the next end of an epoch, and on
-    hand-back), and an Ending last. `asked` is read before each optimizer step. What it prints, a line
-    at the start and one at the end, is the trial's log.
+    Yields an EpochResult after each epoch, after every `work.validate_every` optimizer steps and when the
+    budget is spent; a Saved after each snapshot (at the end if `work.keep_snapshot`, every
+    `work.snapshot_every_seconds` at the next point, and on hand-back); and an Ending last. Points and
+    snapshots count epochs, or optimizer steps where a budget or `validate_every` does. `asked` is read
+    before each optimizer step. What it prints, a line at the start and one at the end, is the trial's log.
+
+    Early stopping counts points. It gives the model back the weights of its best point, unless
+    `restore_best` is off: the last snapshot has them, and the last point has the objective and all `val/`
+    metrics of that best point, with `sys/restored_step` to say which it was. So an objective that reads the
+    last value judges the model that is kept, as people expect of Keras's
+    EarlyStopping(restore_best_weights=True). A trial that ends otherwise keeps its newest weights: another
+    may go on from them.
 
     Raises: ValueError or TaskError on hyperparameters that make no training, SnapshotCorrupt on a
         snapshot that cannot be gone on from, and whatever torch raises.
     """
-    run = _Run(entry, work, device, resume, threads)
+    run = _Run(entry, work, device, resume=resume, threads=threads, clock=clock)
     print(run.described())
     saved_at = clock()
     ending = run.curve.ending()
-    while ending is None and run.epoch < work.epochs:
+    while ending is None and not run.is_spent():
         started = clock()
         wish = run.train(asked)
         if wish == "abandon":
@@ -80,10 +92,10 @@ def epochs(
             print(run.summed_up(RELEASED))
             yield RELEASED
             return
-        metrics = run.end_epoch() | {"sys/epoch_seconds": clock() - started}
-        yield EpochResult(run.epoch, metrics)
+        metrics = run.point() | {"sys/epoch_seconds": clock() - started}
         ending = run.curve.ending()
-        going_on = ending is None and run.epoch < work.epochs
+        yield EpochResult(run.at, metrics | run.restored(ending))
+        going_on = ending is None and not run.is_spent()
         if going_on and clock() - saved_at >= work.snapshot_every_seconds:
             yield run.save(scratch, final=False)
             saved_at = clock()
@@ -95,77 +107,150 @@ def epochs(
 
 
 class _Run:
-    """The state of a training: what a snapshot saves and restores, and the step that changes it."""
+    """The state of a training: what a snapshot saves and restores, and what comes between two points."""
 
     def __init__(
-        self, entry: Entry, work: WorkOrder, device: torch.device, resume: Path | None, threads: int
+        self,
+        entry: Entry,
+        work: WorkOrder,
+        device: torch.device,
+        *,
+        resume: Path | None,
+        threads: int,
+        clock: Callable[[], float],
     ) -> None:
         if not isinstance(entry.task, Task):
             raise TypeError(f"{entry.name} trains by its own loop")
         self.task, self.name, self.work, self.device = entry.task, entry.name, work, device
+        self.counts_steps = work.steps is not None or work.seconds is not None or bool(work.validate_every)
         params = work.params
-        self.batch_size = whole(params, "batch_size")
-        self.step_size = self.batch_size * whole(params, "accumulation")
-        self.smoothing = real(params, "label_smoothing")
-        self.clip_norm = real(params, "clip_norm")
         saved = snapshots.load(resume) if resume else None
         self.seed = snapshots.seed_of(saved, default=work.seed)
         rng.begin(self.seed, threads)
-        self.train_split = fraction_of(self.task.splits.train, work.data_fraction, self.seed).to(device)
-        self.val_split = self.task.splits.val.to(device)
-        steps = steps_per_epoch(len(self.train_split), self.step_size)
-        self.length = Length(work.epochs, steps)
-        self.model = self.task.build({k: v for k, v in params.items() if k not in TAKEN}).to(device)
-        self.optimizer = make_optimizer(self.model, params)
-        self.schedule = make_schedule(self.optimizer, params, self.length)
+        self.splits = prepared(self.task, work, seed=self.seed, device=device)
+        self.learner = Learner(self.task, params, self.splits.train, seed=self.seed, device=device)
+        self.freezing = Freezing(self.learner.model, params)
+        self.length = _length(work, steps_per_epoch(len(self.splits.train), self.learner.step_size))
+        self.schedule = schedules.make_schedule(self.learner.optimizer, params, self.length)
+        self.tally = Tally(self.task.metrics.get("accuracy"))
         self.curve = Curve(work, self.task.classes)
+        restores = whole(params, "early_stopping") and flag(params, "restore_best")
+        self.best = BestWeights(self.learner.model) if restores else None
+        self.watch = Stopwatch(clock, device)
         self.epoch = 0  # whole epochs done
         self.batch = 0  # optimizer steps done of the next one
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = 0  # optimizer steps done in all
+        self.rate = real(params, "lr")  # of the newest step
+        self.pretraining = _pretraining(self.learner, params, self.seed)
         if saved is not None:
             _refusing(self._restore, saved)
+        self._chunks: list[Tensor] = []  # of the epoch `_chunks_of`
+        self._chunks_of = -1
+        self._begin_lap()
+
+    @property
+    def at(self) -> int:
+        """What a point's and a snapshot's step counts."""
+        return self.steps if self.counts_steps else self.epoch
+
+    def is_spent(self) -> bool:
+        """Whether the budget is."""
+        work = self.work
+        return (
+            self.epoch >= work.epochs
+            or (work.steps is not None and self.steps >= work.steps)
+            or (work.seconds is not None and self.watch.spent >= work.seconds)
+        )
 
     def train(self, asked: Asked) -> Wish | None:
-        """Go on to the end of the epoch, or stop before a step because the supervisor asks."""
-        order = epoch_order(len(self.train_split), self.seed, self.epoch).to(self.device)
-        self.model.train()
-        for chunk in cut(order, self.step_size)[self.batch :]:
+        """Go on to the next point, or stop before a step because the supervisor asks."""
+        with self.watch.running():
+            return self._pretrain(asked) or self._train(asked)
+
+    def _pretrain(self, asked: Asked) -> Wish | None:
+        if self.pretraining is None or self.pretraining.epoch == whole(self.work.params, "pretrain_epochs"):
+            return None
+        wish = self.pretraining.train(asked)
+        if wish is None:
+            print(self.pretraining.described())
+        return wish
+
+    def _train(self, asked: Asked) -> Wish | None:
+        self.freezing.train(self.epoch)
+        for chunk in self._chunks_ahead():
             if wish := asked():
                 return wish
-            self._step(chunk)
-            self.batch += 1
+            self.tally.add(self.learner.step(chunk, self.epoch, self.batch))
+            self.rate = float(self.learner.optimizer.param_groups[0]["lr"])
+            self.schedule.after("step")
+            self.batch, self.steps = self.batch + 1, self.steps + 1
+            if self.counts_steps and self._is_due():
+                break
         return None
 
-    def _step(self, chunk: Tensor) -> None:
-        """One optimizer step on the mean loss of a chunk, its gradient summed over batches."""
-        self.optimizer.zero_grad()
-        for indices in cut(chunk, self.batch_size):
-            targets = self.train_split.y[indices]
-            outputs = self.model(self.train_split.x[indices])
-            losses = self.task.loss(outputs, targets)
-            self.loss_sum += losses.detach().sum(dtype=torch.float64)
-            if self.smoothing:
-                losses = self.task.loss(outputs, targets, smoothing=self.smoothing)
-            (losses.sum() / len(chunk)).backward()  # type: ignore[no-untyped-call]
-        if self.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
-        self.rate = float(self.optimizer.param_groups[0]["lr"])
-        self.schedule.after("step")
+    def _chunks_ahead(self) -> list[Tensor]:
+        """What is left of this epoch."""
+        if self._chunks_of != self.epoch:
+            order = epoch_order(len(self.splits.train), self.seed, self.epoch).to(self.device)
+            self._chunks, self._chunks_of = cut(order, self.learner.step_size), self.epoch
+        return self._chunks[self.batch :]
 
-    def end_epoch(self) -> dict[str, float]:
-        """Evaluate, move on to the next epoch, and note the point; `train/loss` is without regularisation."""
-        metrics = {"train/loss": self.loss_sum.item() / len(self.train_split)}
-        val = evaluate(self.task, self.model, self.val_split)
+    def _is_due(self) -> bool:
+        every = self.work.validate_every
+        return self.is_spent() or bool(every and self.steps % every == 0)
+
+    def point(self) -> dict[str, float]:
+        """Evaluate, move on to the next epoch if this one is done, and note what was measured.
+
+        `train/…` is of the steps since the point before, without regularisation.
+        """
+        metrics = self.tally.metrics()
+        val = evaluate(self.task, self.learner.model, self.splits.val)
         metrics |= {f"val/{name}": value for name, value in val.items()}
-        metrics["sys/lr"] = self.rate
-        self.schedule.after("epoch")
-        self.epoch, self.batch = self.epoch + 1, 0
-        self.loss_sum.zero_()
-        self.curve.add(self.epoch, metrics)
+        metrics["grad/norm"] = self.learner.gradient_norm()
+        metrics |= self._measured()
+        if self.batch == self.length.steps:
+            self.schedule.after("epoch")
+            self.epoch, self.batch = self.epoch + 1, 0
+        self.tally.clear()
+        self._begin_lap()
+        self.curve.add(self.at, metrics)
+        found = self.curve.best()
+        if self.best and found and found[0] == self.at:
+            self.best.keep(self.at)
         return metrics
 
+    def _measured(self) -> dict[str, float]:
+        """What the trial costs: it decides nothing, and differs between runs."""
+        found = {"sys/lr": self.rate, "sys/train_seconds": self.watch.spent}
+        samples, seconds = self._lap
+        if self.watch.spent > seconds:
+            found["sys/samples_per_second"] = (self.tally.samples - samples) / (self.watch.spent - seconds)
+        pretrained = self.pretraining.epoch if self.pretraining else 0
+        if self.counts_steps or pretrained:
+            share = min(1.0, self.batch * self.learner.step_size / len(self.splits.train))
+            found["sys/epoch"] = pretrained + self.epoch + share
+        if self.learner.micro_batch < whole(self.work.params, "batch_size"):
+            found["sys/micro_batch"] = self.learner.micro_batch
+        return found
+
+    def _begin_lap(self) -> None:
+        self._lap = (self.tally.samples, self.watch.spent)
+
+    def restored(self, ending: Ending | None) -> dict[str, float]:
+        """Give the model the weights of its best point if this ending asks for it; what changes thereby."""
+        if self.best is None or self.best.step is None or ending is None:
+            return {}
+        if ending.stop_reason != "early_stopping" or self.best.step == self.at:
+            return {}
+        step = self.best.step
+        self.best.put_back()
+        kept = dict(self.curve.points)[step]
+        found = {k: v for k, v in kept.items() if k.startswith("val/") or k == self.work.metric}
+        return found | {"sys/restored_step": step}
+
     def save(self, scratch: Path, *, final: bool) -> Saved:
+        learner = self.learner
         tree = {
             "trial": [self.work.study, self.work.number],
             "task": self.name,
@@ -173,51 +258,101 @@ class _Run:
             "seed": self.seed,
             "epoch": self.epoch,
             "batch": self.batch,
+            "steps": self.steps,
+            "train_seconds": self.watch.spent,
             "shape": self._shape(),
-            "loss_sum": self.loss_sum,
+            "tally": self.tally.save(),
             "curve": self.curve.save(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict() | {"kind": type(self.optimizer).__name__},
+            "model": learner.model.state_dict(),
+            "best": self.best.save() if self.best and not final else None,
+            "optimizer": learner.optimizer.state_dict() | {"kind": type(learner.optimizer).__name__},
+            "scaler": learner.scaler.state_dict(),
+            "micro_batch": learner.micro_batch,
+            "pretraining": self.pretraining.save() if self.pretraining else None,
             "rng": rng.state(self.device),
         }
         path = scratch / f"snapshot-{self.epoch}-{self.batch}.safetensors"
-        return Saved(self.epoch, self.batch, snapshots.save(path, tree), final)
+        batch = 0 if self.counts_steps else self.batch
+        return Saved(self.at, batch, snapshots.save(path, tree), final)
 
     def described(self) -> str:
         """The training in a line, for its log."""
-        size = sum(p.numel() for p in self.model.parameters())
+        model = self.learner.model
+        size = sum(p.numel() for p in model.parameters())
         going_on = (
             f"; goes on after epoch {self.epoch}, step {self.batch}" if self.epoch or self.batch else ""
         )
+        frozen = self.freezing.described()
         return (
-            f"{type(self.model).__name__} of {size:,} parameters on {self.device}; {len(self.train_split):,} "
-            f"samples to train, {len(self.val_split):,} to validate; {self.length.steps:,} steps an epoch"
-            f"{going_on}"
+            f"{type(model).__name__} of {size:,} parameters on {self.device}; {len(self.splits.train):,} "
+            f"samples to train, {len(self.splits.val):,} to validate; {self.length.steps:,} steps an epoch"
+            f"{going_on}{'; ' if frozen else ''}{frozen}"
         )
 
     def summed_up(self, ending: Ending) -> str:
         """How it ended, in a line."""
         why = f" ({ending.stop_reason})" if ending.stop_reason else ""
         best = self.curve.best()
-        found = f"; best {self.work.metric} {best[1]:.6g} in epoch {best[0]}" if best else ""
-        return f"{ending.state}{why} after {self.epoch} of {self.work.epochs} epochs{found}"
+        unit = "step" if self.counts_steps else "epoch"
+        found = f"; best {self.work.metric} {best[1]:.6g} in {unit} {best[0]}" if best else ""
+        return f"{ending.state}{why} after {self._done()}{found}"
+
+    def _done(self) -> str:
+        if self.work.steps is not None:
+            return f"{self.steps} of {self.work.steps} steps"
+        if self.work.seconds is not None:
+            return f"{self.watch.spent:.1f} of {self.work.seconds:g} seconds, {self.steps} steps"
+        return f"{self.epoch} of {self.work.epochs} epochs"
 
     def _shape(self) -> list[int]:
         """What a position in the middle of an epoch counts in."""
-        return [len(self.train_split), self.step_size]
+        return [len(self.splits.train), self.learner.step_size]
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        snapshots.restore_model(self.model, saved["model"])
-        snapshots.restore_optimizer(self.optimizer, saved["optimizer"])
-        self.epoch = saved["epoch"]
-        if saved["batch"] and saved["shape"] == self._shape():
+        learner = self.learner
+        snapshots.restore_model(learner.model, saved["model"])
+        snapshots.restore_optimizer(learner.optimizer, saved["optimizer"])
+        learner.scaler.load_state_dict(saved["scaler"])
+        self.epoch, self.steps, self.watch.before = saved["epoch"], saved["steps"], saved["train_seconds"]
+        if saved["shape"] == self._shape():
             self.batch = saved["batch"]
-            self.loss_sum.copy_(saved["loss_sum"])
+            self.tally.restore(saved["tally"], self.device)
         # Else its steps are not ours (another batch size): the epoch begins again with these weights.
         self.schedule.replay(self.epoch, self.batch, self.length)
+        if self.pretraining and saved["pretraining"] is not None:
+            self.pretraining.restore(saved["pretraining"])
+        else:
+            self.pretraining = None  # these weights are trained already
         if saved["trial"] == [self.work.study, self.work.number]:
-            self.curve.restore(saved["curve"])
+            self._restore_own(saved)
         rng.restore(saved["rng"], self.device)
+
+    def _restore_own(self, saved: Mapping[str, Any]) -> None:
+        """What a trial has from its own snapshot alone."""
+        self.curve.restore(saved["curve"])
+        self.learner.micro_batch = saved["micro_batch"]
+        if self.best:
+            self.best.restore(saved["best"])
+
+
+def _pretraining(learner: Learner, params: Params, seed: int) -> Pretraining | None:
+    epochs = whole(params, "pretrain_epochs")
+    if epochs == 0:
+        return None
+    inputs, batch_size = learner.train.x, whole(params, "batch_size")
+    return Pretraining(learner.model, inputs, epochs=epochs, batch_size=batch_size, seed=seed)
+
+
+def _length(work: WorkOrder, steps: int) -> Length:
+    """Raises ValueError on a schedule that a budget in seconds gives no length."""
+    if work.seconds is not None and schedules.needs_length(work.params):
+        raise ValueError(
+            f"schedule {word(work.params, 'schedule')} depends on how long a run is, which a budget of "
+            f"{work.seconds:g} seconds does not say: take one of {', '.join(ANY_LENGTH_SCHEDULES)}, or a "
+            "budget in steps"
+        )
+    total = None if work.steps is None else min(work.steps, work.epochs * steps)
+    return Length(work.epochs, steps, total)
 
 
 def _refusing(restore: Callable[[Mapping[str, Any]], None], saved: Mapping[str, Any]) -> None:
@@ -226,3 +361,6 @@ def _refusing(restore: Callable[[Mapping[str, Any]], None], saved: Mapping[str, 
         restore(saved)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
         raise SnapshotCorrupt(f"the snapshot does not fit this trial: {type(e).__name__}: {e}") from e
+
+
+__all__ = ["TAKEN", "epochs"]

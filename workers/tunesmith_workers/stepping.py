@@ -1,0 +1,203 @@
+"""A model and the optimizer step that trains it, for whoever drives it: the trainer, a range test, checks.
+
+    learner = Learner(task, params, splits.train, seed=seed, device=device)
+    for number, chunk in enumerate(cut(epoch_order(len(splits.train), seed, epoch), learner.step_size)):
+        learner.step(chunk, epoch, number)
+
+Rates, schedules, order and what comes between two steps are the driver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tunesmith_studies.vocabulary import HYPERPARAMETERS, READ_BY_MODELS
+
+from tunesmith_workers import memory
+from tunesmith_workers.augment import Batch, make_augmentation
+from tunesmith_workers.data import Split, pieces
+from tunesmith_workers.init import initialise
+from tunesmith_workers.optim import Params, make_optimizer, real, whole, word
+from tunesmith_workers.tasks.registry import Task, TaskError
+
+TAKEN = frozenset(HYPERPARAMETERS) - READ_BY_MODELS
+"""Hyperparameters that the trainer takes; all others go to the task's model builder."""
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an optimizer step computed before it changed the model, of its n samples, without gradients.
+
+    Attributes:
+        losses: of each sample, shape (n,), without label smoothing.
+        outputs: the model's, shape (n, …).
+        targets: what they were to be, shape (n, …); None if samples were mixed, so that no single target
+            is right.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    targets: Tensor | None
+
+
+class Learner:
+    """A fresh model with its optimizer.
+
+    A step takes the mean loss of a *chunk* of `step_size` samples, of which `micro_batch` at a time go
+    through the model: the gradient is that of the whole chunk, whatever its pieces, and so are augmentation
+    and mixing. Only a model whose outputs for a sample depend on the others in its piece (batch norm)
+    tells the difference.
+
+    When the device runs out of memory in a forward or backward pass, the step begins again with half the
+    `micro_batch`, from the weights, buffers and state of torch's generators before it, and all later steps
+    keep to that; with one sample at a time it raises what torch does. Batch norm then sees smaller batches
+    than `batch_size` says, and cannot train on a single sample.
+
+    With `precision` bf16 or fp16 forward passes compute in it, on a copy of the weights; the weights, their
+    gradients and losses stay in fp32, and fp16's gradients are scaled against underflow.
+
+    Attributes:
+        model, optimizer: of the task and the hyperparameters.
+        train: the split that chunks index.
+        step_size: samples of a step: `batch_size` · `accumulation`.
+        micro_batch: samples that go through the model at once.
+        scaler: of fp16's gradients; its state belongs into a snapshot.
+
+    Args:
+        seed: of the trial. The model builder draws from torch's global generator, which the caller seeds
+            (`rng.begin`); everything else from generators of its own.
+
+    Raises: ValueError or TaskError on hyperparameters that make no training.
+    """
+
+    def __init__(self, task: Task, params: Params, train: Split, *, seed: int, device: torch.device) -> None:
+        self.task, self.train, self._device = task, train, device
+        self.micro_batch = whole(params, "batch_size")
+        self.step_size = self.micro_batch * whole(params, "accumulation")
+        self._smoothing, self._clip_norm = real(params, "label_smoothing"), real(params, "clip_norm")
+        self._augmentation = make_augmentation(params, train.x, seed)
+        self.model = task.build({k: v for k, v in params.items() if k not in TAKEN})
+        initialise(self.model, params, seed)
+        self.model.to(device)
+        self.optimizer = make_optimizer(self.model, params)
+        self._autocast = _autocast(device, word(params, "precision"))
+        self._is_half = word(params, "precision") != "fp32"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=word(params, "precision") == "fp16")
+        self._buffers = list(self.model.buffers())
+        self._norm: Tensor | None = None
+
+    def step(self, chunk: Tensor, *at: int) -> Seen:
+        """One optimizer step on the samples `chunk`, indices of shape (n,); `at`: its epoch and number.
+
+        The model is in the mode that the caller has put it in.
+        """
+        seen = self.backward(self.load(chunk, *at))
+        self.update()
+        return seen
+
+    def load(self, chunk: Tensor, *at: int) -> Batch:
+        """The samples of a chunk as the model shall see them."""
+        x, y = self.train.x[chunk], self.train.y[chunk]
+        return self._augmentation(x, y, *at) if self._augmentation else Batch(x, y)
+
+    def backward(self, batch: Batch) -> Seen:
+        """Set the gradient of the batch's mean loss."""
+        put_back = self._before()
+        while True:
+            try:
+                return self._backward(batch)
+            except Exception as e:
+                if not memory.ran_out(e) or self.micro_batch == 1:
+                    raise
+            # Only here, where the error and the tensors in its frames are gone, is there memory again.
+            self._halve(len(batch.x))
+            put_back()
+
+    def update(self) -> None:
+        """Change the weights by the gradient, clipped if the hyperparameters say so."""
+        self._norm = None
+        if self._clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            self._norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def gradient_norm(self) -> float:
+        """L2 norm of the newest step's gradient, before clipping."""
+        if self._norm is None:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            self._norm = nn.utils.get_total_norm(gradients)
+        return self._norm.item()
+
+    def _backward(self, batch: Batch) -> Seen:
+        self.optimizer.zero_grad()
+        seen: list[tuple[Tensor, Tensor]] = []
+        for rows in pieces(len(batch.x), self.micro_batch):
+            with self._autocast():
+                outputs = self.model(batch.x[rows])
+                if self._is_half:
+                    outputs = outputs.float()
+                losses = self._losses(batch, rows, outputs)
+                trained = self._losses(batch, rows, outputs, smoothed=True) if self._smoothing else losses
+            self.scaler.scale(trained.sum() / len(batch.x)).backward()  # type: ignore[no-untyped-call]
+            seen.append((losses.detach(), outputs.detach()))
+        losses, outputs = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
+        return Seen(losses, outputs, batch.y if batch.partner is None else None)
+
+    def _losses(self, batch: Batch, rows: slice, outputs: Tensor, *, smoothed: bool = False) -> Tensor:
+        """Of each sample, shape (n,)."""
+        more = {"smoothing": self._smoothing} if smoothed else {}
+        return batch.losses(lambda targets: _of_each(self.task.loss(outputs, targets, **more)), rows)
+
+    def _before(self) -> Callable[[], None]:
+        """Remember what a forward pass changes; returns how to put it back."""
+        generator = torch.get_rng_state()
+        on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        buffers = [b.clone() for b in self._buffers]
+
+        def put_back() -> None:
+            torch.set_rng_state(generator)
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device, self._device)
+            for buffer, was in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(was)
+
+        return put_back
+
+    def _halve(self, samples: int) -> None:
+        tried = min(self.micro_batch, samples)
+        self.micro_batch = max(1, tried // 2)
+        self.optimizer.zero_grad()
+        memory.give_back(self._device)
+        print(
+            f"out of memory with {tried} samples at once: goes on with {self.micro_batch}, "
+            f"{-(-self.step_size // self.micro_batch)} times a step"
+        )
+
+
+def _of_each(losses: Tensor) -> Tensor:
+    """Losses of shape (n,); of a sample's several the sum. Raises TaskError on a loss that is one number."""
+    if losses.dim() == 1:
+        return losses
+    if losses.dim() == 0:
+        raise TaskError(
+            "the task's loss gives one number for a batch; it must give one for each sample, shape (n,): "
+            "with torch's losses, pass reduction='none'"
+        )
+    return losses.flatten(1).sum(1)
+
+
+def _autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
+    if precision == "fp32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, _AUTOCAST[precision])
+
+
+__all__ = ["TAKEN", "Learner", "Seen"]
