@@ -176,6 +176,10 @@ def test_a_share_is_beta_distributed(alpha):
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
+def loss_of(batch: Batch, outputs: torch.Tensor) -> torch.Tensor:
+    return batch.losses(lambda y: functional.cross_entropy(outputs, y, reduction="none"))
+
+
 def test_the_loss_of_mixed_targets_is_the_cross_entropy_against_soft_targets():
     x, outputs = torch.rand(32, 6), torch.randn(32, 10, dtype=torch.float64)
     batch = augmented(x, mixup=0.5)
@@ -192,6 +196,11 @@ def test_the_loss_of_mixed_targets_is_the_cross_entropy_against_soft_targets():
         assert torch.allclose(batch.losses(loss), expected)
         by_hand = batch.share * loss(y) + (1 - batch.share) * loss(y[batch.partner])
         assert torch.equal(batch.losses(loss), by_hand)
+
+    def of_some(targets):
+        return functional.cross_entropy(outputs[8:20], targets, reduction="none")
+
+    assert torch.equal(batch.losses(of_some, slice(8, 20)), loss_of(batch, outputs)[8:20])
 
 
 def test_label_smoothing_is_its_definition():

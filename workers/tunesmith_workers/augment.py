@@ -59,7 +59,7 @@ class Batch:
     share: Tensor | None = None
 
     def losses(self, of: Callable[[Tensor], Tensor], rows: slice = slice(None)) -> Tensor:
-        """Loss of each sample of `rows`, shape (n,), where `of` gives it for plain targets.
+        """Loss of each of the samples `rows`, shape (n,), where `of` gives it for plain targets of theirs.
 
         A mixed sample has λ·loss(y) + (1-λ)·loss(its partner's y), which is the cross-entropy against
         the mixed (soft) target, and needs nothing of losses that only know class numbers.
