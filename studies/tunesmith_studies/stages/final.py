@@ -100,6 +100,14 @@ class Final(Stage):
                 )
         return Done(run.result())
 
+    def choice(self, history: History, seed: Seed) -> Choice | None:
+        """What the comparisons of this stage's trials say by now; None while nothing ranks."""
+        found = candidates(self, history, self.top)
+        if isinstance(found, str):
+            return None
+        run = _Run(self, history, found, seed)
+        return run.choice() if best_first(run.each(), history.study.objective.direction) else None
+
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         found = candidates_at_most(self, study, sources, self.top)
         cycle_epochs = self.one_cycle_epochs or self.epochs
@@ -130,7 +138,7 @@ class _Run:
         ]
 
     def cycle(self) -> list[Proposal] | Done:
-        ranked = self._ranked(self._each())
+        ranked = self._ranked(self.each())
         if not ranked:
             return nothing_ranks(self.history)
         params = self._cycle_params(ranked[0])
@@ -182,7 +190,7 @@ class _Run:
 
     def choice(self) -> Choice:
         """What the comparisons say by now; needs a configuration that ranks."""
-        each = self._each()
+        each = self.each()
         ranked = self._ranked(each)
         params = self._cycle_params(ranked[0])
         keys = {j: cycle_key(j) for j in range(self.stage.seeds)}
@@ -194,7 +202,7 @@ class _Run:
         keys = {j: honest_key(j) for j in range(self.stage.honest_seeds)}
         return repeats(self.history, self.choice().kept.params, keys)
 
-    def _each(self) -> list[Repeats]:
+    def each(self) -> list[Repeats]:
         return [
             repeats(self.history, c.params, {j: fresh_key(i, j) for j in range(self.stage.seeds)})
             for i, c in enumerate(self.candidates)
