@@ -110,15 +110,19 @@ def serve(settings: Settings) -> None:
     "--tasks", multiple=True, type=click.Path(path_type=Path), help="A Python file with tasks; repeat."
 )
 @click.option("--data", multiple=True, metavar="NAME=FILE", help="A data file as the task NAME; repeat.")
+@click.option(
+    "--weights", multiple=True, metavar="NAME=FILE", help="What init_from NAME starts from; repeat."
+)
 @settings_options("home", "host", "port", "ttl_seconds", "log_format")
 def up(
-    settings: Settings, workers: int, slots: int | None, tasks: tuple[Path, ...], data: tuple[str, ...]
-) -> None:
+    settings: Settings, *, workers: int, slots: int | None, tasks: tuple[Path, ...],
+    data: tuple[str, ...], weights: tuple[str, ...],
+) -> None:  # fmt: skip
     """Run a service and workers on this machine; Ctrl-C ends both and loses nothing."""
     from tunesmith_service.up import LocalWorkers  # noqa: PLC0415  (help must come at once)
 
     options = [] if slots is None else ["--slots", str(slots)]
-    for flag, values in (("--tasks", tasks), ("--data", data)):
+    for flag, values in (("--tasks", tasks), ("--data", data), ("--weights", weights)):
         options += [str(part) for value in values for part in (flag, value)]
     local = LocalWorkers(settings, workers, options)
     _serve(settings, local.start, local.stop)

@@ -89,9 +89,16 @@ def trials_page(
 
 
 def running_trials(conn: Connection, study: store.Study, *, limit: int) -> list[trial_store.Trial]:
-    """The newest of a study's running trials."""
-    wanted = _trials().where(trials.c.study_id == study.id, trials.c.state == TrialState.RUNNING)
+    """The newest of a study's running trials that have an objective."""
+    running = (trials.c.state == TrialState.RUNNING, trials.c.kind == "train")
+    wanted = _trials().where(trials.c.study_id == study.id, *running)
     return _read(conn, wanted.order_by(trials.c.number.desc()).limit(limit))
+
+
+def trials_of_kind(conn: Connection, study: store.Study, kind: str, *, limit: int) -> list[trial_store.Trial]:
+    """A study's first trials of a kind of work."""
+    wanted = _trials().where(trials.c.study_id == study.id, trials.c.kind == kind)
+    return _read(conn, wanted.order_by(trials.c.number).limit(limit))
 
 
 def attempts_of(conn: Connection, trial_id: int) -> Sequence[Row[Any]]:

@@ -161,7 +161,7 @@ def test_the_end_of_a_backoff_is_waited_for(play):
 def test_a_study_goes_from_creation_to_its_best_trial_over_http(served: Served):
     made = served.people.post("/studies", json=study("whole"))
     assert made.status_code == 201
-    assert made.json()["forecast"] == {"coarse": {"trials": 4, "epochs": 12, "snapshots": 0}}
+    assert made.json()["forecast"]["coarse"].items() >= {"trials": 4, "epochs": 12, "snapshots": 0}.items()
 
     async def work() -> None:
         worker = LightWorker(served.url, served.token("worker"))

@@ -62,6 +62,13 @@ def proposal(w: World) -> c.Command:
     return c.Propose(w.study, "random", "new", 3, {"lr": 0.2}, WORK, {"trial": 0, "step": 1}, {}, 4, False)
 
 
+def override(w: World) -> c.Command:
+    """Past a check that has failed and blocks the study."""
+    result = {"ranking": [], "why": "no", "chosen": {}, "numbers": {}, "failed": True, "blocks": True}
+    w.bench.do(c.EndStage(w.study, "random", result, w.bench.event_n(w.study)))
+    return c.OverrideStage(w.study, "random", "test", "on purpose")
+
+
 def expire(w: World) -> c.Command:
     w.bench.clock.advance(TTL + 1)
     return c.Sweep()
@@ -91,6 +98,7 @@ COMMANDS: dict[str, Callable[[World], c.Command]] = {
     ),
     "add stage": lambda w: c.AddStage(w.study, stage("last"), "test"),
     "skip stage": lambda w: c.SkipStage(w.study, "random", "test", "enough"),
+    "override stage": override,
     "stop study": lambda w: c.MoveStudy(w.study, "stopped", "test", "enough"),
     "pause study": lambda w: c.MoveStudy(w.study, "paused", "test", "later"),
     "enqueue": lambda w: c.Enqueue(

@@ -14,7 +14,8 @@ from ui.seeding import SPEC
 def trial(**changed: Any) -> trial_store.Trial:
     usual: dict[str, Any] = {
         "id": 1, "study_id": 1, "number": 7, "key": "cell", "ordinal": 0, "state": "complete",
-        "stop_reason": "budget", "params": {"lr": 0.1}, "work": {"epochs": 20}, "start": None,
+        "stop_reason": "budget", "params": {"lr": 0.1}, "work": {"epochs": 20, "seed": 1}, "start": None,
+        "kind": "train", "test_read": None,
         "planned_at": 0, "draft": False, "hand": False, "retry_of": None, "attempt": 1, "worker_id": None,
         "not_before_us": 0, "losses": 0, "failures": 0, "preemptions": 0, "step": 20, "value": 0.5,
         "last_metrics": {"val/loss": 0.5}, "error": None, "created_us": 0, "started_us": 10,
@@ -27,7 +28,7 @@ def stage(**changed: Any) -> store.StageRow:
     usual: dict[str, Any] = {
         "id": 1, "position": 0, "name": "coarse", "kind": "coarse_grid", "state": "active", "reason": None,
         "spec": StudySpec.from_json(SPEC).to_json()["stages"][0], "result": None, "activated_us": 0,
-        "ended_us": None, "counts": {"complete": 6, "running": 2},
+        "ended_us": None, "override": None, "counts": {"complete": 6, "running": 2},
     }  # fmt: skip
     return store.StageRow(**(usual | changed))
 
@@ -42,6 +43,11 @@ def stage(**changed: Any) -> store.StageRow:
         ({"state": "failed", "stop_reason": "error", "error": {"kind": "ValueError"}}, "ValueError"),
         ({"attempt": 2}, "attempt 2"),
         ({"hand": True, "retry_of": 3}, "by hand, again after #3"),
+        ({"test_read": 2}, "test set read no. 2"),
+        (
+            {"stop_reason": "plateau", "step": 400, "work": {"epochs": 9, "seed": 1, "steps": 900}},
+            "stopped at its plateau at step 400",
+        ),
     ],
 )
 def test_a_note_says_what_the_state_does_not(changed, note):

@@ -1,12 +1,15 @@
 """What the curve charts draw, as JSON small enough for a screen.
 
     {"metric": "val/loss", "metrics": ["train/loss", "val/loss"], "range": [0.35, 2.31],
+     "axis": {"name": "epoch", "log": false}, "marks": [],
      "curves": [{"label": "#55", "href": "/ui/…", "about": "refine", "state": "complete",
                  "role": "", "rank": 0, "value": 0.353, "steps": [1, 2], "values": [0.9, 0.353],
                  "lost": []}]}
 
-`range` is what the value axis shows by default; a few runaway points do not set it. `lost` holds
-steps whose value was not finite; they are drawn as crosses at the edge. `rank` is 0 for the best.
+`axis` is what `steps` count: epochs, optimizer steps, or rates on a logarithmic axis; `marks` are
+places on it with a name, such as `{"at": 0.03, "label": "suggested 0.03"}`. `range` is what the value
+axis shows by default; a few runaway points do not set it. `lost` holds steps whose value was not finite;
+they are drawn as crosses at the edge. `rank` is 0 for the best.
 """
 
 from __future__ import annotations
@@ -21,11 +24,30 @@ MOST_POINTS = 2000
 
 
 @dataclass(frozen=True, slots=True)
+class Axis:
+    """What a chart's steps count."""
+
+    name: str
+    log: bool = False
+
+
+EPOCHS, STEPS, RATES = Axis("epoch"), Axis("step"), Axis("learning rate", log=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place on the axis that is worth a name."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One curve: (step, value) in order of step, values as reported."""
 
     label: str
-    points: Sequence[tuple[int, float]]
+    points: Sequence[tuple[float, float]]
     href: str = ""
     about: str = ""
     state: str = ""
@@ -42,12 +64,12 @@ class Drawn:
     role: str
     rank: int | None
     value: float | None
-    steps: list[int]
+    steps: list[float]
     values: list[float]
-    lost: list[int]
+    lost: list[float]
 
 
-def decimate(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+def decimate(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
     """At most `most` of the points: the lowest and the highest of each bucket, first and last kept.
 
     Unlike a mean, this loses no spike. `most` is at least 4.
@@ -89,7 +111,14 @@ def _drawn(line: Line) -> Drawn:
     )  # fmt: skip
 
 
-def view(metric: str, metrics: Sequence[str], lines: Sequence[Line]) -> dict[str, Any]:
+def view(
+    metric: str,
+    metrics: Sequence[str],
+    lines: Sequence[Line],
+    *,
+    axis: Axis = EPOCHS,
+    marks: Sequence[Mark] = (),
+) -> dict[str, Any]:
     """The JSON of the module's head."""
     curves = [_drawn(line) for line in lines]
     shown = robust_range([v for c in curves for v in c.values])
@@ -97,5 +126,7 @@ def view(metric: str, metrics: Sequence[str], lines: Sequence[Line]) -> dict[str
         "metric": metric,
         "metrics": list(metrics),
         "range": shown,
+        "axis": asdict(axis),
+        "marks": [asdict(mark) for mark in marks],
         "curves": [asdict(c) for c in curves if c.values or c.lost],
     }

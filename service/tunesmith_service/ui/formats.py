@@ -20,7 +20,7 @@ _SQUARE = '<path d="M2 2h6v6H2z" fill="currentColor"/>'
 _SHAPES = {
     "waiting": _HOLLOW, "pending": _HOLLOW, "running": _PLAY, "active": _PLAY, "complete": _CHECK,
     "done": _CHECK, "pruned": _HALF, "failed": _CROSS, "cancelled": _DASH, "skipped": _DASH,
-    "paused": _BARS, "stopped": _SQUARE,
+    "paused": _BARS, "stopped": _SQUARE, "pass": _CHECK, "info": _HOLLOW, "warn": _HALF, "fail": _CROSS,
 }  # fmt: skip
 
 

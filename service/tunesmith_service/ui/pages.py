@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs
 
 from fastapi import Depends, Path, Query
 from sqlalchemy import Connection
@@ -18,13 +19,17 @@ from tunesmith_studies.trial import StudyState
 from tunesmith_service import overviews
 from tunesmith_service.api.deps import MAX_ID, ServiceDep, WhoDep
 from tunesmith_service.blobs import BlobStore
-from tunesmith_service.commands import MoveStudy
+from tunesmith_service.commands import MoveStudy, OverrideStage
 from tunesmith_service.core import Service
-from tunesmith_service.errors import NotFound, Unauthorized
+from tunesmith_service.errors import NotFound, Unauthorized, Unprocessable
+from tunesmith_service.parsing import read_body
 from tunesmith_service.security import Policy, Role, Who, allow, public
 from tunesmith_service.ui import live, login, screens
 from tunesmith_service.ui.rendering import base, render
 from tunesmith_service.ui.routing import router
+
+REASON_CHARACTERS = 2000
+FORM_BYTES = 32_768  # a reason of that length, each character percent-encoded in four bytes
 
 LOG_BYTES = 32_768
 """Of a log, the end that a page shows."""
@@ -35,6 +40,7 @@ routes.include_router(login.routes)
 StudyId = Annotated[int, Path(ge=1, le=MAX_ID)]
 Number = Annotated[int, Path(ge=0, le=MAX_ID)]
 Metric = Annotated[str, Query(max_length=128)]
+StageName = Annotated[str, Path(max_length=128)]
 
 
 async def asked(
@@ -94,7 +100,7 @@ async def study_part(
     service: ServiceDep,
     who: WhoDep,
     study_id: StudyId,
-    part: Literal["heading", "pipeline", "best", "rows"],
+    part: Literal["heading", "pipeline", "best", "findings", "notices", "rows"],
     asked: AskedDep,
 ) -> Response:
     wanted = asked if part == "rows" else None
@@ -118,6 +124,29 @@ async def study_curves(
         return screens.study_curves(conn, screens.study(conn, who, study_id), metric, base(request))
 
     return JSONResponse(await service.read(read))
+
+
+@routes.get("/ui/studies/{study_id}/range-tests.json")
+@allow(Role.VIEWER, by="session")
+async def range_tests(request: Request, service: ServiceDep, who: WhoDep, study_id: StudyId) -> Response:
+    def read(conn: Connection) -> dict[str, Any]:
+        return screens.range_tests(conn, screens.study(conn, who, study_id), base(request))
+
+    return JSONResponse(await service.read(read))
+
+
+@routes.post("/ui/studies/{study_id}/stages/{name}/override")
+@allow(Role.RESEARCHER, by="session")
+async def override_stage(
+    request: Request, service: ServiceDep, who: WhoDep, study_id: StudyId, name: StageName
+) -> Response:
+    await service.read(screens.study, who, study_id)
+    body = await read_body(request, limit=FORM_BYTES, seconds=service.settings.body_seconds)
+    reason = parse_qs(body.decode("utf-8", "replace")).get("reason", [""])[0].strip()
+    if not 0 < len(reason) <= REASON_CHARACTERS:
+        raise Unprocessable(f"Say why in 1 to {REASON_CHARACTERS} characters; the reason is kept.")
+    await service.writer.submit(OverrideStage(study_id, name, who.actor, reason))
+    return Response(status_code=204, headers={"HX-Refresh": "true"})
 
 
 _MOVES = {"pause": StudyState.PAUSED, "resume": StudyState.ACTIVE, "stop": StudyState.STOPPED}

@@ -9,10 +9,12 @@ from urllib.parse import urlencode
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row
+from tunesmith_studies import rates
+from tunesmith_studies.planning import StageResult
 from tunesmith_studies.study import StudySpec
-from tunesmith_studies.trial import Point, TrialState
+from tunesmith_studies.trial import Point, StudyState, TrialState, Work
 
-from tunesmith_service import overviews, reading, store, trial_store
+from tunesmith_service import findings, overviews, reading, store, trial_store
 from tunesmith_service.errors import NotFound
 from tunesmith_service.security import Role, Who
 from tunesmith_service.ui import curves, views
@@ -22,6 +24,9 @@ BEST_CURVES = 10
 RUNNING_CURVES = 10
 PARAM_COLUMNS = 8
 LOG_CHUNKS = 4
+RANGE_TEST = "lr_range_test"
+RANGE_TESTS = 20
+LOSS = "train/loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,11 @@ class StudyView:
     best: views.Best | None
     stages: list[views.StageView]
     moves: list[views.Move]
+    found: list[views.Found]
+    warnings: list[str]
+    blocked_by: str | None
+    may_override: bool
+    has_range_tests: bool
 
     @property
     def id(self) -> int:
@@ -84,13 +94,25 @@ def study(conn: Connection, who: Who, study_id: int) -> StudyView:
     ranked = [_best(t, row.spec) for t in overviews.stage_bests(conn, row)]
     planned = views.planned_trials(row.spec)
     may_move = who.may(Role.RESEARCHER)
+    times = findings.stage_times(stages, store.slots_for(conn, row))
+    blocked_by = next((s.name for s in stages if s.blocks), None)
     return StudyView(
         row=row,
         metric=row.spec["objective"]["metric"],
         counts=_counts(stages),
         best=ranked[0] if ranked else None,
-        stages=[views.stage(s, planned.get(s.name), {b.stage: b for b in ranked}) for s in stages],
-        moves=views.moves(row.state, row.running, row.waiting) if may_move else [],
+        stages=[
+            views.stage(s, planned.get(s.name), {b.stage: b for b in ranked}, times.get(s.name))
+            for s in stages
+        ],
+        moves=views.moves(row.state, row.running, row.waiting, is_blocked=bool(blocked_by))
+        if may_move
+        else [],
+        found=views.found(stages),
+        warnings=findings.test_set_warnings(row.task, trial_store.test_reads(conn, study_id)),
+        blocked_by=blocked_by,
+        may_override=may_move and row.state == StudyState.PAUSED,
+        has_range_tests=any(s.kind == RANGE_TEST for s in stages),
     )
 
 
@@ -216,7 +238,7 @@ def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> Trial
         worker=attempts[-1].worker if attempts else None,
         error=row.error,
         settings=_settings(row.params, best.params if best else {}, shown.row.spec),
-        attempts=[_attempt(a, now_us) for a in attempts],
+        attempts=[_attempt(a, Work.from_json(row.work).unit, now_us) for a in attempts],
         log=overviews.log_tail(conn, row.id, chunks=LOG_CHUNKS),
     )
 
@@ -237,12 +259,12 @@ def _settings(
         return [views.Setting(n, v, None, best.get(n), None, "") for n, v in params.items()]
 
 
-def _attempt(row: Row[Any], now_us: int) -> AttemptView:
+def _attempt(row: Row[Any], unit: str, now_us: int) -> AttemptView:
     return AttemptView(
         attempt=row.attempt,
         worker=row.worker or row.worker_id[:8],
         claimed_us=row.claimed_us,
-        from_where=f"epoch {row.resume_step}" if row.resume_step else "the start",
+        from_where=f"{unit} {row.resume_step}" if row.resume_step else "the start",
         time_us=(row.ended_us or now_us) - row.claimed_us,
         ending=views.ending(row.ending, row.outcome),
     )
@@ -252,7 +274,8 @@ def _attempt(row: Row[Any], now_us: int) -> AttemptView:
 
 
 def study_curves(conn: Connection, shown: StudyView, metric: str, base: str) -> dict[str, Any]:
-    """The best trials' and the running ones' curves of one metric; see `curves`."""
+    """The best trials' and the running ones' curves of one metric; see `curves`. Trials that count steps
+    are drawn over the epochs that they did, beside those that count epochs."""
     best = trial_store.best_trials(conn, shown.row, limit=BEST_CURVES)
     running = overviews.running_trials(conn, shown.row, limit=RUNNING_CURVES)
     found = reading.curves(conn, [r.id for r in (*best, *running)])
@@ -261,7 +284,7 @@ def study_curves(conn: Connection, shown: StudyView, metric: str, base: str) -> 
     lines = [
         curves.Line(
             label=f"#{r.number}",
-            points=_points(found.get(r.id, []), metric),
+            points=_by_epoch(r, found.get(r.id, []), metric),
             href=f"{base}/studies/{shown.id}/trials/{r.number}",
             about=r.stage,
             state=r.state,
@@ -272,26 +295,70 @@ def study_curves(conn: Connection, shown: StudyView, metric: str, base: str) -> 
     return curves.view(metric, _sorted(names, shown.metric), lines)
 
 
+def _by_epoch(row: trial_store.Trial, points: Sequence[Point], metric: str) -> list[tuple[float, float]]:
+    if Work.from_json(row.work).unit == "epoch":
+        return _points(points, metric)
+    return [(p.metrics.get("sys/epoch", p.step), p.metrics[metric]) for p in points if metric in p.metrics]
+
+
 def trial_curves(conn: Connection, shown: StudyView, number: int, metric: str) -> dict[str, Any]:
-    """A trial's metrics, those that differ only in their split in one chart: val/loss with train/loss."""
+    """A trial's metrics, those that differ only in their split in one chart: val/loss with train/loss.
+    Of a range test, the loss over the rate."""
     row = _trial(conn, shown, number)
+    if row.kind == "range_test":
+        return _range_tests(conn, [row], shown, "")
     points = trial_store.curve(conn, row.id)
     names = sorted({name for p in points for name in p.metrics})
     groups = sorted({_group(n) for n in names}, key=lambda g: (g != _group(shown.metric), g))
-    group = _group(metric) if _group(metric) in groups else _group(shown.metric)
+    group = next((g for g in (_group(metric), _group(shown.metric), *groups) if g in groups), "")
     lines = [
         curves.Line(label=name, points=_points(points, name), state=row.state, role=name.partition("/")[0])
         for name in sorted(names, reverse=True)
         if _group(name) == group
     ]
-    return curves.view(group, groups, lines)
+    axis = curves.EPOCHS if Work.from_json(row.work).unit == "epoch" else curves.STEPS
+    return curves.view(group, groups, lines, axis=axis)
+
+
+def range_tests(conn: Connection, shown: StudyView, base: str) -> dict[str, Any]:
+    """Loss over rate of the study's range tests, with the rates that they suggest."""
+    rows = overviews.trials_of_kind(conn, shown.row, "range_test", limit=RANGE_TESTS)
+    return _range_tests(conn, rows, shown, base)
+
+
+def _range_tests(
+    conn: Connection, rows: Sequence[trial_store.Trial], shown: StudyView, base: str
+) -> dict[str, Any]:
+    found = reading.curves(conn, [r.id for r in rows])
+    lines = [
+        curves.Line(
+            label=f"#{r.number}",
+            points=[
+                (p.metrics["sys/lr"], p.metrics[LOSS])
+                for p in found.get(r.id, [])
+                if "sys/lr" in p.metrics and LOSS in p.metrics
+            ],
+            href=f"{base}/studies/{shown.id}/trials/{r.number}" if base else "",
+            about=", ".join(f"{n} {r.params[n]}" for n in ("optimizer", "momentum") if n in r.params),
+            state=r.state,
+            rank=i if len(rows) > 1 else None,
+        )
+        for i, r in enumerate(rows)
+    ]
+    results = {s.name: s.result for s in store.stages(conn, shown.id) if s.result}
+    told: list[rates.Suggestion] = []
+    for r in rows:
+        if r.stage in results:
+            every = rates.suggestions(StageResult.from_json(results[r.stage]))
+            told += [s for s in every if s.fits(r.params) and s not in told]
+    return curves.view(LOSS, [LOSS], lines, axis=curves.RATES, marks=views.suggested(told))
 
 
 def _group(metric: str) -> str:
     return metric.partition("/")[2] or metric
 
 
-def _points(points: Sequence[Point], metric: str) -> list[tuple[int, float]]:
+def _points(points: Sequence[Point], metric: str) -> list[tuple[float, float]]:
     return [(p.step, p.metrics[metric]) for p in points if metric in p.metrics]
 
 

@@ -10,13 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
+from tunesmith_studies.findings import Finding, gravest_first
+from tunesmith_studies.rates import Suggestion
 from tunesmith_studies.space import Choice, Scalar
 from tunesmith_studies.study import StudySpec, forecast
-from tunesmith_studies.trial import StageState, StudyState, TrialState
+from tunesmith_studies.trial import StageState, StudyState, TrialState, Work
 
+from tunesmith_service.findings import StageTime, of_stage
 from tunesmith_service.store import StageRow
 from tunesmith_service.trial_store import Trial
 from tunesmith_service.ui import formats
+from tunesmith_service.ui.curves import Mark
 
 STATES = tuple(str(s) for s in TrialState)
 _BAR_ORDER = ("complete", "pruned", "failed", "cancelled", "running", "waiting")
@@ -50,6 +54,23 @@ class StageView:
     bars: list[Bar]
     best: Best | None
     why: str
+    time: str = ""  # how long it will take, once a preflight has measured
+    override: str = ""  # who let the study go on past it, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one stage's trials showed, the gravest first."""
+
+    stage: str
+    findings: list[Finding]
+
+
+def found(rows: Sequence[StageRow]) -> list[Found]:
+    """By stage, in their order; stages that found nothing are left out. What was checked and is sound
+    stands at the end of each."""
+    by_stage = [Found(row.name, list(gravest_first(of_stage(row)))) for row in rows]
+    return [each for each in by_stage if each.findings]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +123,23 @@ def _plan(spec: Mapping[str, Any]) -> str:
     """What a stage will do, from its own words; a kind that has none here says how long it trains."""
     say = _DOES.get(spec["kind"])
     does = say(spec) if say else ""
-    epochs, share = spec["epochs"], spec.get("data_fraction", 1.0)
-    trains = f"{epochs} epochs a trial" if epochs != 1 else "1 epoch a trial"
+    share = spec.get("data_fraction", 1.0)
+    trains = _length(spec)
     if share != 1.0:
         trains += f" on {share:.0%} of the training set"
     if spec.get("source"):
         trains += f"; builds on {spec['source']}"
     return f"{does} {trains[0].upper()}{trains[1:]}.".strip()
+
+
+def _length(spec: Mapping[str, Any]) -> str:
+    """
+    >>> _length({"epochs": 1}), _length({"epochs": 5, "budget": {"epochs": None, "steps": 300}})
+    ('1 epoch a trial', '300 steps a trial')
+    """
+    budget = {unit: n for unit, n in (spec.get("budget") or {}).items() if n is not None}
+    unit, n = next(iter(budget.items()), ("epochs", spec["epochs"]))
+    return f"{n:g} {unit if n != 1 else unit[:-1]} a trial"
 
 
 _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
@@ -130,7 +161,9 @@ _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def stage(row: StageRow, planned: int | None, bests: Mapping[str, Best]) -> StageView:
+def stage(
+    row: StageRow, planned: int | None, bests: Mapping[str, Best], time: StageTime | None = None
+) -> StageView:
     """A card of the pipeline; `planned` is how many trials the stage runs at most. One that has
     ended has run what it wanted."""
     if row.state not in (StageState.PENDING, StageState.ACTIVE):
@@ -143,7 +176,14 @@ def stage(row: StageRow, planned: int | None, bests: Mapping[str, Best]) -> Stag
         bars=bars(row.counts, planned or 0),
         best=_ranked_first(row) or bests.get(row.name),
         why=why(row),
+        time=_takes(time) if time and row.ended_us is None else "",
+        override=f"overridden by {row.override['actor']}: {row.override['reason']}" if row.override else "",
     )
+
+
+def _takes(time: StageTime) -> str:
+    hours = f"{time.gpu_hours:.2g} GPU-hours"
+    return f"takes about {formats.duration(round(time.seconds * 1e6))}, {hours}"
 
 
 def _ranked_first(row: StageRow) -> Best | None:
@@ -174,8 +214,8 @@ def now(stages: Sequence[StageRow]) -> str:
     return f"all {done} done" if done == len(stages) else f"{done} of {len(stages)} done"
 
 
-def moves(state: str, running: int, waiting: int) -> list[Move]:
-    """What a person may do with a study in this state."""
+def moves(state: str, running: int, waiting: int, *, is_blocked: bool = False) -> list[Move]:
+    """What a person may do with a study in this state; one that is blocked is overridden, not resumed."""
     pause = Move(
         "pause", "Pause…", "Pause this study?", "No new trial starts; those that run go on to their end."
     )
@@ -188,7 +228,16 @@ def moves(state: str, running: int, waiting: int) -> list[Move]:
         "skipped. What has been found stays. A stopped study cannot be resumed.",
         risky=True,
     )
-    return {StudyState.ACTIVE: [pause, stop], StudyState.PAUSED: [resume, stop]}.get(StudyState(state), [])
+    paused = [stop] if is_blocked else [resume, stop]
+    return {StudyState.ACTIVE: [pause, stop], StudyState.PAUSED: paused}.get(StudyState(state), [])
+
+
+def suggested(told: Sequence[Suggestion]) -> list[Mark]:
+    """The rates that range tests suggest; what each is given for, where there are several."""
+    return [
+        Mark(s.lr, " ".join(["suggested", formats.number(s.lr, pad=False), *map(str, s.given.values())]))
+        for s in told
+    ]
 
 
 # --- trials ---------------------------------------------------------------------------------------
@@ -203,17 +252,20 @@ class TrialRow:
     newest: float | None  # the objective's metric in the newest report
     params: Mapping[str, Scalar]
     step: int
-    epochs: int
-    progress: float  # percent
+    unit: str  # what `step` counts: epoch or step
+    done: str  # such as 3/5 epochs
+    progress: float | None  # percent; None where nobody can say
     time_us: int | None
     note: str
     start: Mapping[str, int] | None  # the trial and step whose snapshot it goes on from
     is_best: bool
+    measures: bool  # for its stage: it has no value
+    test_read: int | None  # it was the nth of its project to read the task's test split
 
 
 def trial_row(row: Trial, metric: str, best: int | None, now_us: int) -> TrialRow:
     """A row of the table of trials."""
-    epochs = int(row.work["epochs"])
+    work = Work.from_json(row.work)
     newest = (row.last_metrics or {}).get(metric)
     return TrialRow(
         number=row.number,
@@ -223,13 +275,35 @@ def trial_row(row: Trial, metric: str, best: int | None, now_us: int) -> TrialRo
         newest=newest if isinstance(newest, float | int) else None,
         params=row.params,
         step=row.step,
-        epochs=epochs,
-        progress=round(min(100 * row.step / epochs, 100), 1) if epochs else 0,
+        unit=work.unit,
+        done=_done(row.step, work),
+        progress=_progress(row, work),
         time_us=_time(row, now_us),
         note=note(row),
         start=row.start,
         is_best=row.number == best,
+        measures=work.kind != "train",
+        test_read=row.test_read,
     )
+
+
+def _done(step: int, work: Work) -> str:
+    """
+    >>> _done(3, Work(5, 0)), _done(40, Work(5, 0, steps=300)), _done(40, Work(5, 0, kind="range_test"))
+    ('3/5 epochs', '40/300 steps', '40 steps')
+    """
+    if work.unit == "epoch":
+        return f"{step}/{work.epochs} epochs"
+    return f"{step}/{work.steps} steps" if work.steps else f"{step} steps"
+
+
+def _progress(row: Trial, work: Work) -> float | None:
+    """Of a trial that counts steps towards epochs, as its newest report says."""
+    if work.unit == "epoch" or work.steps:
+        return round(min(100 * row.step / (work.steps or work.epochs), 100), 1)
+    epochs = (row.last_metrics or {}).get("sys/epoch")
+    known = isinstance(epochs, float | int) and work.kind == "train" and work.seconds is None
+    return round(min(100 * epochs / work.epochs, 100), 1) if known and epochs is not None else None
 
 
 def _time(row: Trial, now_us: int) -> int | None:
@@ -251,7 +325,7 @@ def note(row: Trial) -> str:
     """What is worth knowing about a trial beyond its state. A lost worker is no failure."""
     parts = []
     if row.stop_reason in _REASONS and row.stop_reason != "budget":
-        parts.append(f"{_REASONS[row.stop_reason]} at epoch {row.step}")
+        parts.append(f"{_REASONS[row.stop_reason]} at {Work.from_json(row.work).unit} {row.step}")
     if row.error:
         parts.append(str(row.error.get("kind", "error")))
     if row.state == TrialState.WAITING and row.attempt:
@@ -260,6 +334,8 @@ def note(row: Trial) -> str:
         parts.append(f"attempt {row.attempt}")
     if row.hand:
         parts.append("by hand")
+    if row.test_read is not None:
+        parts.append("read the test set" if row.test_read == 1 else f"test set read no. {row.test_read}")
     if row.retry_of is not None:
         parts.append(f"again after #{row.retry_of}")
     return ", ".join(parts)

@@ -55,7 +55,7 @@
     due = false;
     resting = true;
     body.dispatchEvent(new CustomEvent("live"));
-    if (kinds.has("study")) body.dispatchEvent(new CustomEvent("live-study"));
+    if (["study", "stage", "test_read"].some((kind) => kinds.has(kind))) body.dispatchEvent(new CustomEvent("live-study"));
     kinds = new Set();
     setTimeout(() => {
       resting = false;

@@ -50,6 +50,7 @@
       const soft = css("--soft");
       const line = css("--line");
       const log = scale === "log" && view.range && view.range[0] > 0;
+      const rates = view.axis.log;
       const narrow = canvas.clientWidth < 480;
       const steps = view.curves.flatMap((c) => [...c.steps, ...c.lost]);
       const axis = {
@@ -61,7 +62,7 @@
       };
       return {
         animation: false,
-        aria: { enabled: true, label: { description: `${view.metric} by epoch; the list below has the figures.` } },
+        aria: { enabled: true, label: { description: `${view.metric} by ${view.axis.name}; the list below has the figures.` } },
         grid: { left: 8, right: 14, top: 30, bottom: 26, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
         textStyle: { fontFamily: getComputedStyle(root).fontFamily, fontSize: 12 },
         tooltip: {
@@ -75,8 +76,9 @@
           formatter: (points) => tooltip(points, narrow ? 5 : 10),
         },
         xAxis: {
-          ...axis, type: "value", name: "epoch", nameLocation: "end", nameGap: -30, min: Math.min(...steps), max: Math.max(...steps),
-          minInterval: 1, splitLine: { show: false },
+          ...axis, type: rates ? "log" : "value", name: view.axis.name, nameLocation: "end", nameGap: rates ? -84 : -30,
+          min: Math.min(...steps), max: Math.max(...steps), minInterval: rates ? 0 : 1, splitLine: { show: false },
+          axisLabel: { ...axis.axisLabel, ...(rates ? { formatter: tick, showMinLabel: false, showMaxLabel: false } : {}) },
           nameTextStyle: { color: soft, verticalAlign: "top", padding: [26, 0, 0, 0] },
         },
         yAxis: {
@@ -85,7 +87,7 @@
           min: view.range ? view.range[0] : null, max: view.range ? view.range[1] : null,
           axisLabel: { ...axis.axisLabel, formatter: tick, showMinLabel: log, showMaxLabel: log },
         },
-        series: view.curves.map((curve) => {
+        series: view.curves.map((curve, place) => {
           const c = colour(curve, finished.indexOf(curve), finished.length);
           const faded = lit !== null && lit !== curve.label;
           return {
@@ -106,6 +108,12 @@
               itemStyle: { color: "transparent", borderColor: css("--bad"), borderWidth: 2 },
               data: curve.lost.map((step) => ({ coord: [step, view.range ? view.range[1] : 0] })),
             },
+            markLine: place > 0 ? undefined : {
+              symbol: "none", silent: true, animation: false,
+              lineStyle: { color: soft, type: "dashed", width: 1 },
+              label: { color: soft, fontSize: 11, formatter: (mark) => mark.name, position: "insideEndTop" },
+              data: view.marks.map((mark) => ({ name: mark.label, xAxis: mark.at })),
+            },
           };
         }),
       };
@@ -115,7 +123,7 @@
       const order = [...points].sort((a, b) => a.seriesIndex - b.seriesIndex).slice(0, most);
       const lines = order.map((p) => `${p.marker} ${p.seriesName}   ${digits(p.value[1])}`);
       if (points.length > most) lines.push(`and ${points.length - most} more`);
-      return [`epoch ${points[0].axisValue}`, ...lines].join("\n");
+      return [`${view.axis.name} ${view.axis.log ? digits(points[0].axisValue) : points[0].axisValue}`, ...lines].join("\n");
     }
 
     function list() {
