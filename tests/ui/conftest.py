@@ -38,9 +38,12 @@ class Dashboard:
         blobs.prepare()
         seeder = Seeder(engine, blobs, now_us=(int(time.time()) - 900) * SECOND)
         token = seeder.do(commands.CreateToken(None, "seed", "operator", "5eed" * 4, b"0" * 32, None, "seed"))
-        study = seeder.some_of_everything(token)
+        study = self.some_studies(seeder, token)
         engine.dispose()
         return study
+
+    def some_studies(self, seeder: Seeder, token: int) -> int:
+        return seeder.some_of_everything(token)
 
     def start(self) -> None:
         command = [
