@@ -86,6 +86,8 @@ async def enqueue(
         raise NotFound(
             f"study {study.name} has no stage {name!r}; it has {', '.join(s.name for s in spec.stages)}"
         )
+    if not stage.ranks:
+        raise Conflict(f"stage {name} measures and takes no trials by hand; name another with `stage`")
     held = stage.held(spec)
     found = [
         {"pointer": f"/params/{i}", "message": sentence}
@@ -94,10 +96,13 @@ async def enqueue(
     ]
     if found:
         raise Unprocessable("; ".join(f"{p['pointer']}: {p['message']}" for p in found[:3]), errors=found)
+    budget = stage.budget if body.epochs is None else None
     work = Work(
         epochs=body.epochs or stage.epochs,
         seed=training_seed(spec, name, study.trial_n),
         data_fraction=stage.data_fraction,
+        steps=budget.steps if budget else None,
+        seconds=budget.seconds if budget else None,
         keep_snapshot=stage.keeps_snapshots(spec),
     )
     full = tuple({**held, **params} for params in body.params)
