@@ -58,14 +58,15 @@ class Batch:
     partner: Tensor | None = None
     share: Tensor | None = None
 
-    def losses(self, of: Callable[[Tensor], Tensor], rows: slice = slice(None)) -> Tensor:
+    def losses(self, of: Callable[[Tensor], Tensor], rows: slice | None = None) -> Tensor:
         """Loss of each of the samples `rows`, shape (n,), where `of` gives it for plain targets of theirs.
 
         A mixed sample has λ·loss(y) + (1-λ)·loss(its partner's y), which is the cross-entropy against
         the mixed (soft) target, and needs nothing of losses that only know class numbers.
         """
         if self.partner is None or self.share is None:
-            return of(self.y[rows])
+            return of(self.y if rows is None else self.y[rows])
+        rows = slice(None) if rows is None else rows
         share = self.share[rows]
         return share * of(self.y[rows]) + (1 - share) * of(self.y[self.partner[rows]])
 

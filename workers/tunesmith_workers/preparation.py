@@ -10,6 +10,11 @@ from tunesmith_workers.data import Split, Splits, folded, fraction_of
 from tunesmith_workers.tasks.registry import Task
 
 
+def given(task: Task, work: WorkOrder) -> Splits:
+    """The task's splits as `work.fold` cuts them, before anything is done to inputs."""
+    return task.splits if work.fold is None else folded(task.splits, *work.fold)
+
+
 def prepared(
     task: Task, work: WorkOrder, *, seed: int, device: torch.device, with_test: bool = False
 ) -> Splits:
@@ -23,9 +28,7 @@ def prepared(
 
     Raises: ValueError on a fold, a fraction or a preprocessing that these splits cannot have.
     """
-    splits = task.splits
-    if work.fold is not None:
-        splits = folded(splits, *work.fold)
+    splits = given(task, work)
     train = fraction_of(splits.train, work.data_fraction, seed)
     fitted = preprocess.fit(work.params, train.x)
 
