@@ -4,16 +4,17 @@ Needs no Optuna. The worker sweeps the rate and reports losses (`range_test`); t
 them stand here, so a suggestion can be asked again from the log.
 
 Sources: Smith, arXiv 1506.01186 and 1803.09820 §4.1 (the test, the bounds); fastai `lr_find` (the
-exponential sweep, the smoothing, the valley); Goyal et al., arXiv 1706.02677 (linear scaling);
+exponential sweep, the valley); Goyal et al., arXiv 1706.02677 (linear scaling);
 Malladi et al., arXiv 2205.10287 (square root for Adam).
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith_studies.space import Params, Scalar, tidy
@@ -26,15 +27,24 @@ Scaling = Literal["linear", "sqrt", "auto", "none"]
 ADAPTIVE = frozenset({"adagrad", "rmsprop", "adam", "adamw"})
 """Optimizers that divide by the gradient's own size: their rate goes with the root of the batch."""
 
-SMOOTHING = 0.98
-"""Of the loss, over 300 points: an average over about a sixth of the sweep, one of its six decades."""
-STOP_FACTOR = 4.0
-"""A smoothed loss this many times its best ends a sweep (fastai's and Lightning's bound)."""
+STOP_SMOOTHING, STOP_FACTOR = 0.98, 4.0
+"""A sweep ends where the average of its losses, with this decay, is so many times its lowest (fastai's and
+Lightning's bound)."""
+DECADES = 0.3
+"""Width of the smoothing that reads a sweep: a normal curve's standard deviation over log10 of the rate."""
+BEGUN = 0.1
+"""The loss has begun to fall where this share of its fall is done."""
+CERTAIN = 8.0
+"""A fall counts if it is this many standard errors of the smoothed loss in the middle of the sweep; at its
+ends, where a mean has half as many losses, it is half as certain."""
+_REACH = 4.0  # standard deviations beyond which a loss has no weight
+_SD_OF_MEDIAN = 1.4826  # standard deviation of a normal variable over the median of its absolute value
+FEWEST = 10
+"""Points of a sweep that can be read."""
 CYCLE = 4.0
 """The turn-up over this is the largest sound peak of 1cycle: measured for the recipe."""
 CYCLE_SPAN = 10.0
 """1cycle begins at its peak over this (Smith 1803.09820: max/10 or max/20)."""
-_HEAD, _TAIL = 0.1, 5  # share of the first points and number of the last that are no use (fastai)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,48 +144,60 @@ def _number(value: Scalar) -> float:
     return float(value) if isinstance(value, int | float) and value > 0 else 1.0
 
 
-def smoothed_by_average(losses: Sequence[float], beta: float = SMOOTHING) -> list[float]:
-    """Exponential averages with their bias towards 0 corrected, as Adam does; shape (points,)."""
-    average, found = 0.0, []
-    for n, loss in enumerate(losses, start=1):
-        average = beta * average + (1 - beta) * loss
-        found.append(average / (1 - beta**n))
-    return found
-
-
 def read(sweep: Sweep) -> Reading | str:
-    """The suggestion of one sweep by the valley rule, or a sentence that says why there is none.
+    """The suggestion of one sweep by the valley rule, or why there is none, as the end of a sentence.
 
-    The loss is smoothed, the first tenth of the sweep and its last points are left out; where what
-    is left falls for longest (the longest decreasing subsequence, whose gaps are noise), the middle
-    of that stretch on the log axis is the suggestion. Rates are compared by ratio alone: a slope
-    over the linear axis divides noise by tiny differences, and suggests the smallest rate.
+    The valley is where the smoothed loss falls: from the rate at which a tenth of its fall is done to the
+    one at which it is lowest. The suggestion is its middle on the log axis. Rates are compared by ratio
+    alone: a slope over the linear axis divides noise by tiny differences, and suggests the smallest rate.
+
+    Two things differ from fastai's `valley`. The smoothing is symmetric: an exponential average lags, of
+    300 losses by a decade. And the slow fall at rates too small to learn is no part of the valley. In
+    fastai's rule the two errors go against each other, and cancel on some tasks; see docs/measured.md.
     """
     finite = next((i for i, loss in enumerate(sweep.losses) if not math.isfinite(loss)), len(sweep.losses))
-    first = round(_HEAD * len(sweep.losses))
-    losses = smoothed_by_average(sweep.losses[:finite])[first : finite - _TAIL]
-    rates = sweep.rates[first : finite - _TAIL]
-    if len(losses) < 2 or min(losses) == losses[0]:
-        return "the loss never fell"
-    start, end = longest_fall(losses)
-    bottom = min(range(len(losses)), key=losses.__getitem__)
-    return Reading(lr=rates[(start + end) // 2], turn_up=rates[bottom])
+    if finite < FEWEST:
+        first = sweep.rates[min(finite, len(sweep.rates) - 1)]
+        return f"the loss broke away at once, at a rate of {first:.3g}"
+    rates, losses = sweep.rates[:finite], _capped(sweep.losses[:finite])
+    smooth, error = smoothed(rates, losses)
+    bottom = min(range(finite), key=smooth.__getitem__)
+    fall = smooth[0] - smooth[bottom]
+    if fall <= max(CERTAIN * error, 1e-9 * abs(smooth[0])):
+        return (
+            f"the loss never fell: from {smooth[0]:.4g} to {smooth[bottom]:.4g} at the lowest, where chance "
+            f"alone gives a standard error of {error:.2g}"
+        )
+    begun = max(i for i in range(bottom + 1) if smooth[i] >= smooth[0] - BEGUN * fall)
+    return Reading(lr=math.sqrt(rates[begun] * rates[bottom]), turn_up=rates[bottom])
 
 
-def longest_fall(values: Sequence[float]) -> tuple[int, int]:
-    """First and last index of the longest strictly decreasing subsequence; O(n log n)."""
-    ends: list[float] = []  # ends[k]: the negated last value of the best subsequence of length k + 1
-    last: list[int] = []  # its index
-    before = [-1] * len(values)
-    for i, value in enumerate(values):
-        k = bisect_left(ends, -value)
-        before[i] = last[k - 1] if k else -1
-        ends[k : k + 1] = [-value]
-        last[k : k + 1] = [i]
-    start = end = last[-1]
-    while before[start] >= 0:
-        start = before[start]
-    return start, end
+def _capped(losses: Sequence[float]) -> list[float]:
+    """Losses with what is far above the start cut off: a blow-up says where it is, not how far it went."""
+    start = losses[: max(len(losses) // 10, 1)]
+    most = STOP_FACTOR * abs(math.fsum(start) / len(start))
+    return [min(loss, most) for loss in losses]
+
+
+def smoothed(rates: Sequence[float], losses: Sequence[float]) -> tuple[list[float], float]:
+    """Means of the losses around each rate, shape (points,), and the standard error of such a mean.
+
+    Weights are a normal curve over the log of the rate. The error is what the differences of neighbouring
+    losses say of their noise (their variance is twice that of the losses), by the weights of a point in the
+    middle of the sweep. A blow-up is no noise, so the differences count by their median.
+    """
+    places = [math.log10(rate) / DECADES for rate in rates]
+    found, error = [], 0.0
+    differences = sorted(abs(b - a) for a, b in pairwise(losses))
+    noise = _SD_OF_MEDIAN * differences[len(differences) // 2] / math.sqrt(2)
+    for i, here in enumerate(places):
+        first, end = bisect_left(places, here - _REACH), bisect_right(places, here + _REACH)
+        weights = [math.exp(-0.5 * (there - here) ** 2) for there in places[first:end]]
+        total = math.fsum(weights)
+        found.append(math.fsum(w * v for w, v in zip(weights, losses[first:end], strict=True)) / total)
+        if i == len(places) // 2:
+            error = noise * math.sqrt(math.fsum(w * w for w in weights)) / total
+    return found, error
 
 
 def agreed(readings: Sequence[Reading], given: Params, at: Params) -> Suggestion:

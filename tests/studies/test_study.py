@@ -26,15 +26,8 @@ def wrong(**changes: Any) -> list[tuple[str, str]]:
 def test_an_unknown_stage_is_told_with_the_known_ones() -> None:
     ((pointer, message),) = wrong(stages=[{"kind": "corse_grid", "epochs": 1}])
     assert pointer == "/stages/0"
-    assert message.startswith(
-        "unknown kind 'corse_grid'; it is one of 'coarse_grid', 'refine_grid', 'random'"
-    )
-
-
-def test_a_study_needs_a_stage() -> None:
-    assert wrong(stages=[]) == [
-        ("/stages", "a study needs at least one stage; add one, such as kind: random")
-    ]
+    assert message.startswith("unknown kind 'corse_grid'; it is one of ")
+    assert "'coarse_grid', 'refine_grid'" in message
 
 
 def test_an_empty_grid_says_what_to_add() -> None:

@@ -8,13 +8,22 @@ from tunesmith_studies.stages.coarse_grid import CoarseGrid
 from tunesmith_studies.stages.cross_validation import CrossValidation
 from tunesmith_studies.stages.final import Final
 from tunesmith_studies.stages.halving import Halving
+from tunesmith_studies.stages.lr_range_test import LrRangeTest
 from tunesmith_studies.stages.random import Random
 from tunesmith_studies.stages.refine_grid import RefineGrid
 from tunesmith_studies.stages.sampler import Sampler
 from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
 
 AnyStage: TypeAlias = Annotated[
-    CoarseGrid | RefineGrid | Halving | Random | Sampler | WeightDecayRestarts | CrossValidation | Final,
+    LrRangeTest
+    | CoarseGrid
+    | RefineGrid
+    | Halving
+    | Random
+    | Sampler
+    | WeightDecayRestarts
+    | CrossValidation
+    | Final,
     Field(discriminator="kind"),
 ]
 
@@ -24,6 +33,7 @@ __all__ = [
     "CrossValidation",
     "Final",
     "Halving",
+    "LrRangeTest",
     "Random",
     "RefineGrid",
     "Sampler",
