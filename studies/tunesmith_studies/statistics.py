@@ -13,6 +13,9 @@ LEVEL = 0.95
 CLEAR = 2.0
 """Paired differences this many standard errors from zero are told apart; nearer ones are a tie."""
 
+FEWEST_PAIRS = 3
+"""With fewer nothing is told apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -78,7 +81,7 @@ class Paired:
     @property
     def errors(self) -> float:
         """How many standard errors the mean difference is from zero; 0 where too few pairs say so."""
-        if self.n < 3:
+        if self.n < FEWEST_PAIRS:
             return 0.0
         if self.sd == 0:
             return math.inf if self.difference else 0.0

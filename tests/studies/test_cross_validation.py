@@ -144,6 +144,8 @@ def test_of_what_is_tied_the_clearly_cheaper_is_chosen_and_nothing_else() -> Non
     assert cheapest([best, tied_cheap, worse_cheap]) is tied_cheap
     assert cheapest([best, tied_alike, worse_cheap]) is best
     assert cheapest([best, repeated(4, [0.2, 0.1, 0.32], seconds=None)]) is best
+    two = [repeated(6, [0.1, 0.2], seconds=10), repeated(7, [0.4, 0.5], seconds=1)]
+    assert cheapest(two) is two[0], "two pairs are no reason to leave the best"
     assert cheapest([repeated(5, [0.1, 0.2, 0.3], seconds=None), tied_cheap]).params["name"] == 5
 
 

@@ -290,7 +290,7 @@ def test_claim_and_honest_number_stand_side_by_side_with_the_interval_of_seeds_t
     assert figures["honest"]["mean"] == pytest.approx(statistics.fmean(honest))
     assert figures["claimed"] == 0.2
     assert (
-        f"The search said val/loss 0.2 after 2 epochs; 5 fresh seeds that chose nothing say "
+        f"The search said val/loss 0.2 (coarse_grid, 2 epochs); 5 fresh seeds that chose nothing say "
         f"{statistics.fmean(honest):.4g}, 95 % interval {low:.4g} to {high:.4g} for the mean of 10 more."
     ) in done.result.why
 

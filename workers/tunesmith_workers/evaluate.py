@@ -27,8 +27,8 @@ from tunesmith_workers import evaluation, inspection, rng, snapshots
 from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, EpochResult, Said
 from tunesmith_workers.preparation import prepared
 from tunesmith_workers.snapshots import SnapshotCorrupt
+from tunesmith_workers.stepping import TAKEN
 from tunesmith_workers.tasks.registry import Entry, Task, TaskError
-from tunesmith_workers.trainer import TAKEN
 
 if TYPE_CHECKING:
     from tunesmith_workers.kinds import Place

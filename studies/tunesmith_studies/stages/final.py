@@ -176,6 +176,7 @@ class _Run:
             1,
             self._seed("honest", 0),
             kind="evaluate",
+            data_fraction=self.stage.data_fraction,  # preprocessing is fitted on what they trained on
             inspect=True,
             members=members,
             read_test=self.stage.test,

@@ -134,8 +134,8 @@ class Outcome:
         claim = self.choice.claim
         if claim.claimed is None:
             return f"{said}."
-        after = f" after {claim.epochs:g} epochs" if claim.epochs is not None else ""
-        return f"The search said {self._metric} {claim.claimed:.4g}{after}; {said}."
+        after = f", {claim.epochs:g} epochs" if claim.epochs is not None else ""
+        return f"The search said {self._metric} {claim.claimed:.4g} ({claim.stage}{after}); {said}."
 
     def _ensemble_sentences(self) -> Iterator[str]:
         metrics = self._evaluated

@@ -13,7 +13,7 @@ from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.space import Scalar, canonical
 from tunesmith_studies.stages.base import Forecast, Stage, show_params, source_or_why
 from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
-from tunesmith_studies.statistics import Spread, paired, spread
+from tunesmith_studies.statistics import FEWEST_PAIRS, Spread, paired, spread
 from tunesmith_studies.trial import Trial, TrialState
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ class Candidate:
         params: complete, with what this stage holds.
         claimed: what the stage that found it says of it; None where nothing was searched.
         by: number of the trial that the claim is about.
-        epochs: how many that trial had trained in all.
+        stage: that says so.
+        epochs: how many that trial had trained in all; None where it counts something else.
     """
 
     params: Mapping[str, Scalar]
     claimed: float | None = None
     by: int | None = None
+    stage: str = ""
     epochs: float | None = None
 
 
@@ -71,7 +73,7 @@ def candidates(stage: Stage, history: History, top: int) -> list[Candidate] | st
     for trial, value in _ranked(source, history):
         params = study.space.switched_on({**trial.params, **stage.held(study)})
         trained = trial.curve[-1].step if trial.curve and trial.work.unit == "epoch" else None
-        found.setdefault(canonical(params), Candidate(params, value, trial.number, trained))
+        found.setdefault(canonical(params), Candidate(params, value, trial.number, trial.stage, trained))
     return list(found.values())[:top]
 
 
@@ -203,12 +205,19 @@ def tied_with_best(ranked: Sequence[Repeats]) -> list[Repeats]:
 
 
 def cheapest(ranked: Sequence[Repeats]) -> Repeats:
-    """The best, or what is tied with it and takes clearly less time: the least of these."""
+    """The best, or what is tied with it and takes clearly less time: the least of these.
+
+    Fewer than three pairs tell nothing apart, so they are no reason to leave the best.
+    """
     best = ranked[0]
     if best.seconds is None:
         return best
     limit = CHEAPER * best.seconds
-    less = [r for r in tied_with_best(ranked) if r.seconds is not None and r.seconds < limit]
+    less = [
+        r
+        for r in tied_with_best(ranked)
+        if r.seconds is not None and r.seconds < limit and paired(best.values, r.values).n >= FEWEST_PAIRS
+    ]
     return min(less, key=lambda r: r.seconds or 0.0, default=best)
 
 
