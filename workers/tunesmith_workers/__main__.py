@@ -39,6 +39,10 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 )
 @click.option("--data", multiple=True, metavar="NAME=FILE", help="A data file as the task NAME; repeatable.")
 @click.option(
+    "--weights", multiple=True, metavar="NAME=FILE",
+    help="A snapshot or safetensors file that trials with init_from NAME start from; repeatable.",
+)  # fmt: skip
+@click.option(
     "--slots", type=click.IntRange(1, 256), help="Trials at a time where there is no GPU.  [default: 1]"
 )
 @click.option("--devices", help="Use these alone, such as cuda:0,cuda:1 or cpu.  [default: every GPU]")
@@ -84,9 +88,9 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 )
 def worker(
     *, url: str, token: str | None, token_file: Path | None, tasks: tuple[Path, ...], data: tuple[str, ...],
-    slots: int | None, devices: str | None, slots_per_device: int, devices_per_slot: int,
-    cores: int | None, state: Path | None, name: str | None, once: bool, exit_when_idle: float | None,
-    max_offline: float, stall_timeout: float | None,
+    weights: tuple[str, ...], slots: int | None, devices: str | None, slots_per_device: int,
+    devices_per_slot: int, cores: int | None, state: Path | None, name: str | None, once: bool,
+    exit_when_idle: float | None, max_offline: float, stall_timeout: float | None,
 ) -> None:  # fmt: skip
     """Train trials of a Tunesmith service on this machine, one at a time on each slot.
 
@@ -106,7 +110,8 @@ def worker(
             options = Options(
                 url=url, token=_token(token, token_file),
                 name=name or f"{socket.gethostname()}:{home.directory.name}",
-                tasks=tuple(file.resolve() for file in tasks), data=dict(map(_named_file, data)),
+                tasks=tuple(file.resolve() for file in tasks), data=_named_files("--data", data, "spam.npz"),
+                weights=_named_files("--weights", weights, "spam.safetensors"),
                 once=once, exit_when_idle=exit_when_idle,
                 patience=Patience(max_offline=max_offline, stall=stall_timeout),
             )  # fmt: skip
@@ -140,11 +145,15 @@ def _token(token: str | None, file: Path | None) -> str:
     return token
 
 
-def _named_file(text: str) -> tuple[str, Path]:
-    name, _, path = text.partition("=")
-    if not name or not path:
-        raise ValueError(f"--data takes NAME=FILE, such as spam=spam.npz, got {text!r}")
-    return name, Path(path).resolve()
+def _named_files(flag: str, texts: tuple[str, ...], example: str) -> dict[str, Path]:
+    """Raises: ValueError."""
+    found = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise ValueError(f"{flag} takes NAME=FILE, such as spam={example}, got {text!r}")
+        found[name] = Path(path).resolve()
+    return found
 
 
 def configure_logs() -> None:

@@ -36,6 +36,7 @@ from tunesmith_workers.loop import Trial, TrialEnded
 from tunesmith_workers.snapshots import SnapshotCorrupt, WrittenFile
 from tunesmith_workers.tasks import builtin
 from tunesmith_workers.tasks.registry import Loop, Registry, TaskError, versions
+from tunesmith_workers.weights import WeightsError
 
 _PR_SET_PDEATHSIG = 1
 _MESSAGE_CHARS, _TRACEBACK_CHARS = 16_384, 65_536  # what wire.TrialError takes
@@ -48,8 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     try:
-        registry = builtin.registry([Path(f) for f in options.tasks], dict(options.data))
-    except TaskError as e:
+        registry = builtin.registry(
+            [Path(f) for f in options.tasks], dict(options.data), dict(options.weights)
+        )
+    except (TaskError, WeightsError) as e:
         sys.exit(str(e))
     warm_up()
     link = Link(socket.socket(fileno=options.fd))
@@ -66,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", action="append", default=[], metavar="FILE", help="a task file")
     parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=FILE", type=_named, help="a data file as a task"
+    )
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        type=_named,
+        help="a file to start from",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads that torch computes with")
     return parser

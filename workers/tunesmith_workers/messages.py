@@ -2,7 +2,8 @@
 
 No torch here: both ends import this. Numbers that are not finite travel as on the wire.
 The supervisor starts `python -m tunesmith_workers.child --fd N --threads N [--tasks FILE]…
-[--data NAME=FILE]…`. A file that cannot be used: one line on stderr that says why, exit code 1.
+[--data NAME=FILE]… [--weights NAME=FILE]…`. A file that cannot be used: one line on stderr that says
+why, exit code 1.
 
 To the child:
   {"do": "run", "work": <wire.WorkOrder>, "resume": path or null, "members": [paths], "scratch": directory}

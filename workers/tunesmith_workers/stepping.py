@@ -24,6 +24,7 @@ from tunesmith_workers.data import Split, pieces
 from tunesmith_workers.init import initialise
 from tunesmith_workers.optim import Params, make_optimizer, real, whole, word
 from tunesmith_workers.tasks.registry import Task, TaskError
+from tunesmith_workers.weights import start_from
 
 TAKEN = frozenset(HYPERPARAMETERS) - READ_BY_MODELS
 """Hyperparameters that the trainer takes; all others go to the task's model builder."""
@@ -69,6 +70,7 @@ class Learner:
         step_size: samples of a step: `batch_size` · `accumulation`.
         micro_batch: samples that go through the model at once.
         scaler: of fp16's gradients; its state belongs into a snapshot.
+        origin: a line about the weights that `init_from` names, for a log; empty without.
 
     Args:
         seed: of the trial. The model builder draws from torch's global generator, which the caller seeds
@@ -85,6 +87,7 @@ class Learner:
         self._augmentation = make_augmentation(params, train.x, seed)
         self.model = task.build({k: v for k, v in params.items() if k not in TAKEN})
         initialise(self.model, params, seed)
+        self.origin = start_from(self.model, params, task.weights)
         self.model.to(device)
         self.optimizer = make_optimizer(self.model, params)
         self._autocast = _autocast(device, word(params, "precision"))

@@ -46,7 +46,8 @@ class Options:
     """What a person asks of a worker.
 
     Attributes:
-        tasks: files that define tasks. data: data files by the name of the task they become.
+        tasks: files that define tasks. data: data files by the name of the task they become. weights: files
+            that trials may start from, by the name that they ask for.
         once: take one trial a slot, then leave.
         exit_when_idle: leave after so many seconds without any trial; None: never.
     """
@@ -56,6 +57,7 @@ class Options:
     name: str
     tasks: tuple[Path, ...] = ()
     data: Mapping[str, Path] = field(default_factory=dict)
+    weights: Mapping[str, Path] = field(default_factory=dict)
     once: bool = False
     exit_when_idle: float | None = None
     patience: Patience = field(default_factory=Patience)
@@ -107,9 +109,13 @@ class Supervisor:
         scratch.mkdir(parents=True)
         arguments = ["--threads", str(threads)]
         arguments += [part for file in options.tasks for part in ("--tasks", str(file))]
-        arguments += [part for name, file in options.data.items() for part in ("--data", f"{name}={file}")]
+        named = [("--data", options.data), ("--weights", options.weights)]
+        arguments += [
+            p for flag, files in named for name, file in files.items() for p in (flag, f"{name}={file}")
+        ]
         clean = cleaned(environ) | devices.environment(own, threads) | {"TMPDIR": str(scratch)}
-        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, tuple(options.data.values()))
+        read = (*options.data.values(), *options.weights.values())
+        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, read)
 
     async def run(self) -> None:
         """Serve until stopped by a signal, or by `once` or `exit_when_idle`.
@@ -217,7 +223,8 @@ class Supervisor:
 
     def claim_seconds(self) -> float:
         options = self._options
-        longest = WATCHING_SECONDS if options.tasks or options.data else CLAIM_SECONDS
+        watches = options.tasks or options.data or options.weights
+        longest = WATCHING_SECONDS if watches else CLAIM_SECONDS
         if options.exit_when_idle is None:
             return longest
         return max(0.0, min(longest, options.exit_when_idle - self._idle_seconds()))

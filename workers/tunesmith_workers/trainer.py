@@ -125,6 +125,7 @@ class _Run:
         self.counts_steps = work.steps is not None or work.seconds is not None or bool(work.validate_every)
         params = work.params
         saved = snapshots.load(resume) if resume else None
+        self.is_resumed = saved is not None
         self.seed = snapshots.seed_of(saved, default=work.seed)
         rng.begin(self.seed, threads)
         self.splits = prepared(self.task, work, seed=self.seed, device=device)
@@ -282,11 +283,12 @@ class _Run:
         going_on = (
             f"; goes on after epoch {self.epoch}, step {self.batch}" if self.epoch or self.batch else ""
         )
-        frozen = self.freezing.described()
+        origin = "" if self.is_resumed else self.learner.origin
+        more = "".join(f"; {said}" for said in (origin, self.freezing.described()) if said)
         return (
             f"{type(model).__name__} of {size:,} parameters on {self.device}; {len(self.splits.train):,} "
             f"samples to train, {len(self.splits.val):,} to validate; {self.length.steps:,} steps an epoch"
-            f"{going_on}{'; ' if frozen else ''}{frozen}"
+            f"{going_on}{more}"
         )
 
     def summed_up(self, ending: Ending) -> str:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tunesmith_workers import snapshots
+from tunesmith_workers.optim import Params
 
 _NAMED_AT_MOST = 8  # in a message
 
@@ -57,6 +58,23 @@ def read_weights(name: str, path: Path) -> Weights:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def start_from(model: nn.Module, params: Params, known: Mapping[str, Weights]) -> str:
+    """Put the weights that `init_from` names into a fresh model; returns a line that says which fitted.
+
+    Raises ValueError on a name that the worker has no weights for, and if nothing fits.
+    """
+    name = params.get("init_from", "")
+    if name == "":
+        return ""
+    if name not in known:
+        has = f"it has {', '.join(sorted(known))}" if known else "it has none"
+        raise ValueError(
+            f"init_from names {name!r}, for which this worker has no weights ({has}): "
+            f"start it with --weights {name}=FILE"
+        )
+    return take_over(model, known[str(name)])
 
 
 def take_over(model: nn.Module, weights: Weights) -> str:

@@ -7,12 +7,17 @@ from pathlib import Path
 
 from tunesmith_workers.tasks import digits, files
 from tunesmith_workers.tasks.registry import Registry
+from tunesmith_workers.weights import read_weights
 
 
-def registry(task_files: Sequence[Path] = (), data_files: Mapping[str, Path] | None = None) -> Registry:
-    """Raises TaskError, naming the file, on one that cannot be used."""
+def registry(
+    task_files: Sequence[Path] = (),
+    data_files: Mapping[str, Path] | None = None,
+    weights_files: Mapping[str, Path] | None = None,
+) -> Registry:
+    """Raises TaskError or WeightsError, naming the file, on one that cannot be used."""
     code = b"".join(f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py")))
-    found = Registry()
+    found = Registry({name: read_weights(name, path) for name, path in (weights_files or {}).items()})
     found.add("digits", digits.task(), code)
     for name, path in (data_files or {}).items():
         found.add(name, files.task(name, path), code)

@@ -21,7 +21,7 @@ import importlib.util
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from tunesmith_workers.data import Split, Splits
 from tunesmith_workers.snapshots import tensors
+from tunesmith_workers.weights import Weights
 
 if TYPE_CHECKING:
     from tunesmith_workers.loop import Trial
@@ -67,6 +68,8 @@ class Task:
         loss: (outputs, targets) → loss of each sample, shape (n,). With `label_smoothing` it is
             also called with `smoothing=`.
         metrics: name → (outputs, targets) → value of each sample; reported as the mean, `val/<name>`.
+        weights: what a trial may start from, by the name that `init_from` gives; a worker adds those of
+            its `--weights`.
     """
 
     splits: Splits
@@ -74,6 +77,7 @@ class Task:
     build: Callable[[Params], nn.Module]
     loss: Callable[..., Tensor] = cross_entropy
     metrics: Mapping[str, PerSample] = field(default_factory=lambda: {"accuracy": accuracy})
+    weights: Mapping[str, Weights] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +125,21 @@ def _marking(kind: str, name: str) -> Callable[[Function], Function]:
 
 
 class Registry:
-    """Tasks by key. A key is taken once: two tasks of one name would make results ambiguous."""
+    """Tasks by key. A key is taken once: two tasks of one name would make results ambiguous.
 
-    def __init__(self) -> None:
+    `weights`: what trials of every task may start from, by name.
+    """
+
+    def __init__(self, weights: Mapping[str, Weights] | None = None) -> None:
         self._entries: dict[str, Entry] = {}
+        self._weights = weights or {}
 
     def add(self, name: str, task: Task | Loop, code: bytes) -> None:
         """`code`: the source that makes the task, for its digest."""
         if name in self._entries:
             raise TaskError(f"two tasks are named {name!r}; rename one of them")
+        if isinstance(task, Task) and self._weights:
+            task = replace(task, weights={**task.weights, **self._weights})
         self._entries[name] = Entry(name, task, digest_of(task, code))
 
     def add_file(self, path: Path) -> None:
@@ -157,11 +167,14 @@ class Registry:
 
 
 def digest_of(task: Task | Loop, code: bytes) -> str:
-    """sha256, in hex, over code, data, split seed and the versions of the libraries that compute."""
+    """sha256, in hex, over code, data, split seed, weights to start from and the versions of the libraries
+    that compute."""
     digest = hashlib.sha256(repr(sorted(versions().items())).encode())
     digest.update(hashlib.sha256(code).digest())
     if isinstance(task, Task):
         digest.update(f"seed={task.splits.seed}".encode())
+        for name, weights in sorted(task.weights.items()):
+            digest.update(f"weights {name}={weights.sha256}".encode())
         for split in (task.splits.train, task.splits.val, task.splits.test):
             for tensor in tensors([split.x, split.y] if split else []):
                 digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
@@ -171,7 +184,7 @@ def digest_of(task: Task | Loop, code: bytes) -> str:
 
 def versions() -> dict[str, str]:
     """What a result depends on beside its code and data."""
-    found = {name: metadata.version(name) for name in ("tunesmith", "torch", "numpy", "scikit-learn")}
+    found = {name: metadata.version(name) for name in ("tunesmith", "torch", "numpy", "scikit-learn", "kornia")}
     return found | {"python": platform.python_version()}
 
 
