@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -17,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from tunesmith_studies.recipe import Recipe, expanded
 from tunesmith_studies.space import Scalar, Space
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.stages.base import Forecast
@@ -76,7 +78,12 @@ class StudySpec(BaseModel):
     objective: Objective = Objective()
     space: Space
     fixed: Mapping[str, Scalar] = Field(default_factory=dict, description="Hyperparameters that do not vary.")
-    stages: tuple[AnyStage, ...]
+    recipe: Recipe | None = Field(
+        default=None,
+        description="Writes the stages of a study that names none: quick, standard (the default) or "
+        "thorough; a name alone, or {name, epochs} with the most epochs of a trial.",
+    )
+    stages: tuple[AnyStage, ...] = Field(default=(), description="In order; none: the recipe's.")
     limits: Limits = Limits()
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     seed: int = Field(default=0, ge=0, lt=2**53)
@@ -95,12 +102,22 @@ class StudySpec(BaseModel):
     @classmethod
     def _complete_stages(cls, stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
         """Give each stage a name of its own and its pruner numbers instead of `auto`."""
-        if not stages:
-            raise ValueError("a study needs at least one stage; add one, such as kind: random")
         named: list[AnyStage] = []
         for stage in stages:
             named.append(complete_stage(stage, [s.name for s in named + list(stages)]))
         return tuple(named)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_stages(
+        cls, data: Any, handler: ModelWrapValidatorHandler[StudySpec], info: ValidationInfo
+    ) -> StudySpec:
+        """A study that names no stages gets its recipe's, once: it is stored with them."""
+        study = handler(data)
+        if study.stages or info.context == STORED:
+            return study
+        stages, recipe = expanded(study.recipe or Recipe(), study)
+        return study.model_copy(update={"stages": stages, "recipe": recipe})
 
     @model_validator(mode="after")
     def _runs(self, info: ValidationInfo) -> StudySpec:
@@ -123,6 +140,11 @@ class StudySpec(BaseModel):
         for name in self.fixed:
             if name in self.space:
                 yield ("fixed", name), f"{name} stands in space and in fixed; leave it in one of them"
+        if self.stages and self.recipe is not None and self.recipe.notes is None:
+            yield (
+                ("recipe",),
+                "a recipe writes the stages, and this study names its own; leave one of them out",
+            )
         for i, stage in enumerate(self.stages):
             earlier = self.stages[:i]
             for sentence in stage_problems(self, stage, earlier):

@@ -1,0 +1,132 @@
+"""Recipes: the stages of a study that names none, fitted to what its space can have.
+
+`quick`, `standard` and `thorough` are orders of work of careful people; which searches they hold was
+measured (docs/measured.md, search economy). A part that a space cannot have (no rate, nothing but
+choices, a schedule that needs to know the length) gives way to what can be done there, or is left out.
+Either is said in a note with the reason, which is the refusing stage's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from tunesmith_studies.stages import AnyStage
+
+if TYPE_CHECKING:
+    from tunesmith_studies.study import StudySpec
+
+RecipeName = Literal["quick", "standard", "thorough"]
+
+Part: TypeAlias = Sequence[Mapping[str, Any]]
+"""One step of a recipe: stages as JSON, of which the first that the study can have is taken."""
+
+_STAGE: TypeAdapter[AnyStage] = TypeAdapter(AnyStage)
+
+
+class Recipe(BaseModel):
+    """Which recipe writes a study's stages. A name alone is enough: `recipe: thorough`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: RecipeName = "standard"
+    epochs: int = Field(default=20, ge=2, le=100_000, description="The most that one trial trains.")
+    notes: tuple[str, ...] | None = Field(
+        default=None,
+        description="What this study cannot have of the recipe, and why. Written with the stages when the "
+        "study is created; a recipe with notes, even none, has written its stages.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+
+def expanded(recipe: Recipe, study: StudySpec) -> tuple[tuple[AnyStage, ...], Recipe]:
+    """The stages that this recipe gives a study, and the recipe with its notes."""
+    from tunesmith_studies.study import complete_stage, stage_problems  # noqa: PLC0415 - it builds on us
+
+    stages: tuple[AnyStage, ...] = ()
+    notes: list[str] = []
+    for part in parts(recipe, study):
+        refused: dict[str, str] = {}  # by kind, why
+        for data in part:
+            stage = complete_stage(_STAGE.validate_python(data), [s.name for s in stages])
+            with_it = study.model_copy(update={"stages": (*stages, stage)})
+            problems = stage_problems(with_it, stage, stages)
+            if not problems:
+                stages = (*stages, stage)
+                notes += [_adapted(kind, stage.kind, why) for kind, why in refused.items()]
+                break
+            refused.setdefault(stage.kind, problems[0])
+        else:
+            notes += [f"{kind} is left out: {why}" for kind, why in refused.items()]
+    return stages, recipe.model_copy(update={"notes": tuple(notes)})
+
+
+def _adapted(wanted: str, taken: str, why: str) -> str:
+    return f"{wanted} is simplified: {why}" if wanted == taken else f"{taken} stands in for {wanted}: {why}"
+
+
+def parts(recipe: Recipe, study: StudySpec) -> list[Part]:
+    """What the recipe does, in order, before it meets the study's space."""
+    write = {"quick": _quick, "standard": _standard, "thorough": _thorough}[recipe.name]
+    return list(write(recipe.epochs, study))
+
+
+# --- the three --------------------------------------------------------------------------------------------
+
+
+def _quick(epochs: int, study: StudySpec) -> Iterator[Part]:
+    yield [{"kind": "lr_range_test"}]
+    yield _coarse(epochs, study)
+    yield _refined(epochs, top=1)
+    yield [{"kind": "final", "epochs": epochs, "top": 2}]
+
+
+def _standard(epochs: int, study: StudySpec) -> Iterator[Part]:
+    yield [{"kind": "lr_range_test"}]
+    yield _searched(epochs, {"trials": 9, "grid": 3, "rounds": 3})
+    yield [{"kind": "weight_decay_restarts", "epochs": epochs}]
+    yield [{"kind": "final", "epochs": epochs}]
+
+
+def _thorough(epochs: int, study: StudySpec) -> Iterator[Part]:
+    yield [{"kind": "lr_range_test"}]
+    yield _coarse(epochs, study)
+    yield _refined(epochs, top=3)
+    yield _searched(epochs, {"trials": 27, "grid": 9, "rounds": 6})
+    yield [{"kind": "weight_decay_restarts", "epochs": epochs}]
+    yield [{"kind": "cross_validation", "epochs": epochs, "top": 5}]
+    yield [{"kind": "final", "epochs": epochs, "top": 5}]
+
+
+def _coarse(epochs: int, study: StudySpec) -> Part:
+    """Rate against weight decay for a tenth of the length, all else in its middle; without a rate a few
+    quasi-random points."""
+    short = max(epochs // 10, 1)
+    middle = study.space.middle(study.fixed)
+    axes = {name: points for name, points in (("lr", 4), ("weight_decay", 3)) if name in study.space}
+    held = {n: v for n, v in middle.items() if n in study.space and n not in axes}
+    points = {"kind": "random", "epochs": max(epochs // 2, 1), "trials": 12, "method": "sobol"}
+    if "lr" not in axes:
+        return [points]
+    return [{"kind": "coarse_grid", "epochs": short, "axes": axes, "fixed": held}, points]
+
+
+def _refined(epochs: int, top: int) -> Part:
+    """Around the best cells, from their snapshots where the schedule allows it."""
+    refined = {"kind": "refine_grid", "epochs": max(epochs // 2, 2), "top": top}
+    return [{**refined, "continue_snapshots": True}, refined]
+
+
+def _searched(epochs: int, halving: Mapping[str, Any]) -> Part:
+    """Halving; where trials cannot be prolonged a model with the median rule, at two thirds of its epochs."""
+    model = {
+        "kind": "sampler", "epochs": epochs, "trials": 15, "sampler": {"kind": "tpe", "n_startup_trials": 5},
+        "pruner": {"kind": "median", "n_startup_trials": 5, "n_warmup_steps": max(epochs // 10, 1)},
+    }  # fmt: skip
+    return [{"kind": "halving", "epochs": epochs, **halving}, model]
