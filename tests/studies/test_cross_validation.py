@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from contracts import COMPLETE, Ending, Runner
 from pydantic import ValidationError
+from tunesmith_studies.log import StudyLog
 from tunesmith_studies.planning import Done, Wait
+from tunesmith_studies.stages import Sampler
 from tunesmith_studies.stages.repeats import Repeats, best_first, cheapest
 from tunesmith_studies.statistics import spread
 from tunesmith_studies.study import StudySpec
@@ -153,3 +156,22 @@ def test_means_are_ranked_in_the_objectives_direction() -> None:
     low, high = repeated(0, [0.1, 0.2], None), repeated(1, [0.3, 0.4], None)
     assert best_first([high, low], "minimize") == [low, high]
     assert best_first([low, high], "maximize") == [high, low]
+
+
+def test_a_model_learns_nothing_from_folds_for_they_are_judged_by_other_samples() -> None:
+    runner = Folded()
+    runner.validated()
+    sampler = {"kind": "sampler", "epochs": 4, "trials": 3, "sampler": {"kind": "tpe"}}
+    stages = [*runner.spec.to_json()["stages"], sampler]
+    spec = StudySpec.model_validate(runner.spec.to_json() | {"stages": stages})
+    stage, log = spec.stages[-1], StudyLog(spec.to_json())
+    for entry in runner.entries:
+        log.apply(entry)
+    assert isinstance(stage, Sampler)
+    history = log.history(stage.name)
+    folds = history.earlier["cross_validation"].trials
+    space = stage.open_space(spec)
+    assert folds[0].work.epochs == stage.epochs
+    assert not any(stage._is_comparable(t, spec, space) for t in folds)
+    whole = [replace(t, work=replace(t.work, fold=None)) for t in folds]
+    assert all(stage._is_comparable(t, spec, space) for t in whole)

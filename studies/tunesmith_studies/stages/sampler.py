@@ -134,6 +134,7 @@ class Sampler(Stage):
             and work.unit == "epoch"
             and work.epochs == self.epochs
             and work.data_fraction == self.data_fraction
+            and work.fold is None  # judged by another part of the data
             and _same_held(trial.params, held, space)
             and fits(space, trial.params)
         )
