@@ -358,6 +358,22 @@ def test_the_winners_further_models_are_evaluated_together_and_the_test_set_is_r
     assert not {"overfit_validation", "test_read_again", "no_evaluation"} & findings(done).keys()
 
 
+def test_a_snapshot_from_before_a_trainings_end_is_no_member() -> None:
+    runner = Trainings([COARSE, final(one_cycle=False)])
+    keeps = runner.put
+
+    def put(kind: str, **entry: Any) -> None:
+        """The first honest training's last snapshot is the one of a hand-over, at epoch 3."""
+        early = kind == "snapshot" and runner.log.trial(entry["trial"]).key == "honest:0"
+        keeps(kind, **(entry | {"step": 3} if early else entry))
+
+    runner.put = put  # type: ignore[method-assign]
+    runner.final()
+    (evaluation,) = [t for t in runner.log.trials("final") if t.work.kind == "evaluate"]
+    keys = {runner.log.trial(m.trial).key for m in evaluation.work.members}
+    assert keys == {f"honest:{j}" for j in range(1, 5)}
+
+
 def test_a_final_stage_may_leave_the_test_set_alone() -> None:
     runner, done = evaluated({"ensemble/val/loss": 0.18}, test=False)
     assert not any(t.work.read_test for t in runner.log.trials("final"))

@@ -168,7 +168,11 @@ class _Run:
 
     def evaluation(self) -> list[Proposal]:
         honest = self._honest()
-        members = tuple(Start(t.number, t.snapshots[-1]) for t in honest.complete.values() if t.snapshots)
+        members = tuple(
+            Start(t.number, t.snapshots[-1])
+            for t in honest.complete.values()
+            if t.snapshots and t.snapshots[-1] == t.curve[-1].step  # of its end, not of a hand-over
+        )
         if not members:
             return []
         ordinal = (len(self.candidates) + 1) * self.stage.seeds + self.stage.honest_seeds
