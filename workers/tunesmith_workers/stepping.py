@@ -38,12 +38,14 @@ class Seen:
 
     Attributes:
         losses: of each sample, shape (n,), without label smoothing.
+        total: their sum.
         outputs: the model's, shape (n, …).
         targets: what they were to be, shape (n, …); None if samples were mixed, so that no single target
             is right.
     """
 
     losses: Tensor
+    total: Tensor
     outputs: Tensor
     targets: Tensor | None
 
@@ -93,7 +95,7 @@ class Learner:
         self._autocast = _autocast(device, word(params, "precision"))
         self._is_half = word(params, "precision") != "fp32"
         self.scaler = torch.amp.GradScaler(device.type, enabled=word(params, "precision") == "fp16")
-        self._buffers = list(self.model.buffers())
+        self._parameters, self._buffers = list(self.model.parameters()), list(self.model.buffers())
         self._norm: Tensor | None = None
 
     def step(self, chunk: Tensor, *at: int) -> Seen:
@@ -107,7 +109,8 @@ class Learner:
 
     def load(self, chunk: Tensor, *at: int) -> Batch:
         """The samples of a chunk as the model shall see them."""
-        x, y = self.train.x[chunk], self.train.y[chunk]
+        # As x[chunk], at half its overhead: with small models that is what an epoch's time is made of.
+        x, y = self.train.x.index_select(0, chunk), self.train.y.index_select(0, chunk)
         return self._augmentation(x, y, *at) if self._augmentation else Batch(x, y)
 
     def backward(self, batch: Batch) -> Seen:
@@ -128,36 +131,48 @@ class Learner:
         self._norm = None
         if self._clip_norm:
             self.scaler.unscale_(self.optimizer)
-            self._norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._clip_norm)
+            self._norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def gradient_norm(self) -> float:
         """L2 norm of the newest step's gradient, before clipping."""
         if self._norm is None:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            gradients = [p.grad for p in self._parameters if p.grad is not None]
             self._norm = nn.utils.get_total_norm(gradients)
         return self._norm.item()
 
     def _backward(self, batch: Batch) -> Seen:
-        self.optimizer.zero_grad()
-        seen: list[tuple[Tensor, Tensor]] = []
-        for rows in pieces(len(batch.x), self.micro_batch):
-            with self._autocast():
-                outputs = self.model(batch.x[rows])
-                if self._is_half:
-                    outputs = outputs.float()
-                losses = self._losses(batch, rows, outputs)
-                trained = self._losses(batch, rows, outputs, smoothed=True) if self._smoothing else losses
-            self.scaler.scale(trained.sum() / len(batch.x)).backward()  # type: ignore[no-untyped-call]
-            seen.append((losses.detach(), outputs.detach()))
-        losses, outputs = seen[0] if len(seen) == 1 else map(torch.cat, zip(*seen, strict=True))
-        return Seen(losses, outputs, batch.y if batch.partner is None else None)
+        self._forget_gradient()
+        targets = batch.y if batch.partner is None else None
+        parts = pieces(len(batch.x), self.micro_batch)
+        if len(parts) == 1:
+            return Seen(*self._backward_piece(batch, None), targets)
+        seen = [self._backward_piece(batch, rows) for rows in parts]
+        losses, totals, outputs = zip(*seen, strict=True)
+        return Seen(torch.cat(losses), torch.stack(totals).sum(), torch.cat(outputs), targets)
 
-    def _losses(self, batch: Batch, rows: slice, outputs: Tensor, *, smoothed: bool = False) -> Tensor:
+    def _backward_piece(self, batch: Batch, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Add a piece's part to the gradient; its losses, their sum, and outputs."""
+        with self._autocast():
+            outputs = self.model(batch.x if rows is None else batch.x[rows])
+            if self._is_half:
+                outputs = outputs.float()
+            losses = self._losses(batch, rows, outputs)
+            total = losses.sum()
+            trained = self._losses(batch, rows, outputs, smoothed=True).sum() if self._smoothing else total
+        self.scaler.scale(trained / len(batch.x)).backward()  # type: ignore[no-untyped-call]
+        return losses.detach(), total.detach(), outputs.detach()
+
+    def _losses(self, batch: Batch, rows: slice | None, outputs: Tensor, *, smoothed: bool = False) -> Tensor:
         """Of each sample, shape (n,)."""
         more = {"smoothing": self._smoothing} if smoothed else {}
         return batch.losses(lambda targets: _of_each(self.task.loss(outputs, targets, **more)), rows)
+
+    def _forget_gradient(self) -> None:
+        """As the optimizer's zero_grad, without what that does for profilers."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def _before(self) -> Callable[[], None]:
         """Remember what a forward pass changes; returns how to put it back."""
@@ -177,7 +192,7 @@ class Learner:
     def _halve(self, samples: int) -> None:
         tried = min(self.micro_batch, samples)
         self.micro_batch = max(1, tried // 2)
-        self.optimizer.zero_grad()
+        self._forget_gradient()
         memory.give_back(self._device)
         print(
             f"out of memory with {tried} samples at once: goes on with {self.micro_batch}, "

@@ -36,7 +36,7 @@ class Tally:
         self._judged, self._right = 0, 0.0
 
     def add(self, seen: Seen) -> None:
-        self._sums.append(seen.losses.sum(dtype=torch.float64))
+        self._sums.append(seen.total)
         self._sizes.append(len(seen.losses))
         if self._accuracy and seen.targets is not None:
             self._pending.append(seen)
@@ -54,7 +54,7 @@ class Tally:
         All are of the model as it was when it saw them, in training. Empty if there was no step."""
         if not self._sums:
             return {}
-        sums = torch.stack(self._sums).cpu()
+        sums = torch.stack(self._sums).cpu().double()
         found = {"train/loss": sums.sum().item() / self.samples}
         if len(sums) > 1:
             found["train/noise"] = (sums / torch.tensor(self._sizes)).std().item()
@@ -74,7 +74,7 @@ class Tally:
 
     def save(self) -> dict[str, Any]:
         self._count()
-        sums = torch.stack(self._sums).cpu() if self._sums else torch.zeros(0, dtype=torch.float64)
+        sums = torch.stack(self._sums).cpu() if self._sums else torch.zeros(0)
         return {"sums": sums, "sizes": list(self._sizes), "right": self._right, "judged": self._judged}
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:

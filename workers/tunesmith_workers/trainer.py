@@ -20,13 +20,14 @@ from torch import Tensor
 from tunesmith_service.wire import WorkOrder
 from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
 
-from tunesmith_workers import rng, schedules, snapshots
+from tunesmith_workers import inspection, rng, schedules, snapshots
 from tunesmith_workers.best import BestWeights
 from tunesmith_workers.data import cut, epoch_order, steps_per_epoch
 from tunesmith_workers.endings import (
     ABANDONED,
     BUDGET,
     RELEASED,
+    Artifact,
     Asked,
     Curve,
     Ending,
@@ -35,10 +36,10 @@ from tunesmith_workers.endings import (
     Saved,
     Wish,
 )
-from tunesmith_workers.evaluation import evaluate
+from tunesmith_workers.evaluation import evaluate, outputs
 from tunesmith_workers.freezing import Freezing
 from tunesmith_workers.optim import Params, flag, real, whole, word
-from tunesmith_workers.preparation import prepared
+from tunesmith_workers.preparation import given, prepared
 from tunesmith_workers.pretrain import Pretraining
 from tunesmith_workers.schedules import Length
 from tunesmith_workers.snapshots import SnapshotCorrupt
@@ -63,9 +64,10 @@ def epochs(
 
     Yields an EpochResult after each epoch, after every `work.validate_every` optimizer steps and when the
     budget is spent; a Saved after each snapshot (at the end if `work.keep_snapshot`, every
-    `work.snapshot_every_seconds` at the next point, and on hand-back); and an Ending last. Points and
-    snapshots count epochs, or optimizer steps where a budget or `validate_every` does. `asked` is read
-    before each optimizer step. What it prints, a line at the start and one at the end, is the trial's log.
+    `work.snapshot_every_seconds` at the next point, and on hand-back); with `work.inspect` the artifacts of
+    `inspection` at the end of a complete training; and an Ending last. Points and snapshots count epochs,
+    or optimizer steps where a budget or `validate_every` does. `asked` is read before each optimizer step.
+    What it prints, a line at the start and one at the end, is the trial's log.
 
     Early stopping counts points. It gives the model back the weights of its best point, unless
     `restore_best` is off: the last snapshot has them, and the last point has the objective and all `val/`
@@ -102,6 +104,8 @@ def epochs(
     ending = ending or BUDGET
     if work.keep_snapshot and ending.state == "complete":
         yield run.save(scratch, final=True)
+    if work.inspect and ending.state == "complete":
+        yield from run.inspected(scratch)
     print(run.summed_up(ending))
     yield ending
 
@@ -141,6 +145,7 @@ class _Run:
         self.epoch = 0  # whole epochs done
         self.batch = 0  # optimizer steps done of the next one
         self.steps = 0  # optimizer steps done in all
+        self.has_restored = False  # whether the model got its best weights back
         self.rate = real(params, "lr")  # of the newest step
         self.pretraining = _pretraining(self.learner, params, self.seed)
         if saved is not None:
@@ -244,7 +249,7 @@ class _Run:
             return {}
         if ending.stop_reason != "early_stopping" or self.best.step == self.at:
             return {}
-        step = self.best.step
+        step, self.has_restored = self.best.step, True
         self.best.put_back()
         kept = dict(self.curve.points)[step]
         found = {k: v for k, v in kept.items() if k.startswith("val/") or k == self.work.metric}
@@ -276,6 +281,11 @@ class _Run:
         batch = 0 if self.counts_steps else self.batch
         return Saved(self.at, batch, snapshots.save(path, tree), final)
 
+    def inspected(self, scratch: Path) -> Iterator[Artifact]:
+        """What the model makes of the validation split, for people to look at."""
+        said = outputs(self.learner.model, self.splits.val)
+        return inspection.artifacts(self.task, said, given(self.task, self.work).val, scratch)
+
     def described(self) -> str:
         """The training in a line, for its log."""
         model = self.learner.model
@@ -296,7 +306,8 @@ class _Run:
         why = f" ({ending.stop_reason})" if ending.stop_reason else ""
         best = self.curve.best()
         unit = "step" if self.counts_steps else "epoch"
-        found = f"; best {self.work.metric} {best[1]:.6g} in {unit} {best[0]}" if best else ""
+        kept = ", whose weights are kept" if self.has_restored else ""
+        found = f"; best {self.work.metric} {best[1]:.6g} in {unit} {best[0]}{kept}" if best else ""
         return f"{ending.state}{why} after {self._done()}{found}"
 
     def _done(self) -> str:
