@@ -58,6 +58,7 @@ class Pretraining:
             self._errors.append(self._error.item() / len(self._inputs))
             self._error.zero_()
             self.epoch, self.batch = self.epoch + 1, 0
+        self._optimizer.state.clear()  # neither the device nor a snapshot needs to keep it
         return None
 
     def _step(self, x: Tensor) -> None:
