@@ -66,9 +66,46 @@ def test_each_schedule_follows_its_formula(params, formula):
     assert rates(params) == pytest.approx([formula(t) for t in range(EPOCHS)], rel=1e-9)
 
 
-def one_cycle(step: int, low: float, peak: float, last: float) -> float:
+TOTAL = 37  # optimizer steps of a run that ends within its eighth epoch
+
+
+@pytest.mark.parametrize(
+    ("params", "formula"),
+    [
+        ({"schedule": "constant"}, lambda s: LR),
+        ({"schedule": "inverse_time"}, lambda s: LR / (1 + 0.1 * (s // STEPS))),
+        ({"schedule": "exponential"}, lambda s: LR * 0.95 ** (s // STEPS)),
+        ({"schedule": "inverse_sqrt"}, lambda s: LR / math.sqrt(1 + s // STEPS)),
+        ({"schedule": "step"}, lambda s: LR * 0.1 ** (s // 12)),
+        ({"schedule": "step", "step_size": 2}, lambda s: LR * 0.1 ** (s // (2 * STEPS))),
+        ({"schedule": "cosine"}, lambda s: LR * (1 + math.cos(math.pi * s / TOTAL)) / 2),
+        ({"schedule": "piecewise"}, lambda s: LR * 0.1 ** ((s >= 18) + (s >= 28))),
+        (
+            {"schedule": "piecewise", "milestones": "2,4", "gamma": 0.5},
+            lambda s: LR * 0.5 ** ((s >= 2 * STEPS) + (s >= 4 * STEPS)),
+        ),
+        ({"schedule": "one_cycle"}, lambda s: one_cycle(s, LR / 25, LR, LR / 25 / 1e4, TOTAL)),
+        (
+            {"schedule": "one_cycle", "annihilation": 0.2},
+            lambda s: annihilating_cycle(s, LR / 25, LR, LR / 25 / 1e4, share=0.2, total=TOTAL),
+        ),
+    ],
+)
+def test_each_schedule_follows_its_formula_at_every_step_of_a_run_that_counts_steps(params, formula):
+    """Shares of the run go by steps; what goes by epochs still does."""
+    optimizer = make_optimizer(nn.Linear(1, 1), {"lr": LR, "optimizer": "momentum"} | params)
+    schedule, seen = make_schedule(optimizer, params, Length(8, STEPS, TOTAL)), []
+    for step in range(TOTAL):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.after("step")
+        if (step + 1) % STEPS == 0:
+            schedule.after("epoch")
+    assert seen == pytest.approx([formula(s) for s in range(TOTAL)], rel=1e-9)
+
+
+def one_cycle(step: int, low: float, peak: float, last: float, total: int = EPOCHS * STEPS) -> float:
     """Cosine from low to peak over the first 30 % of the steps, then to last; the recipe's §1.5."""
-    total = EPOCHS * STEPS
     top = 0.3 * total - 1
     if step <= top:
         return peak + (low - peak) * (1 + math.cos(math.pi * step / top)) / 2
@@ -87,9 +124,10 @@ def test_one_cycle_rises_to_its_peak_and_falls_while_momentum_does_the_opposite(
     assert max(g["lr"] for g in seen) == pytest.approx(LR)
 
 
-def annihilating_cycle(step: int, first: float, peak: float, last: float, share: float) -> float:
+def annihilating_cycle(
+    step: int, first: float, peak: float, last: float, *, share: float, total: int = EPOCHS * STEPS
+) -> float:
     """Up to the peak and back in two equal straight lines, then down to last; the recipe's §1.5."""
-    total = EPOCHS * STEPS
     top = (1 - share) / 2 * total - 1
     if step <= top:
         return first + (peak - first) * step / top
@@ -103,10 +141,10 @@ def test_one_cycle_with_annihilation_is_shorter_than_the_run_and_ends_orders_of_
     seen = groups({"schedule": "one_cycle", "annihilation": share, "div_factor": 10.0})
     steps = range(EPOCHS * STEPS)
     assert [g["lr"] for g in seen] == pytest.approx(
-        [annihilating_cycle(s, LR / 10, LR, LR / 10 / 1e4, share) for s in steps], rel=1e-9
+        [annihilating_cycle(s, LR / 10, LR, LR / 10 / 1e4, share=share) for s in steps], rel=1e-9
     )
     assert [g["momentum"] for g in seen] == pytest.approx(
-        [annihilating_cycle(s, 0.95, 0.85, 0.95, share) for s in steps], rel=1e-9
+        [annihilating_cycle(s, 0.95, 0.85, 0.95, share=share) for s in steps], rel=1e-9
     )
     assert seen[-1]["lr"] == pytest.approx(seen[0]["lr"] / 1e4)
     # the cycle's two sides are equal: at its end the rate is back where it began
