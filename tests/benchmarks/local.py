@@ -91,16 +91,19 @@ class LocalStudy:
         raise AssertionError("a training ends with an Ending")
 
     def _epochs(self, number: int, stage: str, proposal: Proposal, resume: Path | None) -> Iterator[Said]:
-        work = WorkOrder(
+        scratch = self.scratch / str(number)
+        scratch.mkdir(parents=True, exist_ok=True)
+        members = [self._snapshots[m.trial, m.step] for m in proposal.work.members]
+        order = self._order(number, stage, proposal)
+        yield from kinds.run(self.task, order, kinds.Place(CPU, scratch, resume, members))
+
+    def _order(self, number: int, stage: str, proposal: Proposal) -> WorkOrder:
+        return WorkOrder(
             study=self.spec.name, stage=stage, number=number, task=self.spec.task,
             params=dict(proposal.params), metric=self.spec.objective.metric,
             direction=self.spec.objective.direction, snapshot_every_seconds=math.inf,
             **{k: v for k, v in proposal.work.to_json().items() if k != "members"},
         )  # fmt: skip
-        scratch = self.scratch / str(number)
-        scratch.mkdir(parents=True, exist_ok=True)
-        members = [self._snapshots[m.trial, m.step] for m in proposal.work.members]
-        yield from kinds.run(self.task, work, kinds.Place(CPU, scratch, resume, members))
 
 
 def complete(log: StudyLog, stage: str) -> list[Trial]:

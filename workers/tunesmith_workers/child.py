@@ -182,7 +182,7 @@ def train(registry: Registry, order: Order, *, device: torch.device, threads: in
     scratch = Path(order.message["scratch"])
     members = [Path(m) for m in order.message.get("members", ())]
     entry = registry[work.task]
-    if isinstance(entry.task, Loop):
+    if isinstance(entry.task, Loop) and work.kind == "train":
         trial = Trial(work, device=device, scratch=scratch, say=say, asked=order.asked, resume=resume)
         rng.begin(trial.seed, threads)
         with suppress(TrialEnded):

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import torch
 from tunesmith_service.wire import WorkOrder
 
-from tunesmith_workers import trainer
+from tunesmith_workers import evaluate, observe, preflight, range_test, trainer
 from tunesmith_workers.endings import Asked, Said
-from tunesmith_workers.tasks.registry import Entry, TaskError
+from tunesmith_workers.tasks.registry import Entry, Loop, TaskError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,30 @@ def _train(entry: Entry, work: WorkOrder, place: Place) -> Iterator[Said]:
 
 Kind: TypeAlias = Callable[[Entry, WorkOrder, Place], Iterator[Said]]
 
-_KINDS: Mapping[str, Kind] = {"train": _train}
+_KINDS: Mapping[str, Kind] = {
+    "train": _train,
+    "preflight": preflight.measure,
+    "evaluate": evaluate.members,
+    "range_test": range_test.sweep,
+}
+
+
+_OF_LOOPS: Mapping[str, Kind] = {"preflight": observe.preflight}
+"""What can be done with somebody's own loop by watching it; its training is `child.train`'s."""
 
 
 def run(entry: Entry, work: WorkOrder, place: Place) -> Iterator[Said]:
     """Do what `work.kind` says with a task; the last thing said is an Ending.
 
-    Raises: TaskError on a kind that this worker does not know, and what each kind says.
+    Raises: TaskError on a kind that this worker cannot do, and what each kind says.
     """
+    if isinstance(entry.task, Loop):
+        if work.kind not in _OF_LOOPS:
+            raise TaskError(
+                f"{entry.name} trains by its own loop, and {work.kind} needs what a loop does not show: its "
+                "model, splits and loss. Leave such stages out, or describe it as a Task (tasks/registry.py)"
+            )
+        return _OF_LOOPS[work.kind](entry, work, place)
     if work.kind not in _KINDS:
         raise TaskError(f"this worker cannot do {work.kind} yet; it knows {', '.join(_KINDS)}: update it")
     return _KINDS[work.kind](entry, work, place)

@@ -123,7 +123,7 @@ def _at(bench: Bench, lr: float, prefix: str = "") -> tuple[Training, dict[str, 
             break
     losses = training.losses
     begin, end = losses[:WINDOW], losses[-WINDOW:]
-    found = {"lr": lr, "steps": len(losses), "first": fmean(losses[:2]), "last": fmean(end)}
+    found = {"lr": lr, "steps": len(losses), "first": losses[0], "last": fmean(end)}
     if len(losses) >= 2 * WINDOW:
         means = [fmean(losses[i : i + WINDOW]) for i in range(len(losses) - WINDOW + 1)]
         found["lowest"] = min(means)
