@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from training import blobs, make_work, points, run
 from tunesmith_workers import inspection
 from tunesmith_workers.data import Split, Splits
+from tunesmith_workers.endings import Artifact
 from tunesmith_workers.tasks.registry import Task
 
 
@@ -127,3 +129,18 @@ def test_targets_that_are_no_classes_are_shown_as_numbers_with_the_worst_first(t
     assert mistakes[2] == {
         "index": 1, "input": mistakes[2]["input"], "prediction": [3.0], "truth": [1.0], "loss": 4.0,
     }  # fmt: skip
+
+
+def test_a_training_that_completes_leaves_them_when_it_is_asked_to(tmp_path: Path) -> None:
+    said = run(blobs(), make_work(params={"lr": 0.1}, inspect=True), tmp_path)
+    found = {s.name: json.loads(s.file.path.read_text()) for s in said if isinstance(s, Artifact)}
+    assert found.keys() == {"confusion.json", "predictions.json", "mistakes.json"}
+    counts = found["confusion.json"]["counts"]
+    right = sum(row[i] for i, row in enumerate(counts))
+    assert right / found["confusion.json"]["samples"] == pytest.approx(
+        points(said)[-1].metrics["val/accuracy"]
+    )
+    assert len(found["mistakes.json"]["samples"]) == found["confusion.json"]["samples"] - right
+    for params in ({"lr": 0.1}, {"lr": 1e9}):
+        quiet = run(blobs(), make_work(params=params, inspect=params["lr"] > 1), tmp_path)
+        assert not any(isinstance(s, Artifact) for s in quiet), "not asked to, or diverged"
