@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from tunesmith_service.cli import access, demo, doctor, stages, studies, trials
+from tunesmith_service.cli import access, demo, doctor, export, stages, studies, trials
 
 
 def add_commands(group: click.Group) -> None:
     """Join the commands for people to the group of `tunesmith_service.__main__`."""
     for command in (
         studies.study, stages.stage, trials.trial, studies.best, studies.findings, access.token, access.login,
-        doctor.doctor, access.version, demo.demo,
+        doctor.doctor, export.export, access.version, demo.demo,
     ):  # fmt: skip
         group.add_command(command)

@@ -1,0 +1,99 @@
+"""`tunesmith export …`"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunesmith_service.cli import text
+from tunesmith_service.cli.base import CommandError, ExitCode, PeopleGroup, Session
+from tunesmith_service.cli.studies import study_argument
+
+INSPECTED = ("confusion.json", "predictions.json", "mistakes.json")
+"""Artifacts that are drawn; `tunesmith_workers.inspection` says what they hold."""
+MOST_BYTES = 16_000_000
+
+
+@click.group(cls=PeopleGroup)
+def export() -> None:
+    """Write what a study found as files for other programs."""
+
+
+@export.command()
+@study_argument
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Where to; `tensorboard --logdir DIR` shows it.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the runs of an earlier export into DIR.")
+def tensorboard(session: Session, study: str, out: Path, overwrite: bool) -> None:
+    """Write TensorBoard event files, a run a trial: curves, hyperparameters, images, confusion matrices."""
+    try:
+        from tunesmith_service.cli import event_files  # noqa: PLC0415  (not everybody has tensorboard)
+    except ImportError as e:
+        needed = "install it with: pip install 'tunesmith[export]'"
+        raise CommandError(ExitCode.USAGE, f"the export needs tensorboard ({e})", needed) from e
+    answer = session.client.get("studies", study)
+    _make_room(event_files, out, overwrite=overwrite)
+    event_files.write_study(out, answer)
+    written = points_written = 0
+    for trial in session.client.pages("studies", study, "trials", limit=100):
+        if trial["started_at"] is None:
+            continue
+        at = ("studies", study, "trials", trial["number"])
+        points = session.client.get(*at, "curve")["points"]
+        event_files.write_trial(out, trial, points, dict(_looked_at(session, at)))
+        written, points_written = written + 1, points_written + len(points)
+    told = {"directory": str(out), "trials": written, "points": points_written}
+    session.show(told, _told)
+
+
+def _told(told: dict[str, Any]) -> str:
+    runs = f"{text.count(told['trials'], 'run')} with {text.count(told['points'], 'point')}"
+    return f"{runs} in {told['directory']}\nLook at them: tensorboard --logdir {told['directory']}"
+
+
+def _make_room(event_files: Any, out: Path, *, overwrite: bool) -> None:
+    """Raises: CommandError if the directory holds runs, of whatever made them, and may not be used."""
+    if overwrite:
+        for file in event_files.own_runs_in(out):
+            file.unlink()
+    if others := event_files.runs_in(out):
+        ours = set(event_files.own_runs_in(out))
+        hint = "name another directory" + ("" if set(others) - ours else ", or say --overwrite")
+        raise CommandError(
+            ExitCode.CONFLICT,
+            f"{out} holds {text.count(len(others), 'event file')} already, such as {others[0]}",
+            hint,
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _looked_at(session: Session, at: tuple[str | int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The trial's documents that can be drawn; a person's own file of such a name is left out."""
+    for name in session.client.get(*at)["artifacts"]:
+        if name not in INSPECTED:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "artifact"
+            session.client.download(*at, "artifacts", name, to=file)
+            document = _read(file)
+        if document is None:
+            session.note(f"Trial #{at[-1]}: {name} is none of ours and is left out.")
+        else:
+            yield name, document
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if file.stat().st_size > MOST_BYTES:
+        return None
+    try:
+        document = json.loads(file.read_bytes())
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) and "kind" in document else None
