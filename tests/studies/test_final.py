@@ -304,6 +304,18 @@ def test_a_claim_far_below_the_honest_interval_is_called_optimistic() -> None:
     assert "The search claimed val/loss 0.2 by trial 1; 5 fresh seeds give 0." in found.sentence
 
 
+def test_a_claim_is_judged_by_seeds_without_one_cycle_even_where_that_is_kept() -> None:
+    runner = Trainings([COARSE, final(top=1)])
+    runner.cycle = 0.1
+    done = runner.final()
+    assert "optimistic_claim" not in findings(done)
+    assert "5 fresh seeds with 1cycle that chose nothing say 0.099" in done.result.why
+    runner = Trainings([COARSE, final(top=1)])
+    runner.run("coarse_grid")
+    runner.cycle, runner.levels[0.1] = 0.1, 0.3
+    assert "3 fresh seeds give 0." in findings(runner.run("final"))["optimistic_claim"].sentence
+
+
 def test_further_seeds_that_diverge_are_told() -> None:
     runner = Trainings([COARSE, final()])
     done = runner.final(ending=lambda t: ("pruned", "diverged") if t.key == "honest:2" else COMPLETE)

@@ -37,7 +37,7 @@ LAST_STAGES: dict[str, list[dict[str, Any]]] = {
     "tpe": [COARSE, {"kind": "sampler", "epochs": 2, "trials": 8, "warm_start": 1,
                      "sampler": {"kind": "tpe", "n_startup_trials": 3}}],
     "cross_validation": [COARSE, {"kind": "cross_validation", "epochs": 2, "folds": 3}],
-    "final": [COARSE, {"kind": "final", "epochs": 3, "top": 2, "honest_seeds": 2}],
+    "final": [COARSE, {"kind": "final", "epochs": 3, "top": 2, "honest_seeds": 3}],
     "final after restarts": [COARSE, RESTARTS | {"epochs": 8}, {"kind": "final", "epochs": 3}],
     "final alone": [{"kind": "final", "epochs": 3, "fixed": {"lr": 0.03, "weight_decay": 0.0}}],
     "weight_decay_restarts": [COARSE, RESTARTS],

@@ -59,7 +59,7 @@ class Final(Stage):
     top: int = Field(default=3, ge=1, le=50, description="How many of the source's best are trained again.")
     seeds: int = Field(default=3, ge=3, le=100, description="Fresh seeds by which the best are compared.")
     honest_seeds: int = Field(
-        default=5, ge=2, le=100, description="Further seeds of the winner; number, interval and ensemble."
+        default=5, ge=3, le=100, description="Further seeds of the winner; number, interval and ensemble."
     )
     one_cycle: bool = Field(default=True, description="Try a 1cycle schedule on the winner.")
     one_cycle_epochs: int | None = Field(

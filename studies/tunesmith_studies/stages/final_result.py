@@ -128,7 +128,8 @@ class Outcome:
             return "No further seed of it ended with a value, so there is no honest number."
         found = self.honest.spread
         bad = f" ({self.honest.diverged} more diverged)" if self.honest.diverged else ""
-        said = f"{found.n} fresh seeds that chose nothing{bad} say {found.mean:.4g}"
+        how = " with 1cycle" if self.choice.keeps_cycle else ""
+        said = f"{found.n} fresh seeds{how} that chose nothing{bad} say {found.mean:.4g}"
         if (bounds := self._interval()) is not None:
             said += f", 95 % interval {bounds[0]:.4g} to {bounds[1]:.4g} for the mean of {AHEAD} more"
         claim = self.choice.claim
@@ -219,10 +220,12 @@ class Outcome:
         yield from self._read_before()
 
     def _claim(self) -> Iterator[Finding]:
-        claim, bounds = self.choice.claim, self._interval()
-        if claim.claimed is None or bounds is None or claim.by is None:
+        """The search claimed something of the configuration without 1cycle, so that is what judges it."""
+        claim = self.choice.claim
+        judge = self.choice.winner if self.choice.keeps_cycle else self.honest
+        if claim.claimed is None or claim.by is None or len(judge.values) < 2:
             return
-        honest = self.honest.spread.mean
+        bounds, honest = interval(list(judge.values.values()), ahead=AHEAD), judge.spread.mean
         better = claim.claimed < bounds[0] if self._minimizes else claim.claimed > bounds[1]
         if better:
             off = abs(honest - claim.claimed) / abs(claim.claimed) if claim.claimed else None
@@ -231,11 +234,11 @@ class Outcome:
                 kind="optimistic_claim",
                 level="info",
                 sentence=f"The search claimed {self._metric} {claim.claimed:.4g} by trial {claim.by}; "
-                f"{self.honest.spread.n} fresh seeds give {honest:.4g}{share}.",
-                rule="the claim lies outside the honest 95 % interval: the best of many trials was lucky too",
+                f"{judge.spread.n} fresh seeds give {honest:.4g}{share}.",
+                rule="the claim lies outside their 95 % interval: the best of many trials was lucky too",
                 next_step="Quote the fresh seeds' number.",
                 numbers={"claimed": claim.claimed, "honest": honest, "interval": _pair(bounds)},
-                trials=(claim.by, *(t.number for t in self.honest.complete.values())),
+                trials=(claim.by, *(t.number for t in judge.complete.values())),
             )
 
     def _unsteady(self) -> Iterator[Finding]:
