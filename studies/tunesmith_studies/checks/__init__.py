@@ -29,13 +29,13 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `check/inputs/not_finite` | numbers that are NaN or infinite, in training and validation |
 | `check/inputs/mean`, `…/deviation` | of all numbers that reach the first layer with weights (the inputs, if unknown) |
 | `check/inputs/columns` | numbers in a sample |
-| `check/inputs/carrying` | columns that carry the spread: (Σ var)² / Σ var² |
+| `check/inputs/uneven` | deviation of the widest column over the median column's, of those that vary |
 | `check/inputs/normalised` | 1 if the first layer with weights is a normalisation |
 | **leak** | |
 | `check/leak/train_rows`, `val_rows`, `test_rows` | samples of each split |
 | `check/leak/val_in_train`, `test_in_train`, `test_in_val` | share of the first's rows that stand in the second, to the bit |
 | `check/leak/train_twins` | share of training rows that stand in it more than once |
-| `check/leak/near` | share of validation rows with a training row a thousand times nearer than is usual |
+| `check/leak/near`, `…/near_twins` | share of validation's and of training's rows with another training row ten times nearer than is usual, and not equal |
 | `check/leak/column` | largest share of a column's variance that the label explains (η²) |
 | **shift** (validation against training) | |
 | `check/shift/rows_train`, `rows_val` | samples compared |
@@ -52,9 +52,11 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `check/loss/shifted` | change of the mean loss when 1 is added to all outputs; 0: it normalises by itself |
 | **initial_loss** | |
 | `check/initial/loss` | mean loss of a fresh model over at least four batches |
+| `check/initial/guess` | loss of saying the same of every sample and class: log C of a cross-entropy |
 | `check/initial/prior_loss` | cross-entropy of the labels against the mean prediction |
 | **outputs** (of the model that overfitted a batch) | |
 | `check/outputs/sum_error` | largest distance of a sample's sum of outputs from 1 |
+| `check/outputs/log_sum` | largest distance of log Σ exp of a sample's outputs from 0 |
 | `check/outputs/lowest`, `…/highest` | of all outputs |
 | **overfit** | |
 | `check/overfit/<n>/loss`, `accuracy`, `steps`, `rate`, `tried` | training on n samples: the best loss, and with it accuracy, steps and rate; rates tried |
@@ -70,6 +72,8 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | **gradients** (over the first steps) | |
 | `check/gradients/parameters` | tensors that train |
 | `check/gradients/missing/<name>`, `zero/<name>`, `not_finite/<name>`, `frozen/<name>` | 1 for each offender; its numbers |
+| `check/gradients/left_out/<name>` | 1 for each parameter of the model that no optimizer holds; its numbers |
+| `check/gradients/foreign` | tensors that an optimizer holds and the model that is trained has not |
 | `check/gradients/unregistered` | numbers that take part and get a gradient, and are no parameters of the model |
 | `check/gradients/weakest` | smallest over largest (gradient norm / weight norm) of weights |
 | **units** | |
@@ -77,9 +81,9 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `check/units/twins/<layer>` | share of a layer's units that start with the same weights as another |
 | **modes** | |
 | `check/modes/repeat` | largest difference of two evaluations of the same samples, over the outputs' size |
-| `check/modes/batch` | the same of samples evaluated alone and in a batch |
+| `check/modes/batch` | the same of samples evaluated with and without others in their batch |
 | `check/modes/buffers` | buffers that an evaluation changed |
-| `check/modes/stuck` | modules that do not follow train() and eval() |
+| `check/modes/stuck`, `…/asleep` | modules in training mode after eval(); dropout and normalisation not in it after train() |
 | `check/modes/evaluating_in_training` | share of evaluations with a module in training mode |
 | `check/modes/training_in_evaluation` | share of training steps with no module in training mode |
 | **zero_grad** | |
@@ -88,12 +92,13 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `check/determinism/difference` | largest difference of losses between two runs of one seed |
 | **rate** (the study's own) | |
 | `check/rate/lr`, `…/steps` | the rate, and the steps trained at it |
-| `check/rate/first`, `…/last`, `…/lowest` | mean loss of the first and the last few steps, and the lowest such mean |
-| `check/rate/update` | median over weights of step norm / weight norm |
-| `check/rate/low_lr`, `low_first`, `low_last` | the same at the lowest rate of the space, tried where the middle blows up |
+| `check/rate/first`, `…/begin`, `…/last`, `…/lowest` | mean loss of the first 2, the first 8 and the last 8 steps, and the lowest mean of 8 |
+| `check/rate/noise` | standard error of the difference of `begin` and `last` |
+| `check/rate/update` | median over weights of the first step's norm / weight norm |
+| `check/rate/low_…`, `check/rate/high_…` | the same at a lower and a higher rate, tried where the loss does not clearly fall |
 | **depth** | |
 | `check/depth/layers` | layers with weights, one after another |
-| `check/depth/loss`, `…/linear` | validation loss after training on the same samples: the model's, a linear one's |
+| `check/depth/accuracy`, `…/linear`, `…/rows` | validation accuracy of the model and of a linear one after the same samples, on so many rows |
 | **time** (of an optimizer step) | |
 | `time/batch`, `time/median`, `time/p95` | at the study's batch size |
 | `time/loading`, `time/forward`, `time/backward`, `time/step` | medians of its parts |
@@ -106,3 +111,34 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `memory/largest` | largest batch that ran, where that was tried; else worked out from the three |
 | `memory/tried` | 1 if it was tried (on a GPU, by doubling) |
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from tunesmith_studies.checks import costs, data, learning, losses, model, own_rate, splits
+from tunesmith_studies.checks.said import Known, Measured, Verdicts
+from tunesmith_studies.findings import Finding, gravest_first
+from tunesmith_studies.trial import Point
+
+CHECKS: tuple[Callable[[Measured, Known], Verdicts], ...] = (
+    data.labels, data.inputs, data.order, data.balance, splits.leak, splits.shift,
+    losses.loss, losses.initial_loss,
+    model.outputs, model.gradients, model.units, model.modes, model.zero_grad, model.determinism,
+    learning.overfit, learning.zeroed, learning.generalise, own_rate.rate, learning.depth,
+    costs.time, costs.memory,
+)  # fmt: skip
+
+
+def judge(measured: Measured, known: Known) -> tuple[Finding, ...]:
+    """A finding for each check whose numbers were measured, the gravest first."""
+    found = (next(check(measured, known), None) for check in CHECKS)
+    return gravest_first(f for f in found if f is not None)
+
+
+def merged(curve: Iterable[Point]) -> dict[str, float]:
+    """All that a measuring trial reported, as one table: of each name the newest value."""
+    return {name: value for point in curve for name, value in point.metrics.items()}
+
+
+__all__ = ["CHECKS", "Known", "Measured", "judge", "merged"]

@@ -107,15 +107,15 @@ def own_rate(bench: Bench) -> tuple[Training, dict[str, float]]:
     if not last < bench.option("clearly_fell", 0.7) * first:
         for prefix in ("low_", "high_"):
             if other := bench.option(f"rate_{prefix[:-1]}", 0.0):
-                found |= _at(bench, other, prefix)[1]
+                found |= _at(bench, other, prefix, steps=0.5)[1]
     return training, found
 
 
-def _at(bench: Bench, lr: float, prefix: str = "") -> tuple[Training, dict[str, float]]:
-    """Train `rate_steps` steps at a rate, or until the loss is not finite."""
+def _at(bench: Bench, lr: float, prefix: str = "", steps: float = 1.0) -> tuple[Training, dict[str, float]]:
+    """Train a share of `rate_steps` steps at a rate, or until the loss is not finite."""
     training = Training(bench, lr)
     before, update = training.weights(), 0.0
-    for step in range(int(bench.option("rate_steps", 100))):
+    for step in range(max(int(steps * bench.option("rate_steps", 100)), 2)):
         loss = training.step()
         if step == 0:
             update = _update(before, training.weights())
