@@ -14,10 +14,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from training import make_work, same_bits
 from tunesmith_workers import child as child_module
 from tunesmith_workers import messages, snapshots
 from tunesmith_workers.snapshots import SnapshotCorrupt
+from tunesmith_workers.tasks import digits
 
 PATIENCE = 180.0  # seconds; only a hang is that slow, even where many share the machine
 COMMAND = [sys.executable, "-P", "-m", "tunesmith_workers.child"]
@@ -115,7 +117,10 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     (scratch / "my_tasks.py").write_text(TASKS)
     (scratch / "flowers.csv").write_text("a,y\n" + "".join(f"{i % 7},{i % 3}\n" for i in range(60)))
     data = f"flowers={scratch / 'flowers.csv'}"
-    found = Child(scratch, "--tasks", str(scratch / "my_tasks.py"), "--data", data, "--threads", "1")
+    save_file(digits.task().build({"hidden": 32}).state_dict(), scratch / "start.safetensors")
+    weights = f"start={scratch / 'start.safetensors'}"
+    files = ["--tasks", str(scratch / "my_tasks.py"), "--data", data, "--weights", weights]
+    found = Child(scratch, *files, "--threads", "1")
     ready = found.hear()
     assert ready["say"] == "ready"
     assert set(ready["tasks"]) == {"digits", "flowers", "prints", "fails", "exits", "eats", "waits"}
@@ -132,7 +137,8 @@ def end_of(heard: list[dict[str, Any]]) -> tuple[Any, ...]:
 
 def without_seconds(heard: list[dict[str, Any]]) -> list[Any]:
     points = [m["points"][0] for m in heard if m["say"] == "points"]
-    return [(p["step"], {k: v for k, v in p["metrics"].items() if k != "sys/epoch_seconds"}) for p in points]
+    clocks = {"sys/epoch_seconds", "sys/train_seconds", "sys/samples_per_second"}
+    return [(p["step"], {k: v for k, v in p["metrics"].items() if k not in clocks}) for p in points]
 
 
 def test_a_trial_says_its_points_its_snapshot_and_how_it_ended(child):
@@ -150,6 +156,15 @@ def test_a_trial_says_its_points_its_snapshot_and_how_it_ended(child):
 
 def test_a_data_file_is_a_task(child):
     assert end_of(child.run(task="flowers", params={"lr": 0.1})) == ("complete", "budget", False)
+
+
+def test_a_trial_starts_from_weights_that_the_child_was_given(child):
+    params = {"hidden": 32, "lr": 0.0, "init_from": "start"}
+    heard = child.run(params=params, epochs=1, keep_snapshot=True)
+    assert "starts from start" in heard[0]["text"]
+    snapshot = next(m for m in heard if m["say"] == "snapshot")
+    given = load_file(child.scratch / "start.safetensors")
+    assert same_bits(dict(sorted(snapshots.load(Path(snapshot["path"]))["model"].items())), given)
 
 
 def test_a_trial_after_ten_others_equals_the_same_trial_in_a_fresh_child(child, tmp_path):

@@ -6,10 +6,12 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
+from safetensors.torch import save_file
 from torch import nn
 from training import blobs, make_work, points, run
 from tunesmith_workers.tasks import builtin, digits, files, models
 from tunesmith_workers.tasks.registry import Entry, Loop, Registry, Task, TaskError, digest_of, train
+from tunesmith_workers.weights import read_weights
 
 
 def npz(path: Path, **arrays: np.ndarray) -> Path:
@@ -279,6 +281,24 @@ def test_a_digest_changes_with_code_neighbours_and_data_and_with_nothing_else(tm
     assert digest_of(task, b"code") != digest_of(task, b"other")
     assert digest_of(blobs().task, b"") != digest_of(blobs(samples=61).task, b"")
     assert digest("one_width") != digest("two_width", 3)
+
+
+def test_a_digest_changes_with_the_weights_that_trials_may_start_from(tmp_path):
+    def digests(**values: float) -> dict[str, str]:
+        found = {}
+        for name, value in values.items():
+            save_file({"w": torch.full((2,), value)}, tmp_path / "w")
+            found[name] = read_weights(name, tmp_path / "w")
+        registry = Registry(found)
+        registry.add("task", blobs().task, b"code")
+        registry.add("loop", Loop(print), b"code")
+        return registry.digests()
+
+    sets = [{}, {"big": 1.0}, {"big": 2.0}, {"large": 1.0}, {"big": 1.0, "large": 1.0}]
+    assert len({digests(**values)["task"] for values in sets}) == len(sets)
+    assert len({digests(**values)["loop"] for values in sets}) == 1  # a loop takes no weights
+    assert digests(big=1.0, large=1.0) == digests(large=1.0, big=1.0)
+    assert digests()["task"] == digest_of(blobs().task, b"code")
 
 
 def test_a_digest_is_the_same_whatever_files_were_given_before(tmp_path):

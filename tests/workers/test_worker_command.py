@@ -28,6 +28,7 @@ def test_a_worker_without_a_token_says_where_one_comes_from(tmp_path: Path):
     ("options", "words"),
     [
         (["--data", "spam.npz"], "--data takes NAME=FILE, such as spam=spam.npz, got 'spam.npz'"),
+        (["--weights", "net"], "--weights takes NAME=FILE, such as spam=spam.safetensors, got 'net'"),
         (["--devices", "0,0"], "--devices takes different names"),
         (["--devices", "0,1", "--slots", "4"], "--slots 4 is for CPU slots, but there are 2 GPUs"),
         (["--devices", "0,1,2", "--devices-per-slot", "2"], "3 devices cannot be dealt out 2 to a slot"),
@@ -55,16 +56,17 @@ def test_the_worker_is_a_command_of_tunesmith():
         assert "--exit-when-idle" in command.said
 
 
-def test_a_data_file_that_cannot_be_used_ends_the_worker_with_the_trainer_s_words_and_exit_code_1(
-    tmp_path: Path,
+@pytest.mark.parametrize(("flag", "name"), [("--data", "mine.csv"), ("--weights", "mine.safetensors")])
+def test_a_file_that_cannot_be_used_ends_the_worker_with_the_trainer_s_words_and_exit_code_1(
+    tmp_path: Path, flag: str, name: str
 ):
-    file = tmp_path / "mine.csv"
+    file = tmp_path / name
     file.write_text("a,b\n1,\n")
     nobody = f"http://127.0.0.1:{free_port()}"
-    with Worker(nobody, "tsm_x", tmp_path / "state", "--data", f"mine={file}") as worker:
+    with Worker(nobody, "tsm_x", tmp_path / "state", flag, f"mine={file}") as worker:
         assert worker.ends(60) == 1
-        assert "Error: " in worker.said
-        assert "mine.csv" in worker.said
+        assert f"Error: {flag} mine=" in worker.said
+        assert name in worker.said
         assert "Traceback" not in worker.said
 
 
