@@ -12,16 +12,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunesmith_studies.diagnosis import of_stage
+from tunesmith_studies.findings import Finding, gravest_first
 from tunesmith_studies.log import Entry, StudyLog
-from tunesmith_studies.planning import History, Plan, Proposal, Proposals, Seed
+from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult
 from tunesmith_studies.pruners import should_prune
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.trial import Trial
 
 
 def ask(log: StudyLog, stage: AnyStage, n: int) -> Plan:
-    """The stage's answer to what the log tells, stale drafts left out; n is the room for proposals."""
-    return stage.plan(log.history(stage.name), n, Seed(log.study.seed))
+    """The stage's answer to what the log tells, stale drafts left out; n is the room for proposals. The
+    result of a stage that is done gets what its trials' curves show."""
+    history = log.history(stage.name)
+    plan = stage.plan(history, n, Seed(log.study.seed))
+    return Done(_diagnosed(history, plan.result)) if isinstance(plan, Done) else plan
+
+
+def _diagnosed(history: History, result: StageResult) -> StageResult:
+    try:
+        shown = of_stage(history, result)
+    except Exception as error:  # a stage is worth more than its diagnosis
+        told = f"The diagnosis of this stage raised {type(error).__name__}: {error}"
+        shown = (Finding("diagnosis_failed", "info", told, next_step="Report it as a fault of Tunesmith."),)
+    return replace(result, findings=gravest_first((*result.findings, *shown)))
 
 
 def first_pruned_step(history: History, stage: AnyStage, trial: Trial, new: int) -> int | None:

@@ -149,3 +149,20 @@ def test_a_test_metric_outside_the_final_stage_is_refused_with_what_to_do(play):
         )
 
     play(scene)
+
+
+def test_a_trial_says_what_its_curve_shows(play):
+    async def scene(api: Api) -> None:
+        lease = await api.lease()
+        falls = {step: 2.3 * 0.8**step for step in range(1, 13)}
+        body = {"seq": 1, "points": [
+            {"step": s, "metrics": {"train/loss": v, "val/loss": v if s < 5 else 0.8 + 0.2 * s}}
+            for s, v in falls.items()
+        ]}  # fmt: skip
+        assert (await api.say(lease, "reports", body)).is_success
+        study_name = lease.grant["work"]["study"]
+        shown = (await api.get(f"/studies/{study_name}/trials/0")).json()["findings"]
+        assert "overfit" in [f["kind"] for f in shown]
+        assert all(f["sentence"] and f["trials"] == [0] for f in shown)
+
+    play(scene)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from contracts import Runner
-from tunesmith_studies.decisions import differences
-from tunesmith_studies.planning import Proposals
+from tunesmith_studies import decisions
+from tunesmith_studies.decisions import ask, differences
+from tunesmith_studies.planning import Done, Proposals, StageResult
 from tunesmith_studies.study import StudySpec
 
 
@@ -57,3 +61,45 @@ def test_a_cell_that_no_planner_proposes_is_a_difference() -> None:
     forged.data["key"] = "lr=7"  # type: ignore[index]
     told = list(differences(runner.spec.to_json(), runner.entries))
     assert told == [f"event {forged.n}: coarse_grid does not propose lr=7 at event 2"]
+
+
+def ended(*losses: float) -> Runner:
+    """A grid of four cells, all of which reported these losses and diverged."""
+    runner = Runner(grid())
+    runner.activate("coarse_grid")
+    plan = runner.ask("coarse_grid", 4)
+    assert isinstance(plan, Proposals)
+    for number, proposal in enumerate(plan.items):
+        stage = "coarse_grid"
+        given = decisions.proposal_json(proposal)
+        runner.put(
+            "planned", trial=number, stage=stage, key=proposal.key, ordinal=proposal.ordinal, planned_at=1,
+            draft=False, **given,
+        )  # fmt: skip
+        for to, reason in (("running", None), ("pruned", "diverged")):
+            points = [{"step": i + 1, "metrics": {"val/loss": v}} for i, v in enumerate(losses)]
+            runner.put("moved", trial=number, stage=stage, to=to, stop_reason=reason, attempt=1)
+            if to == "running":
+                runner.put("reported", trial=number, stage=stage, attempt=1, seq=1, points=points)
+    return runner
+
+
+def test_a_stage_that_is_done_says_what_its_curves_show() -> None:
+    runner = ended(2.3, math.inf)
+    plan = ask(runner.log, runner.log.stage("coarse_grid"), 4)
+    assert isinstance(plan, Done)
+    assert plan.result.findings
+    assert StageResult.from_json(plan.result.to_json()) == plan.result
+
+
+def test_a_diagnosis_that_breaks_takes_no_stage_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("no spread")
+
+    monkeypatch.setattr(decisions, "of_stage", broken)
+    runner = ended(2.3, math.inf)
+    plan = ask(runner.log, runner.log.stage("coarse_grid"), 4)
+    assert isinstance(plan, Done)
+    (told,) = plan.result.findings
+    assert (told.kind, told.level) == ("diagnosis_failed", "info")
+    assert "ZeroDivisionError: no spread" in told.sentence

@@ -185,6 +185,7 @@ TRIAL_DETAIL = TRIAL | {
     "attempts": [ATTEMPT],
     "snapshots": [5],
     "artifacts": ["confusion.json"],
+    "findings": [{k: v for k, v in FINDING.items() if k != "stage"}],
 }
 TRIAL_ENDED = {"number": 4, "state": "cancelled", "stop_reason": "cancelled"}
 CURVE = {"number": 4, "points": [{"step": 1, "metrics": {"train/loss": 0.91, "val/loss": 0.84}}]}

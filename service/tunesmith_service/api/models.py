@@ -253,6 +253,7 @@ class TrialDetail(Trial):
     attempts: list[Attempt]
     snapshots: list[int] = Field(description="Steps of committed snapshots.")
     artifacts: list[str]
+    findings: list[Finding] = Field(description="What its curve shows so far, the gravest first.")
 
 
 class Enqueue(Question):

@@ -133,8 +133,10 @@ def trials(conn: Connection, rows: Sequence[trial_store.Trial], project_id: int)
     return [models.Trial(**_trial(row, names)) for row in rows]
 
 
-def trial_detail(conn: Connection, row: trial_store.Trial, project_id: int) -> models.TrialDetail:
-    names = worker_names(conn, project_id)
+def trial_detail(conn: Connection, row: trial_store.Trial, study: store.Study) -> models.TrialDetail:
+    names = worker_names(conn, study.project_id)
+    stages, points = store.stages(conn, study.id), trial_store.curve(conn, row.id)
+    shown = findings.of_trial(row, points, StudySpec.from_json(spec_of(study, stages)), stages)
     return models.TrialDetail(
         **_trial(row, names),
         error=None if row.error is None else dict(row.error),
@@ -151,6 +153,7 @@ def trial_detail(conn: Connection, row: trial_store.Trial, project_id: int) -> m
         ],
         snapshots=sorted({s.step for s in trial_store.snapshots(conn, row.id) if s.forgotten_us is None}),
         artifacts=[a.name for a in trial_store.artifacts(conn, row.id)],
+        findings=[models.Finding(**f.to_json()) for f in shown],
     )
 
 

@@ -125,7 +125,7 @@ async def get_trial(
     if shapes.is_known(request, tag):
         return Response(status_code=304, headers={"ETag": f'"{tag}"'})
     response.headers["ETag"] = f'"{tag}"'
-    return await service.read(shapes.trial_detail, trial, study.project_id)
+    return await service.read(shapes.trial_detail, trial, study)
 
 
 @routes.get("/{number}/curve", responses=problem(404) | examples.answer(examples.CURVE))

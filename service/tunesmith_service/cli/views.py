@@ -266,6 +266,10 @@ def trial_page(trial: Answer) -> str:
         header = ("attempt", "worker", f"from {trial['unit']}", "ending")
         rows = [(a["attempt"], a["worker"], a["resume_step"], a["ending"]) for a in trial["attempts"]]
         parts.append(text.table(header, rows))
+    if trial["findings"]:
+        parts.append(
+            "\n".join(_finding(f | {"stage": f["kind"], "trials": []}, False) for f in trial["findings"])
+        )
     if trial["curve"]["points"]:
         parts.append(curve(trial["curve"]["points"], trial["unit"]))
     if trial["error"]:

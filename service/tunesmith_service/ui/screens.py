@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row
 from tunesmith_studies import rates
+from tunesmith_studies.findings import Finding
 from tunesmith_studies.planning import StageResult
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Point, StudyState, TrialState, Work
@@ -225,6 +226,7 @@ class TrialView:
     settings: list[views.Setting]
     attempts: list[AttemptView]
     log: Sequence[Row[Any]]  # chunks of the newest attempt's log
+    findings: Sequence[Finding]
 
 
 def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> TrialView:
@@ -240,7 +242,16 @@ def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> Trial
         settings=_settings(row.params, best.params if best else {}, shown.row.spec),
         attempts=[_attempt(a, Work.from_json(row.work).unit, now_us) for a in attempts],
         log=overviews.log_tail(conn, row.id, chunks=LOG_CHUNKS),
+        findings=_findings(conn, row, shown),
     )
+
+
+def _findings(conn: Connection, row: trial_store.Trial, shown: StudyView) -> Sequence[Finding]:
+    try:
+        spec = StudySpec.from_json(shown.row.spec)
+    except ValidationError:  # written by another version
+        return ()
+    return findings.of_trial(row, trial_store.curve(conn, row.id), spec, store.stages(conn, shown.id))
 
 
 def _trial(conn: Connection, shown: StudyView, number: int) -> trial_store.Trial:

@@ -66,7 +66,8 @@
     const selection = document.getSelection();
     const log = part.querySelector("[data-tail]");
     const isScrolledBack = log && log.scrollTop + log.clientHeight < log.scrollHeight - 8;
-    return isScrolledBack || (!selection.isCollapsed && part.contains(selection.anchorNode));
+    const isOpen = part.querySelector("details[open]") !== null;
+    return isScrolledBack || isOpen || (!selection.isCollapsed && part.contains(selection.anchorNode));
   }
   body.addEventListener("htmx:beforeRequest", (event) => {
     const asked = event.detail.requestConfig.triggeringEvent;
