@@ -227,11 +227,13 @@ class _Run:
         return metrics
 
     def _measured(self) -> dict[str, float]:
-        """What the trial costs: it decides nothing, and differs between runs."""
-        found = {"sys/lr": self.rate, "sys/train_seconds": self.watch.spent}
-        samples, seconds = self._lap
-        if self.watch.spent > seconds:
-            found["sys/samples_per_second"] = (self.tally.samples - samples) / (self.watch.spent - seconds)
+        """What the trial did and cost since the point before, or since this attempt began: it decides
+        nothing, and clocks differ between runs."""
+        samples, spent = self._lap
+        seconds = self.watch.spent - spent
+        found = {"sys/lr": self.rate, "sys/train_seconds": seconds}
+        if seconds > 0:
+            found["sys/samples_per_second"] = (self.tally.samples - samples) / seconds
         pretrained = self.pretraining.epoch if self.pretraining else 0
         if self.counts_steps or pretrained:
             share = min(1.0, self.batch * self.learner.step_size / len(self.splits.train))
@@ -265,7 +267,8 @@ class _Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "steps": self.steps,
-            "train_seconds": self.watch.spent,
+            # Only where it decides something: else equal trainings would leave different snapshots.
+            "train_seconds": self.watch.spent if self.work.seconds is not None else None,
             "shape": self._shape(),
             "tally": self.tally.save(),
             "curve": self.curve.save(),
@@ -326,7 +329,11 @@ class _Run:
         snapshots.restore_model(learner.model, saved["model"])
         snapshots.restore_optimizer(learner.optimizer, saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
-        self.epoch, self.steps, self.watch.before = saved["epoch"], saved["steps"], saved["train_seconds"]
+        self.epoch, self.steps, self.watch.before = (
+            saved["epoch"],
+            saved["steps"],
+            saved["train_seconds"] or 0.0,
+        )
         if saved["shape"] == self._shape():
             self.batch = saved["batch"]
             self.tally.restore(saved["tally"], self.device)
