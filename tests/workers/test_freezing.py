@@ -48,6 +48,22 @@ def test_norms_around_the_ends_belong_to_them_and_tied_weights_are_trained_with_
     assert trained(Odd(), freeze="all_but_ends") == {"norm", "first", "head", "scale"}
 
 
+class Transformer(nn.Module):
+    """Owns a token of its own, as vision transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.patches = nn.Conv2d(1, 4, 2)
+        self.block = nn.TransformerEncoderLayer(4, 1, 8)
+        self.head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3), nn.Identity())
+
+
+def test_what_a_model_owns_beside_its_layers_goes_with_its_input():
+    assert trained(Transformer(), freeze="all_but_head") == {"head.1"}
+    assert trained(Transformer(), freeze="all_but_ends") == {"", "patches", "head.1"}
+
+
 def test_frozen_norms_that_keep_statistics_stay_in_evaluation_mode():
     model = cnn()
     Freezing(model, {"freeze": "all_but_head", "unfreeze_epoch": 1}).train(0)

@@ -6,9 +6,10 @@
 | all_but_head | the head |
 | all_but_ends | the head and the input layer |
 
-Layers are found from the order in which the model registers its modules: the head is the last module
-that owns a weight of two or more dimensions, with all that is registered after it; the input layer the
-first such module, with all before it. A parameter that is tied into a trained part is trained.
+Layers are found from the order in which the model registers its modules. A layer is a module that owns a
+weight of two or more dimensions and has no such module inside. The head is the last layer, with all that is
+registered after it; the input layer is the first, with all before it. A parameter that is tied into a
+trained part is trained.
 
 Frozen layers that keep running statistics (batch norm) stay in evaluation mode, so that these keep what
 they learnt elsewhere. The optimizer knows every parameter from the start and skips those without a
@@ -60,13 +61,18 @@ class Freezing:
 
 def _trained(model: nn.Module, how: str) -> set[nn.Module]:
     modules = list(model.modules())
-    layers = [i for i, module in enumerate(modules) if _has_weight(module)]
+    layers = [i for i, module in enumerate(modules) if _is_layer(module)]
     if how == "none" or not layers:
         return set(modules)
     found = set(modules[layers[-1] :])
     if how == "all_but_ends":
         found |= set(modules[: layers[0] + 1])
     return found
+
+
+def _is_layer(module: nn.Module) -> bool:
+    inside = (m for m in module.modules() if m is not module)
+    return _has_weight(module) and not any(map(_has_weight, inside))
 
 
 def _has_weight(module: nn.Module) -> bool:
