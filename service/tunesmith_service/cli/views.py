@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -206,8 +207,12 @@ def _finding(found: Answer, numbers: bool) -> str:
     lines += [f"      → {found['next_step']}"] if found["next_step"] else []
     if numbers:
         lines += [f"      rule: {found['rule']}"] if found["rule"] else []
-        lines += [f"      {name}: {text.value(value)}" for name, value in found["numbers"].items()]
+        lines += [f"      {name}: {_figure(value)}" for name, value in found["numbers"].items()]
     return "\n".join(lines)
+
+
+def _figure(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | dict) else text.value(value)
 
 
 # --- trials ---------------------------------------------------------------------------------------
