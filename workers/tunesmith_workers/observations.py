@@ -8,20 +8,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import fmean, median, variance
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tunesmith_workers.losses import Kind, LossCall
+from tunesmith_workers.probes.costs import WINDOW
 from tunesmith_workers.watching import Batch, Rectified, Stopwatch, Watcher
 
 _PARTS = ("loading", "forward", "backward", "step")
 _LONGEST = 128  # characters of a metric's name
 _WARM_UP = 3  # first iterations, which allocate and compile
 _ROUNDING = 0.02  # relative, of half precision
-_FEW = 10  # steps whose mean is a place on a loss's course
 _ALL_AT_FIRST, _THEN_EVERY = 10, 10  # of what is not looked at in each step
 
 
@@ -124,13 +124,18 @@ def _together(calls: list[LossCall], roots: list[float]) -> tuple[float, float] 
 
 
 def _course(steps: list[float]) -> dict[str, float]:
-    """Where the loss began, where it ended, and the lowest it was, each as a mean of a few steps."""
-    size = max(1, min(_FEW, len(steps) // 4))
-    means = [fmean(steps[i : i + size]) for i in range(0, len(steps) - size + 1, size)]
-    lowest = min((m for m in means if math.isfinite(m)), default=math.nan)
-    broken = next((v for v in steps if not math.isfinite(v)), None)
-    last = broken if broken is not None else fmean(steps[-size:])
-    return {"check/rate/first": means[0], "check/rate/last": last, "check/rate/lowest": lowest}
+    """Where the loss began and ended, the lowest it was on the way, and how sure the difference is."""
+    means = [fmean(steps[i : i + WINDOW]) for i in range(max(1, len(steps) - WINDOW + 1))]
+    found = {
+        "check/rate/first": steps[0],
+        "check/rate/last": means[-1] if all(map(math.isfinite, steps)) else math.nan,
+        "check/rate/lowest": min((m for m in means if math.isfinite(m)), default=math.nan),
+    }
+    if len(steps) >= 2 * WINDOW and math.isfinite(found["check/rate/last"]):
+        begin, end = steps[:WINDOW], steps[-WINDOW:]
+        found["check/rate/begin"] = means[0]
+        found["check/rate/noise"] = math.sqrt((variance(begin) + variance(end)) / WINDOW)
+    return found
 
 
 @dataclass(slots=True)
@@ -221,7 +226,7 @@ class Gradients(Watcher):
             return {}
         names = self._names()
         held = {p for h in self._held.values() for p in h.parameters()}
-        found = {"check/gradients/parameters": float(len(held))}
+        found = {"check/gradients/parameters": float(sum(p.requires_grad for p in held))}
         for parameter, name in names.items():
             fault = self._fault(parameter, parameter in held)
             if fault:

@@ -60,6 +60,8 @@ def leak(m: Measured, known: Known) -> Verdicts:
     seen = f"{share(shared)} of validation rows stand in training, where {share(twins)} are doubles"
     if shared > DOUBLES:
         yield say.warn(f"{seen}.", "drop doubles before cutting the splits")
+    if "val_in_train" not in found:
+        yield say.sound("No column gives the label away; validation's rows were not seen by themselves.")
     yield say.sound(f"{seen}." if shared else "No row stands in two splits.")
 
 
