@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -42,8 +42,15 @@ def bowl(params: Params, epoch: int) -> float:
 class Runner:
     """Drives a study's stages in order through its log, as planner, service and workers would."""
 
-    def __init__(self, spec: StudySpec, objective: Callable[[Params, int], float] = bowl) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        objective: Callable[[Params, int], float] = bowl,
+        measures: Callable[[Trial], Sequence[Mapping[str, float]]] | None = None,
+    ) -> None:
+        """`measures`: what a trial that measures reports, a table a point; else it reports the objective."""
         self.spec = spec
+        self.measures = measures
         self.log = StudyLog(spec.to_json())
         self.entries: list[Entry] = []
         self.objective = objective
@@ -100,6 +107,9 @@ class Runner:
             {"step": e, "metrics": {"val/loss": self.objective(trial.params, e)}}
             for e in range(first, last + 1)
         ]
+        if self.measures is not None and trial.work.kind != "train":
+            tables = self.measures(trial)[: None if state == "complete" else 1]
+            points = [{"step": i, "metrics": dict(table)} for i, table in enumerate(tables, start=1)]
         if reason == "diverged":
             points[-1]["metrics"] = {"val/loss": "NaN"}
         if points:

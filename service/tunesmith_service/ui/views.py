@@ -143,6 +143,10 @@ def _length(spec: Mapping[str, Any]) -> str:
 
 
 _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "preflight": lambda s: (
+        "Checks of data, model, loss and costs before money is spent"
+        + ("; one that fails pauses the study." if s["on_failure"] == "stop" else ".")
+    ),
     "coarse_grid": lambda s: (
         f"Every cell of {' × '.join(s['axes'])} once." if s.get("axes") else "Every cell once."
     ),

@@ -19,8 +19,10 @@ PROBABILITIES = 1e-3
 BOUNDED = 0.5
 """Trained outputs that stay within ±1 or [0, 1], but go so far in it, are held there by the last layer."""
 
-DEAD, HALF_DEAD = 0.9, 0.5
-"""Share of a layer's units with a constant output: hardly anything passes, or half of it is wasted."""
+DEAD, WASTED = 0.95, 0.75
+"""Share of a layer's units with a constant output: hardly anything passes, or most of it is wasted."""
+ALIKE = 0.5
+"""Share of a layer's units that have the weights of another even after training."""
 FADED = 1e-7
 """Gradient of the weakest layer over that of the strongest, both over their weights."""
 
@@ -105,16 +107,16 @@ def gradients(m: Measured, known: Known) -> Verdicts:
 def units(m: Measured, known: Known) -> Verdicts:
     """Units react to their inputs, and differ from each other."""
     found = below(m, "check/units/")
-    rule = f"at most {share(HALF_DEAD)} of a layer's units constant (fails from {share(DEAD)}), or alike"
+    rule = f"at most {share(WASTED)} of a layer's units constant (fails from {share(DEAD)}), or alike"
     say = Speaker(m, "units", rule)
     if not found:
         return
     constant, twins = below(found, "constant/"), below(found, "twins/")
-    if alike := {name: part for name, part in twins.items() if part > HALF_DEAD}:
+    if alike := {name: part for name, part in twins.items() if part > ALIKE}:
         sentence = f"Units of {names(alike)} have the same weights, and training keeps them the same."
         yield say.fail(sentence, "draw the first weights at random")
     worst = max(constant, key=constant.__getitem__, default="")
-    if worst and constant[worst] > HALF_DEAD:
+    if worst and constant[worst] > WASTED:
         sentence = f"{share(constant[worst])} of the units of {worst} say the same of every sample."
         step = "dead or saturated: use smaller biases, He initialisation, normalised inputs"
         yield say.fail(sentence, step) if constant[worst] >= DEAD else say.warn(sentence, step)

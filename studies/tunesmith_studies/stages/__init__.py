@@ -9,13 +9,15 @@ from tunesmith_studies.stages.cross_validation import CrossValidation
 from tunesmith_studies.stages.final import Final
 from tunesmith_studies.stages.halving import Halving
 from tunesmith_studies.stages.lr_range_test import LrRangeTest
+from tunesmith_studies.stages.preflight import Preflight
 from tunesmith_studies.stages.random import Random
 from tunesmith_studies.stages.refine_grid import RefineGrid
 from tunesmith_studies.stages.sampler import Sampler
 from tunesmith_studies.stages.weight_decay_restarts import WeightDecayRestarts
 
 AnyStage: TypeAlias = Annotated[
-    LrRangeTest
+    Preflight
+    | LrRangeTest
     | CoarseGrid
     | RefineGrid
     | Halving
@@ -34,6 +36,7 @@ __all__ = [
     "Final",
     "Halving",
     "LrRangeTest",
+    "Preflight",
     "Random",
     "RefineGrid",
     "Sampler",

@@ -21,6 +21,7 @@ from tunesmith_workers.probes.bench import Bench
 
 WINDOW = 8  # steps whose losses are averaged
 _WARM = 2  # first steps, which allocate
+_FEWEST = 12  # steps at a rate, however large the batch
 _TIMED = 5  # steps of the second batch size
 _LARGEST = 2**16  # samples in a batch that is tried
 
@@ -112,10 +113,15 @@ def own_rate(bench: Bench) -> tuple[Training, dict[str, float]]:
 
 
 def _at(bench: Bench, lr: float, prefix: str = "", steps: float = 1.0) -> tuple[Training, dict[str, float]]:
-    """Train a share of `rate_steps` steps at a rate, or until the loss is not finite."""
+    """Train a share of `rate_steps` steps at a rate, or until the loss is not finite.
+
+    Of large batches fewer: no more than `rate_epochs` passes, but a few steps.
+    """
     training = Training(bench, lr)
     before, update = training.weights(), 0.0
-    for step in range(max(int(steps * bench.option("rate_steps", 100)), 2)):
+    passes = bench.option("rate_epochs", 3.0) * len(bench.train) / training.batch
+    most = min(bench.option("rate_steps", 100), max(passes, _FEWEST))
+    for step in range(max(int(steps * most), 2)):
         loss = training.step()
         if step == 0:
             update = _update(before, training.weights())
@@ -154,7 +160,7 @@ def times(bench: Bench, training: Training, scratch: Path) -> dict[str, float]:
     """
     totals, batch = training.totals(), training.batch
     usual = median(totals)
-    other = 2 * batch if 2 * batch <= len(bench.train) else max(batch // 2, 1)
+    other = 2 * batch if batch < 64 and 2 * batch <= len(bench.train) else max(batch // 2, 1)
     second = Training(bench, training.lr, other)
     for _ in range(_WARM + _TIMED):
         second.step()
