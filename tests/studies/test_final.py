@@ -194,15 +194,16 @@ def test_maximised_objectives_are_ranked_and_gated_the_other_way() -> None:
 
 
 def test_one_cycle_is_kept_where_it_is_better_by_more_than_a_standard_deviation() -> None:
-    runner = Trainings([COARSE, final()])
+    runner = Trainings([COARSE, final(one_cycle_epochs=6)])
     runner.cycle = 0.1
     done = runner.final()
     params = done.result.chosen["params"]
     assert params["schedule"] == "one_cycle"
+    assert done.result.chosen["epochs"] == 6
     assert params["lr"] == pytest.approx(0.1 * (1 - 0.85) / (1 - 0.9))
     assert "so 1cycle stays" in done.result.why
     honest = [t for t in runner.log.trials("final") if t.key.startswith("honest:")]
-    assert all(t.params == params for t in honest)
+    assert all(t.params == params and t.work.epochs == 6 for t in honest)
     assert done.result.ranking[0].value == pytest.approx(done.result.numbers["one_cycle"]["mean"])
 
 

@@ -100,6 +100,10 @@ class Final(Stage):
                 )
         return Done(run.result())
 
+    @property
+    def cycle_epochs(self) -> int:
+        return self.one_cycle_epochs or self.epochs
+
     def choice(self, history: History, seed: Seed) -> Choice | None:
         """What the comparisons of this stage's trials say by now; None while nothing ranks."""
         found = candidates(self, history, self.top)
@@ -110,11 +114,12 @@ class Final(Stage):
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         found = candidates_at_most(self, study, sources, self.top)
-        cycle_epochs = self.one_cycle_epochs or self.epochs
         cycles = self.seeds if self.one_cycle else 0
         return Forecast(
             trials=found * self.seeds + cycles + self.honest_seeds + 1,
-            epochs=found * self.seeds * self.epochs + cycles * cycle_epochs + self.honest_seeds * self.epochs,
+            epochs=found * self.seeds * self.epochs
+            + cycles * self.cycle_epochs
+            + self.honest_seeds * self.epochs,
             snapshots=self.honest_seeds,
         )
 
@@ -146,14 +151,16 @@ class _Run:
             return []
         first = len(self.candidates) * self.stage.seeds
         return [
-            self._training(cycle_key(j), first + j, params, self._seed("fresh", j), epochs=self._cycle_epochs)
+            self._training(
+                cycle_key(j), first + j, params, self._seed("fresh", j), epochs=self.stage.cycle_epochs
+            )
             for j in range(self.stage.seeds)
         ]
 
     def honest(self) -> list[Proposal]:
         choice = self.choice()
         first = (len(self.candidates) + 1) * self.stage.seeds
-        epochs = self._cycle_epochs if choice.keeps_cycle else self.stage.epochs
+        epochs = self.stage.cycle_epochs if choice.keeps_cycle else self.stage.epochs
         return [
             self._training(
                 honest_key(j),
@@ -220,10 +227,6 @@ class _Run:
         if not self.stage.one_cycle:
             return None
         return one_cycle_params(winner.params, self.stage.peak_scale, self.stage.annihilation)
-
-    @property
-    def _cycle_epochs(self) -> int:
-        return self.stage.one_cycle_epochs or self.stage.epochs
 
     def _seed(self, what: str, j: int) -> int:
         return self.seed.stream(self.stage.name, what, j)

@@ -87,10 +87,11 @@ class Outcome:
     def result(self) -> StageResult:
         choice = self.choice
         ranked = [choice.kept, *choice.ranked] if choice.keeps_cycle else list(choice.ranked)
+        epochs = self.stage.cycle_epochs if choice.keeps_cycle else self.stage.epochs
         return StageResult(
             ranking=(*(r.ranked() for r in ranked), *by_hand(self.history)),
             why=" ".join(self._sentences()),
-            chosen={"params": dict(choice.kept.params)},
+            chosen={"params": dict(choice.kept.params), "epochs": epochs},
             numbers=self._numbers(),
             findings=gravest_first(self._findings()),
         )
@@ -143,7 +144,7 @@ class Outcome:
         if not metrics:
             return
         members, metric = self._members, self._metric
-        if (value := metrics.get(f"ensemble/{metric}")) is not None:
+        if math.isfinite(value := metrics.get(f"ensemble/{metric}", math.nan)):
             yield f"The averaged predictions of {members} models give {value:.4g}."
         if test := self._test():
             shown = ", ".join(f"{name} {value:.4g}" for name, value in test["ensemble"].items())
