@@ -68,7 +68,7 @@ class CrossValidation(Stage):
 
     def _trials(self, found: list[Candidate], seed: Seed) -> list[Proposal]:
         """Fold by fold: whatever ends early, the candidates share the folds that have run."""
-        one = seed.stream(self.name, "train")  # of weights and order; the folds follow from it too
+        one = seed.stream(self.name, "train")  # of weights and order; the task's split seed cuts the folds
         return [
             Proposal(
                 fold_key(i, fold),
