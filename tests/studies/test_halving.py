@@ -11,10 +11,12 @@ from contracts import Runner, check_plan
 from pydantic import ValidationError
 from tunesmith_studies.planning import Done, Earlier, History, Proposals, Seed, StageResult, Wait
 from tunesmith_studies.rates import Suggestion
+from tunesmith_studies.space import Float
 from tunesmith_studies.stages.halving import Halving
+from tunesmith_studies.stages.halving_border import Batch, wider
 from tunesmith_studies.stages.halving_points import momentum_factor
 from tunesmith_studies.study import StudySpec, forecast
-from tunesmith_studies.trial import Start, Trial, TrialState
+from tunesmith_studies.trial import Start, StopReason, Trial, TrialState, Work
 
 SPACE: dict[str, Any] = {
     "lr": {"low": 1e-4, "high": 1.0, "log": True},
@@ -176,7 +178,7 @@ def test_the_first_batch_is_a_grid_around_the_suggestion_and_quasi_random_points
     assert len(rest) == 15
     for p in rest:
         factor = p["lr"] / (0.02 * p["batch_size"] / 32 * (1 - p["momentum"]) / (1 - 0.745))
-        assert 0.0999 <= factor <= 4.001 or p["lr"] in (1e-4, 1.0)
+        assert 0.2499 <= factor <= 2.001 or p["lr"] in (1e-4, 1.0)
     assert len({p["hidden"] for p in rest}) > 10
 
 
@@ -236,3 +238,53 @@ def test_a_batch_does_not_change_while_it_runs() -> None:
     assert isinstance(done, Done)
     assert len(seen) == 15
     assert all(t.state is TrialState.COMPLETE for t in runner.log.trials("halving"))
+
+
+# --- the border -----------------------------------------------------------------------------------------
+
+
+def at(lr: float, *, decay: float = 1e-4, diverged: bool = False) -> Trial:
+    state, reason = (TrialState.PRUNED, StopReason.DIVERGED) if diverged else (TrialState.COMPLETE, None)
+    params = {"lr": lr, "weight_decay": decay}
+    return Trial(0, "halving", "k", 0, params, Work(1, 0), state=state, stop_reason=reason, value=1.0)
+
+
+def rates_after(*batches: Batch) -> tuple[float, float]:
+    axis = wider(study().space, batches)["lr"]
+    assert isinstance(axis, Float)
+    return axis.low, axis.high
+
+
+def test_the_best_in_the_outer_tenth_of_a_log_range_move_its_end_by_a_decade_twice_at_most() -> None:
+    inside, high, low = at(0.01), at(0.5), at(2e-4)
+    assert rates_after(Batch([inside, high, inside], [])) == (1e-4, 1.0), "one of three, and not the best"
+    assert rates_after(Batch([high, inside, inside], [])) == (1e-4, 10.0)
+    assert rates_after(Batch([inside, low, low], [])) == (1e-5, 1.0)
+    assert rates_after(Batch([high], []), Batch([high], [])) == (1e-4, 10.0), "inside of the wider range"
+    further = [Batch([at(10.0**k * 0.9)], []) for k in range(5)]
+    assert rates_after(*further) == (1e-4, 100.0)
+
+
+def test_a_side_on_which_a_training_diverged_is_no_border() -> None:
+    assert rates_after(Batch([at(0.5)], [at(0.9, diverged=True)])) == (1e-4, 1.0)
+
+
+def test_nothing_lies_below_a_log_range_with_a_zero_and_whole_numbers_stay() -> None:
+    space = wider(study().space, [Batch([at(0.01, decay=1.1e-6)], [])])
+    assert space == study().space
+    decay = wider(study().space, [Batch([at(0.01, decay=9e-3)], [])])["weight_decay"]
+    assert isinstance(decay, Float)
+    assert decay.high == pytest.approx(0.1)
+    assert decay.zero
+
+
+def test_a_stage_whose_best_lie_at_the_border_looks_beyond_it_and_says_so() -> None:
+    """The loss falls with the rate up to 30, and the space ends at 1."""
+    runner = Runner(
+        study(HALVING | {"trials": 9, "grid": 0, "rounds": 4, "later": 12}),
+        objective=lambda params, epoch: abs(math.log10(float(params["lr"])) - 1.5) + 1 / epoch,
+    )
+    done = runner.run("halving", check=check_plan(runner.spec, "halving"))
+    assert max(float(t.params["lr"]) for t in runner.log.trials("halving")) > 1
+    assert done.result.chosen["widened"]["lr"][1] in (10.0, 100.0)
+    assert "The best lay at the border, so the space is wider from here on: lr [0.0001, 1" in done.result.why

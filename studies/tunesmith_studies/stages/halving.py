@@ -21,7 +21,9 @@ from tunesmith_studies.planning import (
     Wait,
 )
 from tunesmith_studies.samplers import Told, TPESampler, fits
+from tunesmith_studies.space import Float, Space
 from tunesmith_studies.stages.base import Forecast, Stage, nothing_ranks, show_params, spent
+from tunesmith_studies.stages.halving_border import Batch, wider
 from tunesmith_studies.stages.halving_points import Drawn, Source
 from tunesmith_studies.trial import Start, StopReason, Trial, TrialState, Work
 
@@ -205,7 +207,8 @@ class _Run:
     def _draw(self, batch: range) -> list[Drawn]:
         """The points of a batch. A later one is drawn from the batches before it alone."""
         stage, study = self.stage, self.history.study
-        source = Source(stage.name, self.history, self.seed, stage.open_space(study), stage.held(study))
+        space = self._space(batch.start)
+        source = Source(stage.name, self.history, self.seed, space, stage.held(study))
         if batch.start == 0:
             return source.first(len(batch), stage.grid)
         from tunesmith_studies.optuna_rows import number_of  # noqa: PLC0415
@@ -213,8 +216,18 @@ class _Run:
         before = {i: t for i in range(batch.start) if (t := self._whole(i)) is not None}
         hand = {number_of(t): t for t in self.history.trials if t.by_hand and fits(source.space, t.params)}
         told = Told(f"{study.name}/{stage.name}", source.space, study.objective, before | hand)
-        best = [self._whole(i) for i in self._ranked_points(batch.start)[:CENTRES]]
-        return source.later(batch, [t for t in best if t is not None], told, stage.sampler)
+        return source.later(batch, self._best(batch.start), told, stage.sampler)
+
+    def _space(self, points: int) -> Space:
+        """What is open to points from this number on: wider where earlier batches were best at a border."""
+        ends = [batch.stop for batch in self.stage.batches() if batch.stop <= points]
+        batches = [Batch(self._best(end), [t for i in range(end) for t in self._rungs(i)]) for end in ends]
+        return wider(self.stage.open_space(self.history.study), batches)
+
+    def _best(self, points: int) -> list[Trial]:
+        """The best three of the points below a number, each as a whole."""
+        best = [self._whole(i) for i in self._ranked_points(points)[:CENTRES]]
+        return [t for t in best if t is not None]
 
     def _whole(self, point: int) -> Trial | None:
         """A point as one trial with its whole curve: complete at full length, else as if pruned there."""
@@ -256,14 +269,23 @@ class _Run:
         shown = show_params(best.params, stage.open_space(study).names())
         counts = ", ".join(f"{n} to epoch {e}" for e, n in zip(lengths, numbers["rungs"], strict=True))
         why = (
-            f"{counts} in {stage.rounds + 1} batches: {numbers['epochs']:g} epochs, "
+            f"{counts} in {stage.rounds + 1} batch{'es' * (stage.rounds > 0)}: {numbers['epochs']:g} epochs, "
             f"{numbers['epochs_from_scratch']:g} if every training began anew. Best is trial {best.number} "
             f"with {shown}: {study.objective.metric} {best.value:.4g}."
         )
         ranking = tuple(Ranked(t.number, t.value) for t in ordered if t.value is not None)
-        return Done(
-            StageResult(ranking=ranking, why=why, chosen={"params": dict(best.params)}, numbers=numbers)
-        )
+        chosen: dict[str, Any] = {"params": dict(best.params)}
+        if past := self._past():
+            chosen["widened"] = past
+            ranges = ", ".join(f"{name} [{low:g}, {high:g}]" for name, (low, high) in past.items())
+            why += f" The best lay at the border, so the space is wider from here on: {ranges}."
+        return Done(StageResult(ranking=ranking, why=why, chosen=chosen, numbers=numbers))
+
+    def _past(self) -> dict[str, list[float]]:
+        """Ranges that grew past the study's while this stage ran."""
+        before = _ranges(self.history.study.space)
+        after = _ranges(self._space(self.stage.batches()[-1].start))
+        return {name: list(ends) for name, ends in after.items() if ends != before[name]}
 
     def _longest(self, point: int) -> Trial | None:
         return next((t for t in self._rungs(point)[::-1] if t.value is not None), None)
@@ -274,6 +296,10 @@ class _Run:
         found = spent(self.history)
         rungs = [sum(t.work.epochs == e for t in planned) for e in self.stage.lengths]
         return {**found, "rungs": rungs, "epochs_from_scratch": found["epochs"] + skipped}
+
+
+def _ranges(space: Space) -> dict[str, tuple[float, float]]:
+    return {name: (p.low, p.high) for name, p in space.items() if isinstance(p, Float)}
 
 
 _ENDED_ITSELF = (StopReason.EARLY_STOPPING, StopReason.PLATEAU)
