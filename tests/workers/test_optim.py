@@ -100,6 +100,31 @@ def test_weight_decay_is_on_every_parameter_biases_included():
         assert torch.allclose(p, was * (1 - 0.5 * 0.1))
 
 
+@pytest.mark.parametrize("optimizer", HYPERPARAMETERS["optimizer"].choices)
+def test_decay_spares_biases_and_norms_when_asked(optimizer):
+    def end(decay, spared):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+        params = {"optimizer": optimizer, "lr": 0.1, "weight_decay": decay, "decay_spares": spared}
+        trainer = make_optimizer(model, params)
+        for gradient in (1.0, 3.0):
+            for p in model.parameters():
+                p.grad = torch.full_like(p, gradient)
+            trainer.step()
+        return dict(model.named_parameters())
+
+    plain, decayed, spared = end(0.0, "none"), end(0.5, "none"), end(0.5, "biases_and_norms")
+    weights = {"0.weight", "3.weight"}
+    for name in plain:
+        assert torch.equal(spared[name], (decayed if name in weights else plain)[name])
+    assert not torch.equal(plain["3.weight"], decayed["3.weight"])
+
+
+def test_a_model_of_weights_alone_has_one_group_whatever_is_spared():
+    optimizer = make_optimizer(nn.Linear(2, 2, bias=False), {"decay_spares": "biases_and_norms"})
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.0]
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -107,6 +132,7 @@ def test_weight_decay_is_on_every_parameter_biases_included():
         ({"lr": -0.1}, "lr must be a number from 0 up, got -0.1"),
         ({"lr": math.nan}, "lr must be a number from 0 up, got nan"),
         ({"lr": True}, "lr must be a number from 0 up, got True"),
+        ({"decay_spares": "norms"}, "decay_spares must be one of none, biases_and_norms, got 'norms'"),
         ({"weight_decay": "0.1"}, "weight_decay must be a number from 0 up, got '0.1'"),
         ({"optimizer": "momentum", "momentum": 1.5}, "momentum must be a number from 0 to 1, got 1.5"),
     ],

@@ -37,7 +37,10 @@ def curve(said):
 # --- going on -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", [SGD, ADAMW], ids=["momentum", "adamw"])
+SPARING = ADAMW | {"decay_spares": "biases_and_norms", "schedule": "cosine"}
+
+
+@pytest.mark.parametrize("recipe", [SGD, ADAMW, SPARING], ids=["momentum", "adamw", "sparing"])
 @pytest.mark.parametrize("at", [0, 1, 4, STEPS, STEPS + 3, 3 * STEPS + 1], ids=lambda n: f"step{n}")
 def test_a_trial_handed_back_at_any_step_goes_on_as_if_never_interrupted(tmp_path, recipe, at):
     work = make_work(params=recipe | NET, epochs=4, keep_snapshot=True)
@@ -102,6 +105,22 @@ def test_each_branch_trains_its_own_weight_decay(tmp_path, optimizer):
         assert end["params"]["weight_decay"] == decay
         ends.append(end)
     assert not any(same_bits(a["model"], b["model"]) for a in ends for b in ends if a is not b)
+
+
+def test_a_branch_that_spares_biases_trains_its_own_weight_decay_on_weights_alone(tmp_path):
+    recipe = SGD | {"decay_spares": "biases_and_norms"}
+    start = trunk(tmp_path, recipe)
+    work = make_work(params=recipe | NET | {"weight_decay": 0.03}, epochs=4, number=2, keep_snapshot=True)
+    end = tree(run(blobs(), work, tmp_path, resume=start))
+    assert [g["weight_decay"] for g in end["optimizer"]["param_groups"]] == [0.03, 0.0]
+    assert len({g["lr"] for g in end["optimizer"]["param_groups"]}) == 1  # schedules know both groups
+
+
+def test_a_branch_that_spares_what_its_trunk_did_not_is_refused(tmp_path):
+    start = trunk(tmp_path, SGD)
+    work = make_work(params=SGD | NET | {"decay_spares": "biases_and_norms"}, epochs=4, number=2)
+    with pytest.raises(SnapshotCorrupt, match=r"groups of \[6\] and \[3, 3\]; was .*decay_spares changed"):
+        run(blobs(), work, tmp_path, resume=start)
 
 
 def test_a_branch_s_steps_are_those_of_its_own_decay_and_rate(tmp_path):

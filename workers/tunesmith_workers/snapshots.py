@@ -344,7 +344,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
         raise SnapshotCorrupt(f"the snapshot's optimizer is {saved['kind']}, this trial's is {kind}")
     own = optimizer.state_dict()["param_groups"]
     if [g["params"] for g in saved["param_groups"]] != [g["params"] for g in own]:
-        raise SnapshotCorrupt("the snapshot's optimizer has other parameters than this trial's")
+        raise SnapshotCorrupt(
+            "the snapshot's optimizer has other parameters than this trial's: groups of "
+            f"{[len(g['params']) for g in saved['param_groups']]} and {[len(g['params']) for g in own]}; was "
+            "the model or decay_spares changed?"
+        )
     numbers = [number for group in own for number in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):
