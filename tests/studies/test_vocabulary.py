@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES, HYPERPARAMETERS, OPTIMIZERS, SCHEDULES
+from tunesmith_studies.vocabulary import (
+    ANY_LENGTH_SCHEDULES,
+    AUGMENTATIONS,
+    FREEZES,
+    HYPERPARAMETERS,
+    INITS,
+    OPTIMIZERS,
+    PREPROCESSINGS,
+    READ_BY_MODELS,
+    SCHEDULES,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -18,6 +30,41 @@ def test_the_trainer_builds_every_optimizer_and_schedule_of_the_vocabulary() -> 
         made = optim.make_optimizer(model, {"optimizer": optimizer})
         assert made.param_groups[0]["lr"] == HYPERPARAMETERS["lr"].default
         assert made.param_groups[0]["weight_decay"] == HYPERPARAMETERS["weight_decay"].default
+
+
+def test_every_word_has_a_help_line_and_a_default_within_its_bounds() -> None:
+    kinds = {"float": float, "int": int, "str": str, "bool": bool}
+    for name, known in HYPERPARAMETERS.items():
+        assert known.help.endswith("."), name
+        if known.default is None:
+            continue
+        assert type(known.default) is kinds[known.type], name
+        assert not known.choices or known.default in known.choices, name
+        if known.type in ("float", "int"):
+            assert known.low <= known.default <= known.high, name
+
+
+def test_the_trainer_knows_every_augmentation_initialisation_preprocessing_and_freeze() -> None:
+    from tunesmith_workers import freezing, init, preprocess
+    from tunesmith_workers.augment import Augmentation
+    from tunesmith_workers.tasks import models
+
+    given = {"seed", "low", "high"}
+    assert {f.name for f in dataclasses.fields(Augmentation)} == {*AUGMENTATIONS, *given}
+    assert set(INITS) == {"as_built", *init._DRAWS}
+    flat, images = torch.rand(9, 4), torch.rand(9, 1, 4, 4)
+    for how in PREPROCESSINGS:
+        made = preprocess.fit({"preprocessing": how}, images if how == "per_channel" else flat)
+        assert (made is None) == (how == "as_given")
+    shape = models.Shape(sample=(4,), classes=2)
+    trained = set()
+    for how in FREEZES:
+        model = models.mlp(shape, hidden=3, depth=3, dropout=0.0)
+        freezing.Freezing(model, {"freeze": how}).train(0)
+        trained.add(sum(p.requires_grad for p in model.parameters()))
+    assert trained == {8, 4, 2}
+    assert set(HYPERPARAMETERS) >= {*AUGMENTATIONS, *READ_BY_MODELS}
+    assert all(HYPERPARAMETERS[name].mid_training for name in AUGMENTATIONS)
 
 
 def test_schedules_that_do_not_know_the_end_give_the_same_rates_in_a_longer_run() -> None:
