@@ -7,8 +7,9 @@ that replays a decision feeds it the log cut at the proposal's `planned_at`. It 
 
 What `data` holds, by kind (JSON; non-finite numbers as "NaN", "Infinity", "-Infinity"):
   study      {state, reason}
-  stage      {state, reason, result, spec}    the stage named by `stage` was created or changed;
-             `spec` (the stage as JSON) when it is created, `result` once it is done or failed
+  stage      {state, reason, result, spec, override}    the stage named by `stage` was created or changed;
+             `spec` (the stage as JSON) when it is created, `result` once it is done or failed,
+             `override` ({reason, actor, at_us}) when the study goes on past a result that blocks
   planned    {key, ordinal, params, work, start, sampler_state, planned_at, draft, hand, retry_of}
   redrawn    {params, sampler_state, planned_at, old_params, old_planned_at}
   moved      {from, to, attempt, cause, stop_reason, value, resume_step}
@@ -167,6 +168,8 @@ class StudyLog:
         log.state = StageState(entry.data["state"])
         if entry.data.get("result") is not None:
             log.result = StageResult.from_json(entry.data["result"])
+            if past := log.result.chosen.get("widened"):  # the border rule: later stages look there too
+                self.study = self.study.model_copy(update={"space": self.study.space.widened(past)})
         for other in self._stages.values():  # results and the list of stages stand in every history
             other.history = None
 

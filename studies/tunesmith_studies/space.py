@@ -12,7 +12,7 @@ distances without knowing about logarithms or zeros.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
@@ -349,6 +349,16 @@ class Space(RootModel[dict[str, Parameter]]):
             when = {other: wanted for other, wanted in parameter.when.items() if other not in held}
             left[name] = parameter.model_copy(update={"when": when})
         return Space.model_construct(root={n: left[n] for n in self.root if n in left})
+
+    def widened(self, ranges: Mapping[str, Sequence[float]]) -> Space:
+        """This space with ranges that hold [low, high] as well; names that are no range here are left out."""
+        wider = dict(self.root)
+        for name, (low, high) in ranges.items():
+            parameter = wider.get(name)
+            if isinstance(parameter, Float | Int):
+                ends = {"low": min(parameter.low, low), "high": max(parameter.high, high)}
+                wider[name] = parameter.model_copy(update=ends)
+        return Space.model_construct(root=wider)
 
     def _can_be_active(self, name: str, held: Params) -> bool:
         return all(

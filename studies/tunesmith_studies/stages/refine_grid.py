@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,19 @@ from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.space import Choice, Float, Int, Scalar, canonical, tidy
 from tunesmith_studies.stages.base import Forecast, Stage, failed, source_or_why
 from tunesmith_studies.stages.coarse_grid import CoarseGrid
-from tunesmith_studies.stages.grid import Axes, Cell, cell_key, cells, missing, unfinished, unique
+from tunesmith_studies.stages.grid import (
+    Cell,
+    Group,
+    as_chosen,
+    cell_key,
+    cells,
+    group_of,
+    groups_of,
+    missing,
+    unfinished,
+    unique,
+    with_cells,
+)
 from tunesmith_studies.trial import Start, Trial
 
 if TYPE_CHECKING:
@@ -29,6 +41,8 @@ class RefineGrid(Stage):
     Each centre gets itself and one finer step to either side of it along every axis. A centre on
     the edge of its grid gets a whole grid step beyond as well, as far as the space goes.
     """
+
+    takes_budget: ClassVar[bool] = True
 
     kind: Literal["refine_grid"] = "refine_grid"
     top: int = Field(default=3, ge=1, le=100, description="How many of the source's best are centres.")
@@ -79,18 +93,18 @@ class RefineGrid(Stage):
             return failed(source)
         if "axes" not in source.result.chosen:
             return failed(f"{self.name} refines a grid, and {source.stage.name} is a {source.stage.kind}.")
-        axes: dict[str, list[Scalar]] = {k: list(v) for k, v in source.result.chosen["axes"].items()}
-        todo = self._around(source.best(self.top), axes, history.study, source)
+        groups = groups_of(source.result.chosen)
+        todo = self._around(source.best(self.top), groups, history.study, source)
         for round_ in range(1, self.rounds + 1):
             if left := missing(todo, history):
                 return Proposals(tuple(self._proposal(history, i, cell) for i, cell in left[:n]))
             if running := unfinished(todo, history):
                 return Wait(f"{running} of {len(todo)} cells of round {round_} have not finished")
-            axes = _finer(axes, todo)
+            groups = with_cells(groups, todo)
             if round_ < self.rounds:
-                todo = unique(todo + self._around(self._best(history, todo), axes, history.study))
-        why = f"{len(todo)} cells of {self.epochs} epochs around the best {self.top} of {source.stage.name}."
-        return self.done(history, why, axes=axes)
+                todo = unique(todo + self._around(self._best(history, todo), groups, history.study))
+        why = f"{len(todo)} cells of {self.length} around the best {self.top} of {source.stage.name}."
+        return self.done(history, why, **as_chosen(groups))
 
     def _best(self, history: History, todo: Sequence[Cell]) -> tuple[Trial, ...]:
         """Centres of the next round: from the cells so far alone, so that they stand while it runs."""
@@ -105,12 +119,13 @@ class RefineGrid(Stage):
         return Proposal(cell.key, ordinal, cell.params, work, cell.start)
 
     def _around(
-        self, centres: Sequence[Trial], axes: Axes, study: StudySpec, source: Earlier | None = None
+        self, centres: Sequence[Trial], groups: list[Group], study: StudySpec, source: Earlier | None = None
     ) -> list[Cell]:
         """Cells of all centres, best centre first; each once."""
         space, held, found = study.space, self.held(study), []
         for centre in centres:
             base = space.switched_on({**centre.params, **held})
+            axes = group_of(groups, centre.params).axes
             finer = {name: self._steps(study, name, axes[name], base) for name in axes if name in base}
             here = list(cells(space, finer, base, held))
             start = self._start(centre) if source is not None else None
@@ -136,7 +151,11 @@ class RefineGrid(Stage):
         return finer_steps(parameter, [v for v in grid if not isinstance(v, str)], base[name], self.factor)
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
-        """At most four values along each numeric axis: itself, a finer step to either side, one beyond."""
+        """At most four values along each numeric axis: itself, a finer step to either side, one beyond.
+
+        Usually three; and of centres beside each other, as the best of a grid mostly are, each shares one
+        side of its block with another.
+        """
         source = self.source_in(study)
         before = sources[source.name].trials if source is not None and source.name in sources else self.top
         space = self.open_space(study)
@@ -144,11 +163,17 @@ class RefineGrid(Stage):
         still = source.held(study) if source is not None else {}
         numeric = [n for n in space.names() if not isinstance(space[n], Choice) and n not in still]
         refined = [n for n in numeric if not self.axes or n in self.axes]
-        centres = min(self.top, before)
-        trials = centres * 4 ** len(refined) * self.rounds
+        centres, dims = min(self.top, before), len(refined)
+        trials = centres * 4**dims * self.rounds
+        shared = (centres - 1) * 3 ** (dims - 1) if dims else 0
+        likely = (centres * 3**dims - shared) * self.rounds
         saved = centres * source.epochs if self.continue_snapshots and source is not None else 0
-        keep = trials if self.keeps_snapshots(study) else 0
-        return Forecast(trials=trials, epochs=trials * self.epochs - saved, snapshots=keep)
+        return Forecast(
+            trials=trials,
+            epochs=trials * self.epochs - saved,
+            snapshots=trials if self.keeps_snapshots(study) else 0,
+            likely_epochs=likely * self.epochs - saved,
+        )
 
 
 def finer_steps(parameter: Float | Int, grid: Sequence[float], centre: Scalar, factor: float) -> list[Scalar]:
@@ -187,14 +212,3 @@ def _at(scale: Float | Int, place: float) -> Scalar:
 
 def _has_zero(parameter: Float | Int) -> bool:
     return isinstance(parameter, Float) and parameter.zero
-
-
-def _finer(axes: Axes, done: Sequence[Cell]) -> dict[str, list[Scalar]]:
-    """The axes with the values that the cells added: the grid that the next round refines."""
-    finer: dict[str, list[Scalar]] = {}
-    for name, values in axes.items():
-        new = [c.params[name] for c in done if name in c.params and c.params[name] not in values]
-        merged = list(dict.fromkeys([*values, *new]))
-        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in merged)
-        finer[name] = sorted(merged, key=float) if numeric else merged
-    return finer
