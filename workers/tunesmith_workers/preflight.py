@@ -7,6 +7,7 @@ left out when labels, inputs or the loss are unusable, so that what is wrong wit
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -100,7 +101,9 @@ class Preflight:
         rows = {"train": splits.train.x, "val": splits.val.x}
         rows |= {"test": splits.test.x} if splits.test is not None else {}
         found |= data.leak(rows, splits.train.y if bench.is_classes else None) | data.shift(x, val_x)
-        return found | (data.neighbours((x, y), (val_x, val_y)) if bench.is_classes else {})
+        found |= data.neighbours((x, y), (val_x, val_y)) if bench.is_classes else {}
+        self.related = abs(found.get(data.NEIGHBOURS, math.inf)) > bench.option("related", 3.0)
+        return found
 
     def _structure(self) -> Found:
         bench = self.bench
@@ -129,7 +132,8 @@ class Preflight:
         yield "overfit_batch", found | learning.after_overfit(bench, known)
         yield "determinism", learning.determinism(bench)
         deep = structure.layers(bench, bench.train.x[:2]) >= bench.option("deep", 8)
-        for found in learning.generalise(bench, known.rate, at_least=1000 if deep else 0):
+        patient = deep or not self.related  # a few samples may be right by luck
+        for found in learning.generalise(bench, known.rate, at_least=1000 if patient else 0, linear=deep):
             size = next(name.split("/")[2] for name in found if name.endswith("/loss"))
             yield f"generalise_{size}", found | {"check/loss/lowest": bench.lowest}
 

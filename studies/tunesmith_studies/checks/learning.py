@@ -18,6 +18,11 @@ LEARNT = 0.05
 SIGN = 5.0
 """Standard errors by which predictions must beat the same predictions dealt out at random."""
 
+RELATED, ENOUGH = 3.0, 1000
+"""Standard errors by which nearest neighbours must agree or disagree about labels for a training on a few
+samples to be believed; samples of a class are alike, so one lucky guess about a class looks like many. Of so
+many samples a lower loss is no luck."""
+
 DEEP = 8
 """Layers with weights from which on depth is looked at."""
 
@@ -81,16 +86,25 @@ def generalise(m: Measured, known: Known) -> Verdicts:
     last = _reached(everything, sizes[-1])
     renamed, own = everything.get("relabelled", 0.0), everything.get(f"{sizes[-1]}/accuracy", 1.0)
     offset = everything.get("offset", 0.0)
-    if any(everything.get(f"{n}/z", 0.0) < -SIGN for n in sizes) or (offset and renamed > 2 * own):
+    neighbours = everything.get("neighbours", math.inf)
+    related = abs(neighbours) > RELATED
+    worse = any(everything.get(f"{n}/z", 0.0) < -SIGN for n in sizes)
+    if related and (worse or (offset and renamed > 2 * own)):
         how = _moved(offset, m.get("check/labels/classes", 0.0)) if offset else "their classes are renamed"
         sentence = f"Validation labels contradict training's: {last}, and accuracy {share(renamed)} if {how}."
         yield say.fail(sentence, "number the classes alike in both splits")
     for n in sizes:
-        if shows_learning(m, n):
+        if shows_learning(m, n) and (related or (n >= ENOUGH and is_below_the_prior(m, n))):
             sentence = (
                 f"{n} training samples already say something about validation: {_reached(everything, n)}."
             )
             yield say.sound(sentence)
+    if not related and shows_learning(m, sizes[-1]):
+        sentence = (
+            f"What {sizes[-1]} training samples say about validation may be luck: {last}, while nearest "
+            f"neighbours agree about labels by {neighbours:.1f} sd."
+        )
+        yield say.warn(sentence, "look whether each label belongs to its row; validate on more samples")
     sentence = f"Training on up to {sizes[-1]} samples says nothing about validation: {last}."
     if everything.get("neighbours", 0.0) > SIGN:
         step = "nearest neighbours do better, so the labels are sound: look at rate, loss and evaluation"
@@ -109,9 +123,12 @@ def _moved(offset: float, classes: float) -> str:
 
 def shows_learning(m: Measured, size: int) -> bool:
     """Whether training on `size` samples has shown that something general was learnt."""
-    found = below(m, f"check/generalise/{size}/")
+    return is_below_the_prior(m, size) or m.get(f"check/generalise/{size}/z", 0.0) > SIGN
+
+
+def is_below_the_prior(m: Measured, size: int) -> bool:
     threshold = m.get("check/balance/entropy", -math.inf) - LEARNT
-    return found.get("loss", math.inf) < threshold or found.get("z", 0.0) > SIGN
+    return m.get(f"check/generalise/{size}/loss", math.inf) < threshold
 
 
 def _reached(everything: Measured, size: int) -> str:

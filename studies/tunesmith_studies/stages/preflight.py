@@ -93,6 +93,7 @@ class Preflight(Stage):
             "overfit_batch": learning.OVERFIT_BATCH,
             "rates": learning.RATES,
             "sign": learning.SIGN,
+            "related": learning.RELATED,
             "deep": learning.DEEP,
             "most_steps": MOST_STEPS,
             **rate_options(self.open_space(study), middle),

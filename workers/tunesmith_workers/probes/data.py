@@ -17,6 +17,7 @@ from torch import Tensor
 
 ROWS, QUERIES, COLUMNS = 5000, 500, 1024
 """At most so many rows, rows whose neighbours are looked for, and columns are compared."""
+NEIGHBOURS = "check/generalise/neighbours"
 NEAR = 0.1
 """A row is near another that is so many times nearer than the median nearest row."""
 
@@ -170,7 +171,7 @@ def neighbours(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> dict
     chance = sum(((said == c).sum() * (truth == c).sum()).item() for c in labels) / len(said) ** 2
     hits = (said == truth).to(torch.float64).mean().item()
     spread = math.sqrt(max(chance * (1 - chance), 1e-12) / len(said))
-    return {"check/generalise/neighbours": (hits - chance) / spread}
+    return {NEIGHBOURS: (hits - chance) / spread}
 
 
 def _distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> list[float]:

@@ -179,10 +179,12 @@ def _few_losses(bench: Bench, chosen: Tensor) -> list[float]:
     return [bench.learn(learner, chosen, 0, step)[0] for step in range(3)]
 
 
-def generalise(bench: Bench, rate: float, at_least: int) -> Iterator[dict[str, float]]:
+def generalise(bench: Bench, rate: float, at_least: int, *, linear: bool) -> Iterator[dict[str, float]]:
     """Train on 10, 100, 1000 samples, then once on all, until validation shows that something was learnt.
 
-    `at_least`: go on up to so many samples all the same, and compare with a linear model.
+    Args:
+        at_least: go on up to so many samples all the same.
+        linear: compare with a linear model at the end.
     """
     val = _part(bench.val, _VALIDATED)
     everything = bench.mixed(len(bench.train))
@@ -195,7 +197,7 @@ def generalise(bench: Bench, rate: float, at_least: int) -> Iterator[dict[str, f
         over = (found[f"check/generalise/{n}/z"] > bench.option("sign", 5.0) and enough) or n == sizes[-1]
         if over:
             found |= _relabelled(bench, outputs, val)
-            if at_least:
+            if linear:
                 found |= _linear(bench, everything[:n], outputs, val)
         yield found
         if over:
