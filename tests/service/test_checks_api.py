@@ -166,3 +166,29 @@ def test_a_trial_says_what_its_curve_shows(play):
         assert all(f["sentence"] and f["trials"] == [0] for f in shown)
 
     play(scene)
+
+
+def test_a_study_that_names_no_stages_gets_those_of_its_recipe(play):
+    bare = {k: v for k, v in study().items() if k != "stages"}
+
+    async def scene(api: Api) -> None:
+        planned = (await api.post("/studies?dry_run=true", json=bare)).json()
+        assert planned["recipe"] == "standard"
+        assert len(planned["stages"]) > 2
+        assert planned["likely_epochs"] <= planned["epochs"]
+        assert any("weight_decay_restarts is left out" in note for note in planned["notes"]), (
+            "lr alone varies"
+        )
+        assert (await api.get("/studies")).json()["items"] == []
+        made = await api.post("/studies", json=bare | {"recipe": "quick"})
+        assert (made.status_code, made.json()["recipe"]) == (201, "quick")
+        shown = (await api.get("/studies/study")).json()
+        assert [s["name"] for s in shown["stages"]] == list(made.json()["forecast"])
+        assert shown["stages"][0]["state"] == "active"
+        added = await api.post("/studies/study/stages", json={"kind": "random", "epochs": 2, "trials": 3})
+        assert added.status_code == 201, added.text
+        both = await api.post("/studies", json=study("both") | {"recipe": "quick"})
+        assert both.status_code == 422
+        assert "leave one of them out" in both.json()["detail"]
+
+    play(scene)

@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 from tensorboard.util import tensor_util
 from tunesmith_service import commands
@@ -140,6 +144,21 @@ def test_the_hparams_plugin_reads_names_values_and_endings(runs: Path):
         for n in range(3)
     ]
     assert endings == [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE]
+
+
+def test_the_hparams_page_lists_a_session_a_trial_with_its_objective(runs: Path):
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(runs))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(runs))
+    backend = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    asked = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=10, allowed_statuses=[api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE]
+    )
+    listed = list_session_groups.Handler(RequestContext(), backend, "", asked).run().session_groups
+    shown = {g.name: {m.name.tag: m.value for m in g.metric_values} for g in listed}
+    objective = read(runs / "trial-00000").Scalars("objective")[0].value
+    assert shown == {"trial 0": {"objective": objective}, "trial 1": {}, "trial 2": {}}
 
 
 def strings(run: EventAccumulator, tag: str) -> list[bytes]:

@@ -82,7 +82,7 @@ SPEC = {
     "fixed": {"optimizer": "sgd"},
     "stages": [{"kind": "coarse_grid", "name": "coarse", "epochs": 5, "axes": {"lr": 4, "weight_decay": 3}}],
 }
-FORECAST = {"trials": 12, "epochs": 60, "snapshots": 0}
+FORECAST = {"trials": 12, "epochs": 60, "snapshots": 0, "likely_epochs": None, "least_steps": 0}
 CREATED = {
     "id": 1,
     "name": "digits-demo",

@@ -173,6 +173,8 @@ class Created(Answer):
     name: str
     state: str
     forecast: dict[str, Forecast]
+    recipe: str | None = Field(default=None, description="Which recipe wrote the stages, if one did.")
+    notes: list[str] = Field(default=[], description="What of its recipe this study cannot have, and why.")
     warnings: list[str] = []
 
 
@@ -183,7 +185,10 @@ class DryRun(Answer):
     stages: dict[str, Forecast]
     trials: int
     epochs: int
+    likely_epochs: int = Field(description="As it usually comes out.")
     snapshots: int
+    recipe: str | None = Field(default=None, description="Which recipe wrote the stages, if one did.")
+    notes: list[str] = Field(default=[], description="What of its recipe this study cannot have, and why.")
     snapshot_bytes: int | None = Field(
         default=None, description="By the largest that a trial of this task has left; unknown until one has."
     )

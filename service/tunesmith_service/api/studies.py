@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Body, Path, Query, Request
@@ -69,14 +69,29 @@ async def create_study(  # noqa: PLR0917  (called by name)
             stages=planned,
             trials=sum(f.trials for f in total),
             epochs=sum(f.epochs for f in total),
+            likely_epochs=sum(f.epochs if f.likely_epochs is None else f.likely_epochs for f in total),
             snapshots=snapshots,
+            **_recipe(body),
             snapshot_bytes=None if size is None else size * snapshots,
             warnings=warnings,
         )
     service.blobs.check_space()
     study_id = await service.writer.submit(CreateStudy(who.home_project, body.to_json(), who.actor, once))
     log.info("study.created", study=body.name, study_id=study_id, actor=who.actor)
-    return models.Created(id=study_id, name=body.name, state="active", forecast=planned, warnings=warnings)
+    return models.Created(
+        id=study_id,
+        name=body.name,
+        state="active",
+        forecast=planned,
+        warnings=warnings,
+        **_recipe(body),
+    )
+
+
+def _recipe(spec: StudySpec) -> dict[str, Any]:
+    if spec.recipe is None:
+        return {}
+    return {"recipe": spec.recipe.name, "notes": list(spec.recipe.notes or ())}
 
 
 @routes.get("/studies", responses=examples.page(examples.SUMMARY))

@@ -160,24 +160,37 @@ def begun(study: Answer) -> str:
     """A new study in a line, and what it was warned of."""
     trials, stages = sum(f["trials"] for f in study["forecast"].values()), len(study["forecast"])
     plan = f"at most {text.count(trials, 'trial')} in {text.count(stages, 'stage')}"
-    lines = [f"Study {study['name']} is {study['state']}: {plan}."]
+    lines = [f"Study {study['name']} is {study['state']}: {plan}.", *of_recipe(study)]
     return "\n".join([*lines, *(f"Warning: {w}" for w in study["warnings"])])
 
 
 def forecast(plan: Answer) -> str:
     """What a study would run at most."""
-    header = ("stage", "trials", "epochs", "snapshots")
-    rows = [(name, f["trials"], f["epochs"], f["snapshots"]) for name, f in plan["stages"].items()]
-    rows.append(("all", plan["trials"], plan["epochs"], plan["snapshots"]))
+    header = ("stage", "trials", "epochs", "likely", "snapshots")
+    rows = [(name, f["trials"], f["epochs"], likely(f), f["snapshots"]) for name, f in plan["stages"].items()]
+    rows.append(("all", plan["trials"], plan["epochs"], plan["likely_epochs"], plan["snapshots"]))
     size = plan["snapshot_bytes"]
     bytes_line = (
         f"Snapshots: {text.size(size)} in all."
         if size is not None
         else "Snapshots: their size is known once a trial of this task has left one."
     )
-    lines = [text.table(header, rows, right=header[1:]), bytes_line]
+    lines = [text.table(header, rows, right=header[1:]), bytes_line, *of_recipe(plan)]
     lines += [f"Warning: {w}" for w in plan["warnings"]]
     return "\n".join([*lines, f"At most; nothing was created. Study: {plan['name']}"])
+
+
+def likely(forecast: Answer) -> int:
+    """Epochs as it usually comes out."""
+    usual: int | None = forecast["likely_epochs"]
+    return forecast["epochs"] if usual is None else usual
+
+
+def of_recipe(study: Answer) -> list[str]:
+    """Which recipe wrote a new study's stages, and what of it this study cannot have."""
+    if not study["recipe"]:
+        return []
+    return [f"The stages are those of the recipe {study['recipe']}.", *study["notes"]]
 
 
 def best(trials: Sequence[Answer], study: Answer) -> str:
