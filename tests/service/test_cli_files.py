@@ -18,6 +18,7 @@ from tunesmith_service.cli.base import ExitCode
 from tunesmith_service.cli.config import find
 from tunesmith_service.errors import Unauthorized
 from tunesmith_service.settings import SettingsError
+from tunesmith_service.ui import formats
 from tunesmith_studies.study import StudySpec
 
 
@@ -187,7 +188,7 @@ def test_durations_are_for_people(seconds, said):
     ("count", "said"), [(999, "999 B"), (1000, "1.0 kB"), (2.5e9, "2.5 GB"), (4e15, "4000.0 TB")]
 )
 def test_sizes_are_for_people(count, said):
-    assert text.size(count) == said
+    assert formats.size(count) == said
 
 
 def test_progress_counts_what_a_stage_has_proposed_beyond_its_forecast():

@@ -13,6 +13,7 @@ from ui.conftest import Dashboard, csrf
 from ui.seeding import SPEC, Seeder
 from ui.test_browser import visiting
 
+PICTURE = b"<svg onload=alert(1)>"
 PARAMS = {"lr": 0.01, "weight_decay": 1e-4, "optimizer": "adam", "batch_size": 64}
 SUGGESTION = {"given": {"optimizer": "adam"}, "lr": 0.02, "low": 0.004, "high": 0.04, "max": 0.16}
 FINDINGS: list[dict[str, Any]] = [
@@ -60,6 +61,8 @@ class Checked(Dashboard):
             for i, rate in enumerate(rates)
         ]
         seeder.report(lease, points)
+        digest = seeder.blobs.put_bytes(PICTURE)
+        seeder.do(commands.CommitArtifact(lease, "plots/<b>.svg", digest, len(PICTURE)))
         seeder.finish(lease)
 
     def read_the_test_set(self, seeder: Seeder, study: int) -> None:
@@ -135,6 +138,18 @@ def test_a_trial_that_measures_shows_what_it_reported_and_no_value(checked: Chec
     view = reader.get(f"/ui/studies/{checked.study}/trials/2/curves.json?metric=val/loss").json()
     assert (view["metric"], view["axis"]["name"]) == ("accuracy", "step")
     assert [c["label"] for c in view["curves"]] == ["test/accuracy"]
+
+
+def test_artifacts_are_listed_and_come_as_files_that_no_browser_runs(checked: Checked, reader: httpx.Client):
+    here = f"/ui/studies/{checked.study}/trials/0"
+    html = reader.get(here).text
+    assert f'href="{here}/artifacts/plots%2F%3Cb%3E.svg" download>plots/&lt;b&gt;.svg</a>' in html
+    got = reader.get(f"{here}/artifacts/plots%2F%3Cb%3E.svg")
+    assert (got.status_code, got.content) == (200, PICTURE)
+    assert got.headers["content-type"] == "application/octet-stream"
+    assert got.headers["content-disposition"].startswith("attachment")
+    assert got.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert reader.get(f"{here}/artifacts/..%2F..%2Fetc%2Fpasswd").status_code == 404
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "x" * 2001])

@@ -15,6 +15,7 @@ import httpx
 from tunesmith_service.cli import text
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, Session
 from tunesmith_service.errors import TunesmithError, Unavailable
+from tunesmith_service.ui import formats
 
 LOW_DISK_BYTES = 2 * 2**30
 """Below this a service refuses new studies and snapshots; see its setting reserve_bytes."""
@@ -68,8 +69,8 @@ def _disk(session: Session) -> Finding:
     free = shutil.disk_usage(place).free
     if free < LOW_DISK_BYTES:
         fix = "free some space, or give another --home"
-        return Finding("disk", "fail", f"{text.size(free)} free at {place}: snapshots are refused", fix)
-    return Finding("disk", "ok", f"{text.size(free)} free at {place}")
+        return Finding("disk", "fail", f"{formats.size(free)} free at {place}: snapshots are refused", fix)
+    return Finding("disk", "ok", f"{formats.size(free)} free at {place}")
 
 
 def _torch() -> Finding:

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from tunesmith_service.cli import text
+from tunesmith_service.ui import formats
 
 Answer = Mapping[str, Any]
 
@@ -171,7 +172,7 @@ def forecast(plan: Answer) -> str:
     rows.append(("all", plan["trials"], plan["epochs"], plan["likely_epochs"], plan["snapshots"]))
     size = plan["snapshot_bytes"]
     bytes_line = (
-        f"Snapshots: {text.size(size)} in all."
+        f"Snapshots: {formats.size(size)} in all."
         if size is not None
         else "Snapshots: their size is known once a trial of this task has left one."
     )

@@ -85,6 +85,18 @@ def duration(us: int | None) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
+def size(count: float) -> str:
+    """
+    >>> size(512), size(3_400_000)
+    ('512 B', '3.4 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def gpu_hours(us: int) -> str:
     """
     >>> gpu_hours(44_640_000_000), gpu_hours(90_000_000)
@@ -126,6 +138,7 @@ FILTERS = {
     "setting": setting,
     "duration": duration,
     "gpu_hours": gpu_hours,
+    "size": size,
     "moment": moment,
     "state": state,
     "icon": icon,

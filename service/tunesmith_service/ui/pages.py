@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from tunesmith_studies.trial import StudyState
 
 from tunesmith_service import overviews
+from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import MAX_ID, ServiceDep, WhoDep
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.commands import MoveStudy, OverrideStage
@@ -24,6 +25,7 @@ from tunesmith_service.core import Service
 from tunesmith_service.errors import NotFound, Unauthorized, Unprocessable
 from tunesmith_service.parsing import read_body
 from tunesmith_service.security import Policy, Role, Who, allow, public
+from tunesmith_service.trial_store import Artifact
 from tunesmith_service.ui import live, login, screens
 from tunesmith_service.ui.rendering import base, render
 from tunesmith_service.ui.routing import router
@@ -216,7 +218,7 @@ async def trial_part(
     who: WhoDep,
     study_id: StudyId,
     number: Number,
-    part: Literal["trial_heading", "trial_findings", "attempts", "log"],
+    part: Literal["trial_heading", "trial_findings", "artifacts", "attempts", "log"],
 ) -> Response:
     context = await _trial_context(service, who, study_id, number)
     return _page(request, who, f"parts/{part}.html", **context)
@@ -251,6 +253,18 @@ async def trial_curves(
         return screens.trial_curves(conn, screens.study(conn, who, study_id), number, metric)
 
     return JSONResponse(await service.read(read))
+
+
+@routes.get("/ui/studies/{study_id}/trials/{number}/artifacts/{name:path}")
+@allow(Role.VIEWER, by="session")
+async def artifact(
+    service: ServiceDep, who: WhoDep, study_id: StudyId, number: Number, name: str
+) -> Response:
+    def read(conn: Connection) -> Artifact:
+        return screens.artifact(conn, screens.study(conn, who, study_id), number, name)
+
+    found = await service.read(read)
+    return download(service.blobs, found.sha256, name.rpartition("/")[2] or "artifact")
 
 
 @routes.get("/ui/{rest:path}")

@@ -227,6 +227,7 @@ class TrialView:
     attempts: list[AttemptView]
     log: Sequence[Row[Any]]  # chunks of the newest attempt's log
     findings: Sequence[Finding]
+    artifacts: Sequence[trial_store.Artifact]
 
 
 def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> TrialView:
@@ -243,7 +244,17 @@ def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> Trial
         attempts=[_attempt(a, Work.from_json(row.work).unit, now_us) for a in attempts],
         log=overviews.log_tail(conn, row.id, chunks=LOG_CHUNKS),
         findings=_findings(conn, row, shown),
+        artifacts=trial_store.artifacts(conn, row.id),
     )
+
+
+def artifact(conn: Connection, shown: StudyView, number: int, name: str) -> trial_store.Artifact:
+    """Raises: NotFound."""
+    known = trial_store.artifacts(conn, _trial(conn, shown, number).id)
+    found = next((a for a in known if a.name == name), None)
+    if found is None:
+        raise NotFound(f"trial #{number} has no artifact of that name")
+    return found
 
 
 def _findings(conn: Connection, row: trial_store.Trial, shown: StudyView) -> Sequence[Finding]:
