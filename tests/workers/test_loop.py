@@ -16,7 +16,7 @@ from tunesmith_workers.endings import Ending
 from tunesmith_workers.loop import Trial, TrialEnded, train
 from tunesmith_workers.messages import decode, encode
 from tunesmith_workers.snapshots import SnapshotCorrupt
-from tunesmith_workers.tasks.registry import Registry
+from tunesmith_workers.tasks.registry import Registry, TaskError
 
 PARAMS = {"lr": 0.1, "weight_decay": 0.01}
 
@@ -223,3 +223,17 @@ def test_a_snapshot_that_lacks_what_a_loop_restores_is_refused(line, tmp_path):
         go(curious, work(), tmp_path, resume=snapshot)
     with pytest.raises(SnapshotCorrupt, match=r"weight is torch.float32 \[1, 1\] in it and .*\[1, 3\]"):
         go(scheduled, work(), tmp_path, resume=snapshot)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"steps": 100}, "a budget in steps"),
+        ({"seconds": 5.0, "validate_every": 7}, "a budget in seconds and validate_every"),
+        ({"fold": (0, 5)}, "a fold"),
+    ],
+)
+def test_a_loop_is_not_asked_for_what_it_cannot_see(tmp_path, line, changes, told):
+    message = f"trains by its own loop, which knows epochs .* this trial asks for {told}: leave that out"
+    with pytest.raises(TaskError, match=message):
+        go(line, make_work(params=PARAMS, **changes), tmp_path)

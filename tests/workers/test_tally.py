@@ -77,3 +77,17 @@ def test_a_cleared_tally_has_forgotten_every_step():
     tally = tallied(steps([8, 8]))
     tally.clear()
     assert (tally.metrics(), tally.samples) == ({}, 0)
+
+
+def test_many_steps_are_kept_in_few_tensors():
+    seen = steps([2] * 2500)
+    tally = tallied(seen, None)
+    assert len(tally._sums) + len(tally._packed) < 1024
+    assert tally.metrics()["train/loss"] == pytest.approx(
+        torch.cat([s.losses for s in seen]).double().mean().item(), rel=1e-6
+    )
+    again = Tally(None)
+    again.restore(tallied(seen[:1700], None).save(), CPU)
+    for s in seen[1700:]:
+        again.add(s)
+    assert again.metrics() == tally.metrics()

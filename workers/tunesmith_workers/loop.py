@@ -59,7 +59,7 @@ from tunesmith_workers.endings import (
     Saved,
 )
 from tunesmith_workers.snapshots import SnapshotCorrupt
-from tunesmith_workers.tasks.registry import train
+from tunesmith_workers.tasks.registry import TaskError, train
 
 _MAX_STEP = 2**31 - 1  # what the service takes
 
@@ -98,6 +98,7 @@ class Trial:
         resume: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        _refuse_what_loops_cannot(work)
         self.params = dict(work.params)
         self.epochs, self.data_fraction = work.epochs, work.data_fraction
         self.device, self.scratch = device, scratch
@@ -234,6 +235,21 @@ class Trial:
         if self._ending is None and self._step < self.epochs:
             return Ending("complete", "early_stopping")  # the loop has a rule of its own
         return self._ending or BUDGET
+
+
+def _refuse_what_loops_cannot(work: WorkOrder) -> None:
+    """A loop counts epochs and cuts its own data: to ignore what was asked for would be a wrong result."""
+    asked = {
+        "a budget in steps": work.steps is not None,
+        "a budget in seconds": work.seconds is not None,
+        "validate_every": bool(work.validate_every),
+        "a fold": work.fold is not None,
+    }
+    if told := [name for name, is_asked in asked.items() if is_asked]:
+        raise TaskError(
+            f"{work.task} trains by its own loop, which knows epochs and its own splits alone; this trial "
+            f"asks for {' and '.join(told)}: leave that out, or describe it as a Task (tasks/registry.py)"
+        )
 
 
 def _whole(step: Any) -> int:

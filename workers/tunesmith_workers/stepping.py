@@ -55,8 +55,8 @@ class Learner:
 
     A step takes the mean loss of a *chunk* of `step_size` samples, of which `micro_batch` at a time go
     through the model: the gradient is that of the whole chunk, whatever its pieces, and so are augmentation
-    and mixing. Only a model whose outputs for a sample depend on the others in its piece (batch norm)
-    tells the difference.
+    and mixing. Only a model tells the difference whose outputs for a sample depend on the others in its
+    piece (batch norm) or that draws for each piece (dropout).
 
     When the device runs out of memory in a forward or backward pass, the step begins again with half the
     `micro_batch`, from the weights, buffers and state of torch's generators before it, and all later steps

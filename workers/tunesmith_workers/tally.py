@@ -12,6 +12,7 @@ from tunesmith_workers.stepping import Seen
 from tunesmith_workers.tasks.registry import PerSample
 
 _PENDING = 1 << 20  # numbers in outputs that wait to be counted together; bounds memory
+_LOOSE = 1024  # sums that stand alone, each in an allocation of its own
 
 
 class Tally:
@@ -30,6 +31,7 @@ class Tally:
 
     def clear(self) -> None:
         self._sums: list[Tensor] = []  # loss of each step, summed over its samples
+        self._packed: list[Tensor] = []  # those of earlier steps, shapes (k,)
         self._sizes: list[int] = []
         self._pending: list[Seen] = []
         self._waiting = 0  # numbers in their outputs
@@ -37,6 +39,9 @@ class Tally:
 
     def add(self, seen: Seen) -> None:
         self._sums.append(seen.total)
+        if len(self._sums) == _LOOSE:
+            self._packed.append(torch.stack(self._sums))
+            self._sums = []
         self._sizes.append(len(seen.losses))
         if self._accuracy and seen.targets is not None:
             self._pending.append(seen)
@@ -52,9 +57,9 @@ class Tally:
         """`train/loss`, the mean over samples; `train/noise`, the standard deviation of the steps' mean
         losses, of two or more steps; `train/accuracy` of tasks that have it, if no samples were mixed.
         All are of the model as it was when it saw them, in training. Empty if there was no step."""
-        if not self._sums:
+        if not self._sizes:
             return {}
-        sums = torch.stack(self._sums).cpu().double()
+        sums = self._all_sums().double()
         found = {"train/loss": sums.sum().item() / self.samples}
         if len(sums) > 1:
             found["train/noise"] = (sums / torch.tensor(self._sizes)).std().item()
@@ -74,11 +79,20 @@ class Tally:
 
     def save(self) -> dict[str, Any]:
         self._count()
-        sums = torch.stack(self._sums).cpu() if self._sums else torch.zeros(0)
-        return {"sums": sums, "sizes": list(self._sizes), "right": self._right, "judged": self._judged}
+        return {
+            "sums": self._all_sums(),
+            "sizes": list(self._sizes),
+            "right": self._right,
+            "judged": self._judged,
+        }
+
+    def _all_sums(self) -> Tensor:
+        loose = [torch.stack(self._sums)] if self._sums else []
+        parts = [*self._packed, *loose]
+        return torch.cat(parts).cpu() if parts else torch.zeros(0)
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
         """Go on from what `save` gave."""
         self.clear()
-        self._sums, self._sizes = list(saved["sums"].to(device)), list(saved["sizes"])
+        self._packed, self._sizes = [saved["sums"].to(device)], list(saved["sizes"])
         self._right, self._judged = saved["right"], saved["judged"]
