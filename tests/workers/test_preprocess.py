@@ -60,7 +60,8 @@ def test_whitened_features_are_uncorrelated_and_nearest_to_the_given_ones():
     assert torch.allclose(made.scale, made.scale.T)  # ZCA: symmetric, so no rotation besides
     easy = torch.randn(5000, 4, dtype=torch.float64)
     whitened = fitted("whiten", easy)(easy)
-    assert torch.allclose(whitened.T @ whitened / 5000, torch.eye(4, dtype=torch.float64), atol=2e-3)
+    expected = torch.eye(4, dtype=torch.float64) / (1 + SHRINKAGE)
+    assert torch.allclose(whitened.T @ whitened / 5000, expected, atol=0.02)
 
 
 def test_whitening_leaves_constant_and_repeated_features_finite_and_small():

@@ -20,7 +20,7 @@ Everything is drawn anew for each batch from the seed that its position gives, a
 a trial that goes on from a snapshot, or in a warm child, sees what it would have seen. Why few of
 these are kornia's own classes: they draw from torch's global generator, RandomMixUpV2 takes λ from a
 uniform distribution and RandomCutMixV2's λ is not the paper's, and what is a comparison or a window
-of a tensor is here two to ten times as fast on small batches (tests/benchmarks/augmentation.py).
+of a tensor is here two to twenty times as fast on small batches (tests/benchmarks/augmentation.py).
 """
 
 from __future__ import annotations
