@@ -147,6 +147,10 @@ _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         "Checks of data, model, loss and costs before money is spent"
         + ("; one that fails pauses the study." if s["on_failure"] == "stop" else ".")
     ),
+    "lr_range_test": lambda s: (
+        f"Sweeps the rate from {s['lr_low']:g} to {s['lr_high']:g} in {s['steps']} steps or more."
+    ),
+    "halving": lambda s: f"{s['trials']} points, of which one in {s['keep']} goes on at each rung.",
     "coarse_grid": lambda s: (
         f"Every cell of {' × '.join(s['axes'])} once." if s.get("axes") else "Every cell once."
     ),
