@@ -81,40 +81,56 @@ def parts(recipe: Recipe, study: StudySpec) -> list[Part]:
 
 
 def _quick(epochs: int, study: StudySpec) -> Iterator[Part]:
-    yield [{"kind": "lr_range_test"}]
+    yield RANGE_TEST
     yield _coarse(epochs, study)
     yield _refined(epochs, top=1)
     yield [{"kind": "final", "epochs": epochs, "top": 2}]
 
 
 def _standard(epochs: int, study: StudySpec) -> Iterator[Part]:
-    yield [{"kind": "lr_range_test"}]
-    yield _searched(epochs, {"trials": 9, "grid": 3, "rounds": 3})
+    yield PREFLIGHT
+    yield RANGE_TEST
+    yield _searched(epochs, {"trials": 9, "grid": 2, "rounds": 3, "later": 9})
     yield [{"kind": "weight_decay_restarts", "epochs": epochs}]
     yield [{"kind": "final", "epochs": epochs}]
 
 
 def _thorough(epochs: int, study: StudySpec) -> Iterator[Part]:
-    yield [{"kind": "lr_range_test"}]
+    yield PREFLIGHT
+    yield RANGE_TEST
     yield _coarse(epochs, study)
     yield _refined(epochs, top=3)
-    yield _searched(epochs, {"trials": 27, "grid": 9, "rounds": 6})
+    yield from _one_by_one(epochs, study)
+    yield _searched(epochs, {"trials": 27, "grid": 9, "rounds": 9, "later": 9, "warm_start": 1})
     yield [{"kind": "weight_decay_restarts", "epochs": epochs}]
-    yield [{"kind": "cross_validation", "epochs": epochs, "top": 5}]
-    yield [{"kind": "final", "epochs": epochs, "top": 5}]
+    yield [{"kind": "cross_validation", "epochs": epochs}]
+    yield [{"kind": "final", "epochs": epochs}]
+
+
+PREFLIGHT: Part = [{"kind": "preflight"}]
+# Seeds differ by far less than the search spreads its rates around what the test suggests.
+RANGE_TEST: Part = [{"kind": "lr_range_test", "seeds": 1}]
+
+MOMENTA = (0.9, 0.95, 0.97, 0.99)
+"""What short runs at a constant rate compare (recipe §1.5)."""
 
 
 def _coarse(epochs: int, study: StudySpec) -> Part:
-    """Rate against weight decay for a tenth of the length, all else in its middle; without a rate a few
-    quasi-random points."""
-    short = max(epochs // 10, 1)
-    middle = study.space.middle(study.fixed)
-    axes = {name: points for name, points in (("lr", 4), ("weight_decay", 3)) if name in study.space}
-    held = {n: v for n, v in middle.items() if n in study.space and n not in axes}
+    """Rate against weight decay for a tenth of the length, all else in its middle: around what a range test
+    suggests, else on the rate's own scale. Without a rate a few quasi-random points at half the length."""
     points = {"kind": "random", "epochs": max(epochs // 2, 1), "trials": 12, "method": "sobol"}
-    if "lr" not in axes:
+    if "lr" not in study.space:
         return [points]
-    return [{"kind": "coarse_grid", "epochs": short, "axes": axes, "fixed": held}, points]
+    decay = {"weight_decay": 3} if "weight_decay" in study.space else {}
+    middle = study.space.middle(study.fixed)
+    grid: dict[str, Any] = {
+        "kind": "coarse_grid",
+        "epochs": max(epochs // 10, 1),
+        "axes": {"lr": {}, **decay},
+        "fixed": {n: v for n, v in middle.items() if n in study.space and n not in ("lr", *decay)},
+        "extend": 2,
+    }
+    return [grid, grid | {"axes": {"lr": 4, **decay}}, points]
 
 
 def _refined(epochs: int, top: int) -> Part:
@@ -123,8 +139,22 @@ def _refined(epochs: int, top: int) -> Part:
     return [{**refined, "continue_snapshots": True}, refined]
 
 
+def _one_by_one(epochs: int, study: StudySpec) -> Iterator[Part]:
+    """Momentum, then the batch size with its rate, around the best so far at half the length.
+
+    Batch sizes at equal epochs: how long an equal time should be nobody knows before anything has run.
+    """
+    around = {"kind": "coarse_grid", "epochs": max(epochs // 2, 1), "around_best": True}
+    momentum = study.space.root.get("momentum")
+    if momentum is not None:
+        values = [v for v in MOMENTA if momentum.contains(v)]
+        yield [{**around, "name": "momentum", "axes": {"momentum": values or 4}}]
+    if "batch_size" in study.space:
+        yield [{**around, "name": "batch_size", "axes": {"batch_size": 4}, "scale_lr": "auto"}]
+
+
 def _searched(epochs: int, halving: Mapping[str, Any]) -> Part:
-    """Halving; where trials cannot be prolonged a model with the median rule, at two thirds of its epochs."""
+    """Halving; where trials cannot be prolonged, a model with the median rule."""
     model = {
         "kind": "sampler", "epochs": epochs, "trials": 15, "sampler": {"kind": "tpe", "n_startup_trials": 5},
         "pruner": {"kind": "median", "n_startup_trials": 5, "n_warmup_steps": max(epochs // 10, 1)},

@@ -240,6 +240,20 @@ def test_a_batch_does_not_change_while_it_runs() -> None:
     assert all(t.state is TrialState.COMPLETE for t in runner.log.trials("halving"))
 
 
+def test_the_best_of_each_earlier_stage_are_points_of_the_first_batch() -> None:
+    random = {"kind": "random", "epochs": 1, "trials": 4}
+    stage = HALVING | {"trials": 9, "grid": 3, "warm_start": 2}
+    runner = Runner(study(stages=[random, random | {"fixed": {"hidden": 7}}, stage]))
+    first, other = (runner.run(name) for name in ("random", "random_2"))
+    runner.run("halving")
+    drawn = [dict(t.params) for t in runner.log.trials("halving") if t.work.epochs == 2]
+    best = [dict(runner.log.trial(r.trial).params) for r in first.result.ranking[:2]]
+    assert drawn[:2] == best
+    assert len(drawn) == 9
+    assert other.result.ranking
+    assert 7 not in {p["hidden"] for p in drawn}, "what the second held is no point of this space"
+
+
 # --- the border -----------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,9 @@ class Halving(Stage):
     grid: int = Field(
         default=12, ge=0, le=1000, description="How many of them are cells; as far as there are."
     )
+    warm_start: int = Field(
+        default=0, ge=0, le=1000, description="The best so many of each earlier stage are points as well."
+    )
     rungs: tuple[int, ...] = Field(
         default=(), description="Epochs done at each cut; default a ninth and a third of `epochs`, from 2 up."
     )
@@ -210,7 +213,7 @@ class _Run:
         space = self._space(batch.start)
         source = Source(stage.name, self.history, self.seed, space, stage.held(study))
         if batch.start == 0:
-            return source.first(len(batch), stage.grid)
+            return source.first(len(batch), stage.grid, stage.warm_start)
         from tunesmith_studies.optuna_rows import number_of  # noqa: PLC0415
 
         before = {i: t for i in range(batch.start) if (t := self._whole(i)) is not None}

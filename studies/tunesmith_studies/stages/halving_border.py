@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from tunesmith_studies.space import Float, Space, tidy
+from tunesmith_studies.stages.border import AT_LEAST, TOP, Side
 from tunesmith_studies.trial import Trial
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 
-Side: TypeAlias = Literal["low", "high"]
-
 OUTER = 0.1
 """Share of a range, on its log scale, that counts as its border."""
-TOP, AT_LEAST = 3, 2
-"""A side is a border if the best lies on it, or at least 2 of the best 3 do."""
 DECADE = 10.0
 MOST = 2
 """Times that a range may grow on one side."""

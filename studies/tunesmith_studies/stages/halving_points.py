@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith_studies.planning import History, Seed
 from tunesmith_studies.rates import ADAPTIVE, suggested
-from tunesmith_studies.samplers import Told, TPESampler, suggest
+from tunesmith_studies.samplers import Told, TPESampler, fits, suggest
 from tunesmith_studies.space import Choice, Float, Int, Params, Scalar, Space, canonical, tidy
 from tunesmith_studies.stages.random import points as sequence
 from tunesmith_studies.trial import Trial
@@ -53,10 +53,18 @@ class Source:
 
     # --- the first batch ----------------------------------------------------------------------------
 
-    def first(self, points: int, grid: int) -> list[Drawn]:
-        """At most `points` different ones: `grid` cells, then a Sobol sequence over everything."""
-        cells = _different(self._cells(), grid)
-        return cells + _different(self._sequence(points * TRIES), points - len(cells), cells)
+    def first(self, points: int, grid: int, warm_start: int) -> list[Drawn]:
+        """At most `points` different ones: the best of earlier stages, `grid` cells, a Sobol sequence."""
+        found = _different(self._earlier(warm_start), points)
+        found += _different(self._cells(), min(grid, points - len(found)), found)
+        return found + _different(self._sequence(points * TRIES), points - len(found), found)
+
+    def _earlier(self, top: int) -> Iterator[Drawn]:
+        for stage in self.history.earlier.values():
+            for trial in stage.best(top):
+                values = {n: v for n, v in trial.params.items() if n in self.space}
+                if fits(self.space, self.space.switched_on(values)):
+                    yield self._drawn(values)
 
     def _cells(self) -> Iterator[Drawn]:
         """Rate against weight decay, everything else in its middle; none where the space has no rate."""
