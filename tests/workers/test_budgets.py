@@ -57,6 +57,16 @@ def test_a_trial_that_counts_steps_goes_on_from_any_of_them(tmp_path, schedule, 
     assert same_bits(tree(second), tree(whole))
 
 
+def test_the_epochs_of_a_branch_are_those_that_it_trained_itself(tmp_path):
+    trunk = run(blobs(), order(steps=7), tmp_path)
+    work = order(steps=14, number=2)
+    first = run(blobs(), work, tmp_path, resume=saved(trunk)[-1].file.path, asked=wish_at(5))
+    second = run(blobs(), work, tmp_path, resume=saved(first)[-1].file.path)
+    branch = points(first) + points(second)
+    assert [p.step for p in branch] == [10, 14]
+    assert [p.metrics["sys/epoch"] for p in branch] == pytest.approx([0.6, 1.4])
+
+
 def test_a_cosine_over_a_budget_in_steps_ends_at_zero(tmp_path):
     said = run(blobs(), order(steps=7, params=PARAMS | {"schedule": "cosine"}), tmp_path)
     rates = [p.metrics["sys/lr"] for p in points(said)]

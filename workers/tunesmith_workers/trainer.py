@@ -145,6 +145,7 @@ class _Run:
         self.epoch = 0  # whole epochs done
         self.batch = 0  # optimizer steps done of the next one
         self.steps = 0  # optimizer steps done in all
+        self.passes_before = 0.0  # passes that the trial did whose snapshot this one started from
         self.has_restored = False  # whether the model got its best weights back
         self.rate = real(params, "lr")  # of the newest step
         self.pretraining = _pretraining(self.learner, params, self.seed)
@@ -234,13 +235,17 @@ class _Run:
         found = {"sys/lr": self.rate, "sys/train_seconds": seconds}
         if seconds > 0:
             found["sys/samples_per_second"] = (self.tally.samples - samples) / seconds
-        pretrained = self.pretraining.epoch if self.pretraining else 0
-        if self.counts_steps or pretrained:
-            share = min(1.0, self.batch * self.learner.step_size / len(self.splits.train))
-            found["sys/epoch"] = pretrained + self.epoch + share
+        if self.counts_steps or self.pretraining:
+            found["sys/epoch"] = self._passes() - self.passes_before
         if self.learner.micro_batch < whole(self.work.params, "batch_size"):
             found["sys/micro_batch"] = self.learner.micro_batch
         return found
+
+    def _passes(self) -> float:
+        """Passes over the training split that these weights have seen, those of pre-training included."""
+        pretrained = self.pretraining.epoch if self.pretraining else 0
+        share = min(1.0, self.batch * self.learner.step_size / len(self.splits.train))
+        return pretrained + self.epoch + share
 
     def _begin_lap(self) -> None:
         self._lap = (self.tally.samples, self.watch.spent)
@@ -267,6 +272,7 @@ class _Run:
             "epoch": self.epoch,
             "batch": self.batch,
             "steps": self.steps,
+            "passes_before": self.passes_before,
             # Only where it decides something: else equal trainings would leave different snapshots.
             "train_seconds": self.watch.spent if self.work.seconds is not None else None,
             "shape": self._shape(),
@@ -345,11 +351,14 @@ class _Run:
             self.pretraining = None  # these weights are trained already
         if saved["trial"] == [self.work.study, self.work.number]:
             self._restore_own(saved)
+        else:
+            self.passes_before = self._passes()
         rng.restore(saved["rng"], self.device)
 
     def _restore_own(self, saved: Mapping[str, Any]) -> None:
         """What a trial has from its own snapshot alone."""
         self.curve.restore(saved["curve"])
+        self.passes_before = saved["passes_before"]
         self.learner.micro_batch = saved["micro_batch"]
         if self.best:
             self.best.restore(saved["best"])
