@@ -23,6 +23,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     config.set_main_option("path_separator", "os")
     with writing(engine).connect() as conn, _rebuilding(conn), conn.begin():
         config.attributes["connection"] = conn
+        if conn.dialect.name == "postgresql":  # a check of a large table takes longer than any request may
+            conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
         command.upgrade(config, revision)
         if conn.dialect.name == "sqlite":
             _check_references(conn)

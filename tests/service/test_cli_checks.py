@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -49,6 +50,12 @@ def test_waiting_for_a_blocked_study_ends_badly_and_at_once(tunesmith: Command):
     assert "study checked is paused: Stage range failed: The first loss is 32 times log(10)." in done.output
 
 
+def test_doctor_says_which_study_is_blocked_and_how_to_go_on(tunesmith: Command):
+    shown = tunesmith("doctor").output
+    assert "Stage range failed: The first loss is 32 times log(10)." in shown
+    assert "tunesmith stage override checked range --reason" in " ".join(shown.split())
+
+
 def test_a_blocked_study_is_not_resumed(tunesmith: Command):
     done = tunesmith("study", "resume", "checked")
     assert done.exit_code == ExitCode.CONFLICT
@@ -59,7 +66,9 @@ def test_a_second_read_of_the_test_set_is_warned_of(tunesmith: Command):
     shown = tunesmith("study", "show", "checked").output
     assert "test set read" in shown
     assert "Warning: Trial #3 (range) was the 2nd of this project to read the test split" in shown
-    assert "read; no. 2 of its project" in tunesmith("trial", "show", "checked", 3).output
+    trial = tunesmith("trial", "show", "checked", 3).output
+    assert "read; no. 2 of its project" in trial
+    assert re.search(r"^test/accuracy +0\.9$", trial, re.MULTILINE)
 
 
 def test_the_best_trials_come_with_what_to_know_of_the_test_figures():

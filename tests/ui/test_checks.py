@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,6 +136,8 @@ def test_a_trial_that_measures_shows_what_it_reported_and_no_value(checked: Chec
     html = reader.get(f"/ui/studies/{checked.study}/trials/2").text
     assert "measures for its stage; has no value" in html
     assert "1 steps" in html
+    assert re.search(r"What it measured.*test/accuracy</td>.*0\.9000</data>", html, re.DOTALL)
+    assert "data-curves" not in html
     view = reader.get(f"/ui/studies/{checked.study}/trials/2/curves.json?metric=val/loss").json()
     assert (view["metric"], view["axis"]["name"]) == ("accuracy", "step")
     assert [c["label"] for c in view["curves"]] == ["test/accuracy"]

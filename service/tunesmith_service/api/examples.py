@@ -106,6 +106,7 @@ SUMMARY = {
     "counts": COUNTS,
     "best": BEST,
     "stage": "coarse",
+    "blocked_by": None,
     "gpu_hours": 0.21,
     "created_at": AT,
     "ended_at": None,
@@ -128,7 +129,6 @@ STUDY = SUMMARY | {
     "spec": SPEC,
     "event_n": 61,
     "waiting_for": None,
-    "blocked_by": None,
     "test_reads": [{"trial": 31, "stage": "final", "nth": 1}],
     "warnings": [],
 }

@@ -149,6 +149,9 @@ class StudySummary(Answer):
     counts: Counts
     best: Best | None
     stage: str | None = Field(description="The active stage.")
+    blocked_by: str | None = Field(
+        description="The stage whose result keeps the study from going on, until it is overridden."
+    )
     gpu_hours: float = Field(description="Slot-hours used; on a CPU, a slot's hours.")
     created_at: Moment
     ended_at: Moment | None
@@ -159,9 +162,6 @@ class Study(StudySummary):
     spec: dict[str, Any]
     event_n: int = Field(description="Number of the newest event; the ETag.")
     waiting_for: str | None = Field(description="Why no trial runs, if none does though some could.")
-    blocked_by: str | None = Field(
-        description="The stage whose result keeps the study from going on, until it is overridden."
-    )
     test_reads: list[TestRead] = Field(description="Trials that have read the test split.")
     warnings: list[str] = Field(description="What to know before believing a figure of this study.")
 

@@ -42,7 +42,6 @@ def detail(conn: Connection, study: store.Study) -> models.Study:
         spec=spec,
         event_n=study.event_n,
         waiting_for=waiting_for(study, offers(conn, study.project_id)),
-        blocked_by=next((s.name for s in stages if s.blocks), None),
         test_reads=[models.TestRead.model_validate(r) for r in reads],
         warnings=findings.test_set_warnings(study.task, reads),
     )
@@ -94,6 +93,7 @@ def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageR
         "counts": models.Counts(**total),
         "best": ranked(best[0]) if best else None,
         "stage": next((s.name for s in stages if s.state == "active"), None),
+        "blocked_by": next((s.name for s in stages if s.blocks), None),
         "gpu_hours": study.gpu_us / HOUR_US,
         "created_at": moment(study.created_us),
         "ended_at": moment(study.ended_us),

@@ -126,6 +126,11 @@ def _workers(session: Session) -> Iterator[Finding]:
         yield Finding("workers", "warn", f"none online ({len(workers)} known)", fix)
     for study in session.client.pages("studies", state="active"):
         yield serves(study, online)
+    for study in session.client.pages("studies", state="paused"):
+        if stage := study["blocked_by"]:
+            fix = f"`tunesmith findings {study['name']} --stage {stage}` says what is wrong; go on all the "
+            fix += f"same with `tunesmith stage override {study['name']} {stage} --reason …`"
+            yield Finding(f"study {study['name']}", "warn", study["reason"], fix)
 
 
 def serves(study: dict[str, Any], online: list[dict[str, Any]]) -> Finding:

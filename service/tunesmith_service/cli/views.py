@@ -290,11 +290,19 @@ def trial_page(trial: Answer) -> str:
             "\n".join(_finding(f | {"stage": f["kind"], "trials": []}, False) for f in trial["findings"])
         )
     if trial["curve"]["points"]:
-        parts.append(curve(trial["curve"]["points"], trial["unit"]))
+        points = trial["curve"]["points"]
+        tabled = trial["kind"] in ("preflight", "evaluate")  # many names, each of them once
+        parts.append(figures(points) if tabled else curve(points, trial["unit"]))
     if trial["error"]:
         error = trial["error"]
         parts.append(f"{error['kind']}: {error['message']}\n{error.get('traceback', '')}".rstrip())
     return "\n\n".join(parts)
+
+
+def figures(points: Sequence[Answer]) -> str:
+    """The newest figure of each name, a line each."""
+    newest = {name: value for point in points for name, value in point["metrics"].items()}
+    return text.table(("measured", "value"), newest.items(), right=("value",))
 
 
 def curve(points: Sequence[Answer], unit: str = "epoch") -> str:

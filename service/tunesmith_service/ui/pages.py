@@ -218,7 +218,7 @@ async def trial_part(
     who: WhoDep,
     study_id: StudyId,
     number: Number,
-    part: Literal["trial_heading", "trial_findings", "artifacts", "attempts", "log"],
+    part: Literal["trial_heading", "trial_findings", "measured", "artifacts", "attempts", "log"],
 ) -> Response:
     context = await _trial_context(service, who, study_id, number)
     return _page(request, who, f"parts/{part}.html", **context)

@@ -28,6 +28,8 @@ LOG_CHUNKS = 4
 RANGE_TEST = "lr_range_test"
 RANGE_TESTS = 20
 LOSS = "train/loss"
+TABLES = ("preflight", "evaluate")
+"""Kinds of work whose points are figures of many names, each of them once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,7 @@ class TrialView:
     log: Sequence[Row[Any]]  # chunks of the newest attempt's log
     findings: Sequence[Finding]
     artifacts: Sequence[trial_store.Artifact]
+    measured: Sequence[tuple[str, float]] | None  # of a trial whose points are a table, not a curve
 
 
 def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> TrialView:
@@ -245,7 +248,14 @@ def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> Trial
         log=overviews.log_tail(conn, row.id, chunks=LOG_CHUNKS),
         findings=_findings(conn, row, shown),
         artifacts=trial_store.artifacts(conn, row.id),
+        measured=_measured(conn, row) if row.kind in TABLES else None,
     )
+
+
+def _measured(conn: Connection, row: trial_store.Trial) -> list[tuple[str, float]]:
+    """The newest figure of each name, in the order in which they were first reported."""
+    points = trial_store.curve(conn, row.id)
+    return list({name: value for p in points for name, value in p.metrics.items()}.items())
 
 
 def artifact(conn: Connection, shown: StudyView, number: int, name: str) -> trial_store.Artifact:
