@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import torch
 
-_TEXTS = ("can't allocate memory", "not enough memory")  # of torch's allocator for the CPU
+_OF_CPUS = ("can't allocate memory", "not enough memory")
+_OF_LIBRARIES = ("CUDA error: out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def ran_out(error: BaseException) -> bool:
     """Whether smaller batches might have spared us this error."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OF_CPUS + _OF_LIBRARIES)
 
 
 def give_back(device: torch.device) -> None:
