@@ -44,6 +44,7 @@ class LossCall:
         numeric: mean and variance of targets that are no classes.
         sum_error, column_sum_error: largest distance of a sample's sum of outputs from 1, and of a class's
             over the samples; infinite where outputs are no rows of classes.
+        log_sum: largest distance of a sample's sum of exp(outputs) from 1, as a logarithm.
         lowest, highest: of all outputs.
         not_finite: outputs and targets that are not finite.
         grad: whether a gradient can flow from it.
@@ -63,6 +64,7 @@ class LossCall:
     numeric: tuple[float, float] | None
     sum_error: float
     column_sum_error: float
+    log_sum: float
     lowest: float
     highest: float
     not_finite: int
@@ -178,10 +180,12 @@ def _shape(kind: Kind, outputs: Tensor) -> dict[str, float]:
     found = {
         "sum_error": math.inf,
         "column_sum_error": math.inf,
+        "log_sum": math.inf,
         "lowest": math.nan if empty else float(values.min()),
         "highest": math.nan if empty else float(values.max()),
     }
     if kind in ("cross_entropy", "nll") and values.dim() >= 2 and not empty:
+        found["log_sum"] = float(values.logsumexp(1).abs().max())
         found["sum_error"] = float((values.sum(1) - 1).abs().max())
         if len(values) > 1:
             found["column_sum_error"] = float((values.sum(0) - 1).abs().max())

@@ -21,6 +21,7 @@ from tunesmith_workers.watching import Batch, Rectified, Stopwatch, Watcher
 _PARTS = ("loading", "forward", "backward", "step")
 _LONGEST = 128  # characters of a metric's name
 _WARM_UP = 3  # first iterations, which allocate and compile
+_EXTREMES = {"sum_error": max, "column_sum_error": max, "log_sum": max, "lowest": min, "highest": max}
 _ROUNDING = 0.02  # relative, of half precision
 _ALL_AT_FIRST, _THEN_EVERY = 10, 10  # of what is not looked at in each step
 
@@ -62,7 +63,7 @@ class Losses(Watcher):
     def _take(self, call: LossCall) -> None:
         if math.isfinite(call.mean):
             self._lowest = min(self._lowest, call.mean)
-        for name, most in (("sum_error", max), ("column_sum_error", max), ("lowest", min), ("highest", max)):
+        for name, most in _EXTREMES.items():
             value = getattr(call, name)
             if math.isfinite(value):
                 self._outputs[name] = most(value, self._outputs.get(name, value))

@@ -63,6 +63,7 @@ class Preflight:
     def __init__(self, task: Task, work: WorkOrder, place: Place) -> None:
         rng.begin(work.seed, place.threads)
         self.task, self.place, self.only_times = task, place, bool(work.options.get("only_times"))
+        self._began, self._computed = time.monotonic(), time.thread_time()
         splits = prepared(task, work, seed=work.seed, device=place.device)
         self.bench = Bench(
             task, work.params, splits.train, splits.val, place.device, work.seed, place.threads, work.options
@@ -82,10 +83,9 @@ class Preflight:
             yield from self._learning()
         training, found = costs.own_rate(self.bench)
         yield "rate", {} if self.only_times else found
-        yield (
-            "times",
-            costs.times(self.bench, training, self.place.scratch) | costs.memory(self.bench, training),
-        )
+        waited = (time.monotonic() - self._began) / max(time.thread_time() - self._computed, 1e-9)
+        found = costs.times(self.bench, training, self.place.scratch, waited)
+        yield "times", found | costs.memory(self.bench, training)
 
     def _data(self) -> Found:
         """Rows are compared as the task gives them, columns as the model reads them."""
@@ -111,7 +111,7 @@ class Preflight:
         found = structure.first_inputs(bench, many.x) | structure.width(bench, few.x)
         if not _has_outputs(found, bench):
             return found
-        found |= structure.loss_scale(bench, few)
+        found |= structure.loss_scale(bench, few) | structure.all_frozen(bench)
         if not _can_be_trained(found, bench):
             return found
         found |= structure.initial(bench, many) | structure.modes(bench, few) | structure.units(bench, many)
@@ -154,7 +154,9 @@ def _has_outputs(found: Found, bench: Bench) -> bool:
 
 
 def _can_be_trained(found: Found, bench: Bench) -> bool:
-    """Whether the loss is one that the trainer takes."""
+    """Whether the loss is one that the trainer takes, and a gradient can flow from it."""
+    if found.get("check/gradients/parameters") == 0:
+        return False
     return _has_outputs(found, bench) and found["check/loss/values"] == found["check/loss/batch"]
 
 

@@ -57,6 +57,7 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | **outputs** (of the model that overfitted a batch) | |
 | `check/outputs/sum_error` | largest distance of a sample's sum of outputs from 1 |
 | `check/outputs/log_sum` | largest distance of log Σ exp of a sample's outputs from 0 |
+| `check/outputs/column_sum_error` | largest distance of a class's sum over a batch from 1; of loops |
 | `check/outputs/lowest`, `…/highest` | of all outputs |
 | **overfit** | |
 | `check/overfit/<n>/loss`, `accuracy`, `steps`, `rate`, `tried` | training on n samples: the best loss, and with it accuracy, steps and rate; rates tried |
@@ -105,6 +106,7 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `time/fixed`, `time/sample` | a step takes fixed + sample · batch |
 | `time/evaluate` | evaluating the validation split once |
 | `time/build`, `time/first`, `time/snapshot` | building model and optimizer; the first step less a usual one; writing a snapshot |
+| `time/waiting` | by what factor the clock runs longer than that, for others use the machine as well |
 | `time/train_samples`, `time/val_samples` | of the splits |
 | **memory** | |
 | `memory/free`, `memory/fixed`, `memory/sample` | bytes: free, for the model and its optimizer, for each sample of a batch |

@@ -51,6 +51,9 @@ def outputs(m: Measured, known: Known) -> Verdicts:
         yield say.fail(sentence, "remove the softmax: the loss has its own")
     if found.get("log_sum", 1.0) < PROBABILITIES:
         yield say.sound(f"The outputs are log-probabilities, which a softmax leaves alone ({seen}).")
+    if low >= 0 and found.get("column_sum_error", 1.0) < PROBABILITIES:
+        sentence = f"The outputs of each class sum to 1 over the batch ({seen}): a softmax over samples."
+        yield say.fail(sentence, "remove it; where one is needed, it is over the classes: dim=1")
     if low >= 0 and high <= 1 and high - low > BOUNDED:
         sentence = f"The outputs lie in [0, 1] ({seen}), and the loss applies a softmax."
         yield say.fail(sentence, "remove the sigmoid, or use a binary cross-entropy")

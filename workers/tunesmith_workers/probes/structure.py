@@ -40,6 +40,15 @@ def width(bench: Bench, x: Tensor) -> dict[str, float]:
     return {"check/labels/width": float(outputs.shape[1] if outputs.dim() == 2 else 1)}
 
 
+def all_frozen(bench: Bench) -> dict[str, float]:
+    """What there is to say of gradients where every parameter is frozen, else nothing."""
+    parameters = dict(bench.bare().named_parameters())
+    if not parameters or any(p.requires_grad for p in parameters.values()):
+        return {}
+    frozen = {f"check/gradients/frozen/{short(name)}": float(p.numel()) for name, p in parameters.items()}
+    return frozen | {"check/gradients/parameters": 0.0}
+
+
 @torch.no_grad()
 def initial(bench: Bench, samples: Split) -> dict[str, float]:
     """The loss of a fresh model in training mode without dropout, over the samples in four batches."""
