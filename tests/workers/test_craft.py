@@ -191,7 +191,7 @@ def test_weights_that_the_worker_does_not_have_are_named_with_those_it_has(entry
 def test_pre_training_is_said_in_the_log_and_counted_as_passes(entry, tmp_path, capsys):
     said = run(entry, order(BASE | {"pretrain_epochs": 3}), tmp_path)
     assert [(p.step, p.metrics["sys/epoch"]) for p in points(said)] == [(1, 4.0), (2, 5.0)]
-    assert "pre-trained 3 hidden layers for 3 epochs" in capsys.readouterr().out
+    assert "hidden layers pre-trained (3) to epoch 3" in capsys.readouterr().out
     branch = order(BASE | {"pretrain_epochs": 3}, epochs=3, number=2)
     run(entry, branch, tmp_path, resume=saved(said)[-1].file.path)
     assert "pre-trained" not in capsys.readouterr().out

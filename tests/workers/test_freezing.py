@@ -120,7 +120,7 @@ def test_the_log_says_what_is_trained_and_for_how_long():
         "all_but_head: 650 of 13,930 parameters are trained throughout, the rest is frozen"
     )
     later = Freezing(model, {"freeze": "all_but_ends", "unfreeze_epoch": 3}).described()
-    assert later.startswith("all_but_ends: 810 of 13,930 parameters are trained for 3 epochs")
+    assert later.startswith("all_but_ends: 810 of 13,930 parameters are trained up to epoch 3,")
 
 
 def test_a_model_of_one_layer_has_nothing_to_freeze():

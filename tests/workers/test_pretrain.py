@@ -1,6 +1,7 @@
 """Hidden layers that learn to reconstruct their inputs before the training proper."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -86,8 +87,10 @@ def test_hidden_layers_learn_and_nothing_else_changes(params):
     assert torch.equal(torch.get_rng_state(), before_rng)
     assert all(p.grad is None for p in model.parameters())
     line = learning.described()
-    assert line.startswith(f"pre-trained {len(layers) - 1} hidden layers for 10 epochs: squared error")
-    first, last = (float(line.split(word)[1].split()[0]) for word in (" from ", " to "))
+    assert line.startswith(
+        f"hidden layers pre-trained ({len(layers) - 1}) to epoch 10, which sys/epoch counts"
+    )
+    first, last = (float(number) for number in re.findall(r" ([\d.]+) in the", line))
     assert last < first / 2
 
 

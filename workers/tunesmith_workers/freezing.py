@@ -55,7 +55,7 @@ class Freezing:
             return ""
         size = sum(p.numel() for p in self._model.parameters())
         trained = size - sum(p.numel() for p in self._frozen)
-        until = f"for {self._until} epochs" if self._until else "throughout"
+        until = f"up to epoch {self._until}" if self._until else "throughout"
         return f"{self._how}: {trained:,} of {size:,} parameters are trained {until}, the rest is frozen"
 
 

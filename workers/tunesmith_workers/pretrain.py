@@ -73,8 +73,8 @@ class Pretraining:
         """What it did, for the trial's log."""
         first, last = self._errors[0], self._errors[-1]
         return (
-            f"pre-trained {len(self._hidden)} hidden layers for {self.epoch} epochs: squared error of the "
-            f"reconstructions from {first:.4g} in the first to {last:.4g} in the last; sys/epoch counts them"
+            f"hidden layers pre-trained ({len(self._hidden)}) to epoch {self.epoch}, which sys/epoch counts: "
+            f"squared error of the reconstructions {first:.4g} in the first, {last:.4g} in the last"
         )
 
     def save(self) -> dict[str, Any]:
