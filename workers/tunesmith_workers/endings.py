@@ -25,7 +25,8 @@ DIVERGED_CHANCE = 3.0
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """A point of the curve: `step` epochs are done, counted from the start of the whole run."""
+    """A point of the curve: `step` epochs are done, counted from the start of the whole run; or optimizer
+    steps, where the work order counts these."""
 
     step: int
     metrics: Mapping[str, float]
@@ -33,7 +34,8 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A snapshot was written after `step` whole epochs and `batch` optimizer steps of the next."""
+    """A snapshot was written after `step` whole epochs and `batch` optimizer steps of the next; or after
+    `step` optimizer steps, where the work order counts these, and `batch` 0."""
 
     step: int
     batch: int
