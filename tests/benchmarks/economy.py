@@ -30,6 +30,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ SPACE: dict[str, Any] = {
 }
 FIXED: dict[str, Any] = {"model": "mlp", "depth": 2, "optimizer": "momentum", "schedule": "constant"}
 BUDGET, LONGEST, FRESH = 600, 20, 5
-METHODS = ("random", "tpe_median", "tpe_hyperband", "standard", "quick")
+RECIPES = ("standard", "quick")
+METHODS = ("random", "tpe_median", "tpe_hyperband", *RECIPES)
 
 Run = dict[str, Any]
 """One search: `trials`, each {stage, kind, epochs, losses, params, value}, in the order they ran; `winner`,
@@ -135,11 +137,11 @@ def _optuna(method: str, seed: int) -> tuple[optuna.samplers.BaseSampler, optuna
 # --- the product's recipes -----------------------------------------------------------------------------
 
 
-def recipe(name: str, entry: Entry, seed: int, scratch: Path) -> Run:
-    """The study that a person gets who names a recipe and no stages, as far as the budget goes."""
+def recipe(name: str, entry: Entry, seed: int, scratch: Path, until: float) -> Run:
+    """The study that a person gets who names a recipe and no stages, stopped after `until` epochs."""
     written = {"name": name, "epochs": LONGEST}
     study = LocalStudy(spec("economy", entry.name, seed, recipe=written), entry, scratch)
-    study.run(lambda log: epochs_of(log, study.spec) >= BUDGET)
+    study.run(lambda log: epochs_of(log, study.spec) >= until)
     trials = [
         {"stage": stage.name, "kind": t.work.kind, "epochs": t.epochs_run, "params": dict(t.params),
          "losses": [v for _, v in t.metric("val/loss")] if t.work.kind == "train" else [], "value": t.value}
@@ -164,20 +166,33 @@ def entry_of(data: str, path: str | None) -> Entry:
     return builtin.registry(data_files={data: Path(path)} if path else {})[data]
 
 
-def one(data: str, path: str | None, method: str, seed: int, winner: dict[str, Any] | None) -> Run:
+@dataclass(frozen=True)
+class Job:
     """A search, or with a `winner` the new trainings of it."""
+
+    data: str
+    path: str | None
+    method: str
+    seed: int
+    until: float
+    winner: dict[str, Any] | None
+
+
+def one(job: Job) -> Run:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    entry = entry_of(data, path)
-    with tempfile.TemporaryDirectory() as directory, open(os.devnull, "w") as null:
-        scratch = Path(directory)
-        with redirect_stdout(null):
-            if winner is not None:
-                return {"fresh": fresh_losses(entry, winner, seed, scratch)}
-            if method in ("standard", "quick"):
-                return recipe(method, entry, seed, scratch)
-            return reference(method, entry, seed, scratch)
+    entry = entry_of(job.data, job.path)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        open(os.devnull, "w") as null,
+        redirect_stdout(null),  # a trial's log
+    ):
+        if job.winner is not None:
+            return {"fresh": fresh_losses(entry, job.winner, job.seed, Path(scratch))}
+        if job.method in RECIPES:
+            return recipe(job.method, entry, job.seed, Path(scratch), job.until)
+        return reference(job.method, entry, job.seed, Path(scratch))
 
 
 def place(cache: Path, data: str, method: str, seed: int, *, fresh: bool = False) -> Path:
@@ -196,7 +211,7 @@ def run_missing(options: argparse.Namespace, *, fresh: bool) -> None:
                 continue
             winner = json.loads(searched.read_text())["winner"] if fresh else None
             path = None if data == "digits" else str(options.data / f"{data}.npz")
-            jobs[pool.submit(one, data, path, method, seed, winner)] = file
+            jobs[pool.submit(one, Job(data, path, method, seed, options.until, winner))] = file
         for job in as_completed(jobs):
             partial = jobs[job].with_suffix(".partial")
             partial.write_text(json.dumps(job.result()))
@@ -212,6 +227,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--methods", nargs="+", default=METHODS[:4], choices=METHODS)
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "tunesmith-economy")
+    parser.add_argument("--until", type=float, default=math.inf, help="stop recipes after so many epochs")
     parser.add_argument("--no-fresh", action="store_true", help="leave out the winners' new trainings")
     parser.add_argument("--summary", action="store_true", help="only say what the cache holds")
     options = parser.parse_args()

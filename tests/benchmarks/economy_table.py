@@ -52,7 +52,7 @@ def reached(trail: Trail, goal: float, budget: float) -> float:
 
 
 def show(runs: Runs, budget: int, ours: str = "standard") -> None:
-    console = Console(width=150)
+    console = Console(width=190)
     for title, read in (
         ("By the objective of trials that ended well", of_trials),
         ("By the lowest loss of any epoch of any training", of_epochs),
@@ -74,8 +74,8 @@ def show(runs: Runs, budget: int, ours: str = "standard") -> None:
                 medians.append(statistics.median(reached(t, goal, budget) for t in trails[ours].values()))
         if medians:
             console.print(
-                f"{ours}: {', '.join(f'{m:g}' for m in medians)} epochs; median of the sets "
-                f"{statistics.median(medians):g}, asked for at most {GOAL}\n"
+                f"{ours}: {', '.join(f'{m:.0f}' for m in medians)} epochs; median of the sets "
+                f"{statistics.median(medians):.0f}, asked for at most {GOAL}\n"
             )
 
 
@@ -96,7 +96,7 @@ def _table(
     for method, own in trails.items():
         epochs = {seed: reached(t, goal, budget) for seed, t in own.items()}
         table.add_row(
-            method, str(len(own)), f"{statistics.median(epochs.values()):g}",
+            method, str(len(own)), f"{statistics.median(epochs.values()):.0f}",
             " ".join(f"{n:.0f}" if n < budget else "–" for n in epochs.values()),
             _difference(epochs, rivals) if method != "tpe_median" else "",
             *(f"{statistics.median(had(t, n) for t in own.values()):.3f}" for n in AT),

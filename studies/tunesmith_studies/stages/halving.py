@@ -62,7 +62,7 @@ class Halving(Stage):
     keep: int = Field(default=3, ge=2, le=100, description="One in so many goes on.")
     rounds: int = Field(default=1, ge=0, le=1000, description="Later batches.")
     later: int = Field(default=9, ge=1, le=10_000, description="Points of each later batch.")
-    sampler: TPESampler = TPESampler(n_startup_trials=5, multivariate=True)
+    sampler: TPESampler = TPESampler(n_startup_trials=5, multivariate=True, group=True)
 
     # --- checks -------------------------------------------------------------------------------------
 
