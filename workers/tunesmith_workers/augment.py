@@ -14,7 +14,8 @@ In this order, each only where its hyperparameter is above 0; n samples, images 
   of real numbers.
 * cutmix: takes 1 - λ of the area from another sample, λ ~ Beta(cutmix, cutmix) (Yun et al. 1905.04899).
 
-Where mixup and cutmix are both on, each sample is mixed by one of them, with equal chances.
+Where mixup and cutmix are both on, each sample is mixed by one of them, with equal chances. A zero is
+what it is in the inputs: the mean where they are standardised, black where they are not.
 
 Everything is drawn anew for each batch from the seed that its position gives, and from nothing else:
 a trial that goes on from a snapshot, or in a warm child, sees what it would have seen. Why few of
@@ -39,7 +40,7 @@ from tunesmith_workers import rng
 from tunesmith_workers.optim import Params, real, whole
 
 _ANY_INPUT = frozenset({"noise", "mixup"})  # all others move or replace pixels
-_ERASED_AREA, _ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)  # Zhong et al. §4.2, table 3
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.4), (0.3, 1 / 0.3)  # the paper's s_l, s_h and r_1, r_2
 _TRIES = 10  # until an erased rectangle is smaller than its image; more than nine in ten are
 
 

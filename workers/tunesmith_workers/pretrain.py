@@ -1,7 +1,7 @@
 """Pre-training without labels: each hidden layer learns to reconstruct its input from its output.
 
 A layer's code is ReLU(W·h + b), its reconstruction Wᵀ·code + c: an autoencoder with tied weights (Vincent
-et al. 2010, JMLR 11, §2.2, without their noise), of a convolution with the transposed convolution. All
+et al. 2010, JMLR 11, without their noise), of a convolution with the transposed convolution. All
 layers learn at the same time, each from what the one below gives by now, and no gradient passes between
 them (Bengio et al. 2006, Greedy Layer-Wise Training of Deep Networks, which trains one after the other,
 or all continuously). So an epoch here is one pass over the training split, whatever the depth. torch's
