@@ -37,6 +37,7 @@ class Attempt:
 class Trial:
     key: str
     ordinal: tuple[bool, int]  # what a person enqueued comes first
+    measures: bool = False  # it reports, and has no value
     state: str = "waiting"
     reason: str | None = None
     attempts: list[Attempt] = field(default_factory=list)
@@ -173,6 +174,8 @@ class Model:
         return self.ending(command, lambda trial: self.finished(trial, command, now))
 
     def finished(self, trial: Trial, command: c.Finish, now: int) -> tuple[str, str | None]:
+        if command.state == "complete" and trial.measures:
+            return trial.end("complete", command.stop_reason)
         if command.state == "complete":
             if not trial.curve:
                 return trial.end("failed", "error")
@@ -228,7 +231,7 @@ class Model:
     def propose(self, command: c.Propose, now: int) -> int | None:
         if any(t.key == command.key for t in self.trials) or len(self.trials) >= MOST_TRIALS:
             return None
-        self.trials.append(Trial(command.key, (True, command.ordinal)))
+        self.trials.append(Trial(command.key, (True, command.ordinal), command.work.get("kind") is not None))
         return len(self.trials) - 1
 
     def enqueue(self, command: c.Enqueue, now: int) -> Any:
