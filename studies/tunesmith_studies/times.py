@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_studies.checks.said import Measured
-from tunesmith_studies.space import Choice, Scalar
+from tunesmith_studies.space import Choice, Float, Int, Scalar, Space
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 
 if TYPE_CHECKING:
@@ -26,88 +26,134 @@ PER_EPOCH = 0.003
 """Seconds that an epoch takes beside its steps and its evaluation: order, point, report."""
 PRUNED = 0.5
 """Part of its epochs that a stage with a pruner runs: pruning gives about twice the trials (recipe §3)."""
+AT_AN_END = 1 / 6
+"""Weight of each end of what varies, 4/6 the middle's: Simpson's rule."""
 _PLACES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where on its scale a number that varies is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
-class PointTime:
-    """Seconds at one point of the space, which stands for a share of all points.
+class Costs:
+    """Seconds at one point of the space, or a mean over several.
 
     Attributes:
-        weight: that share; all points' add up to 1.
         fixed, sample: a step on a batch takes fixed + sample · batch.
         evaluate: evaluating the validation split once.
         build: a model and its optimizer, and what the first step takes more than others.
         snapshot: writing one.
     """
 
-    weight: float
     fixed: float
     sample: float
     evaluate: float
     build: float
     snapshot: float
 
+    def step(self, batch: float) -> float:
+        return self.fixed + self.sample * batch
+
+    def epoch(self, batch: float, samples: float) -> float:
+        """One pass over so many samples, evaluation left out."""
+        return self.fixed * math.ceil(samples / batch) + self.sample * samples
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the space something was timed.
+
+    Attributes:
+        along: 0, 0.5 or 1: all that shapes the model is at its lowest, in the middle, at its highest.
+        choice: the one choice that differs from the middle's, and its value.
+        share: part of all points that have this choice.
+    """
+
+    along: float = 0.5
+    choice: tuple[str, Scalar] | None = None
+    share: float = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What preflight measured of times, and how many samples the splits hold."""
+    """What preflight measured of times.
 
-    points: tuple[PointTime, ...]
+    Attributes:
+        points: places and costs, the middle first.
+        spans: hyperparameters that go from their lowest to their highest along the places.
+        train_samples: of the training split.
+    """
+
+    points: tuple[tuple[Place, Costs], ...]
+    spans: tuple[str, ...]
     train_samples: int
-    val_samples: int
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"points": [asdict(p) for p in self.points]}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Timing:
-        points = tuple(PointTime(**p) for p in data["points"])
-        return cls(points, data["train_samples"], data["val_samples"])
+        points = []
+        for place, costs in data["points"]:
+            choice = tuple(place["choice"]) if place["choice"] is not None else None
+            points.append((Place(place["along"], choice, place["share"]), Costs(**costs)))
+        return cls(tuple(points), tuple(data["spans"]), data["train_samples"])
 
-    def epoch(self, batch: float, fraction: float = 1.0) -> float:
-        """Seconds of training for one pass over a share of the training split, evaluation left out."""
-        samples = fraction * self.train_samples
-        steps = math.ceil(samples / batch)
-        return self._mean("fixed") * steps + self._mean("sample") * samples
+    def of(self, space: Space, held: Mapping[str, Scalar]) -> Costs:
+        """Costs in the mean of the points of `space` that have what is held."""
+        along = None
+        if self.spans and all(name in held for name in self.spans):
+            along = fmean(_position(space, name, held[name]) for name in self.spans)
+        weights = [self._weight(place, along, held) for place, _ in self.points]
+        weights[0] += max(1 - math.fsum(weights), 0.0)
+        whole = math.fsum(weights)
 
-    def step(self, batch: float) -> float:
-        return self._mean("fixed") + self._mean("sample") * batch
+        def mean(name: str) -> float:
+            found = [w * float(getattr(c, name)) for w, (_, c) in zip(weights, self.points, strict=True)]
+            return math.fsum(found) / whole
 
-    def evaluation(self) -> float:
-        return self._mean("evaluate")
+        return Costs(*(mean(field.name) for field in fields(Costs)))
 
-    def beginning(self) -> float:
-        """Seconds that a trial takes beside its epochs."""
-        return self._mean("build") + PER_TRIAL
+    def _weight(self, place: Place, along: float | None, held: Mapping[str, Scalar]) -> float:
+        """Of all but the middle, which gets what is left."""
+        if place.choice is not None:
+            name, value = place.choice
+            return float(held[name] == value) if name in held else place.share
+        if place.along == 0.5:
+            return 0.0
+        if along is None:
+            return AT_AN_END
+        return max(1 - 2 * abs(along - place.along), 0.0)
 
-    def snapshot(self) -> float:
-        return self._mean("snapshot")
 
-    def _mean(self, name: str) -> float:
-        return math.fsum(p.weight * float(getattr(p, name)) for p in self.points)
+def _position(space: Space, name: str, value: Scalar) -> float:
+    if name not in space:
+        return 0.5
+    parameter = space[name]
+    if not isinstance(parameter, Float | Int) or not parameter.contains(value):
+        return 0.5
+    return parameter.position(float(value))
 
 
-def timing_of(measured: Sequence[tuple[float, Measured]]) -> Timing | None:
-    """From the tables of preflight's trials with a weight each; None if no times were measured."""
-    timed = [(weight, m) for weight, m in measured if "time/fixed" in m]
-    if not timed:
+def timing_of(measured: Sequence[tuple[Place, Measured]], spans: Sequence[str]) -> Timing | None:
+    """From the tables of preflight's trials, the middle's first; None if that has no times."""
+    if not measured or "time/fixed" not in measured[0][1]:
         return None
-    whole = math.fsum(weight for weight, _ in timed)
+    first = measured[0][1]
+    waiting = first.get("time/waiting", 1.0)  # the middle was measured longest
     points = tuple(
-        PointTime(
-            weight=weight / whole,
-            fixed=m["time/fixed"],
-            sample=m["time/sample"],
-            evaluate=m.get("time/evaluate", 0.0),
-            build=m.get("time/build", 0.0) + m.get("time/first", 0.0),
-            snapshot=m.get("time/snapshot", 0.0),
+        (
+            place,
+            Costs(
+                fixed=waiting * m["time/fixed"],
+                sample=waiting * m["time/sample"],
+                evaluate=waiting * m.get("time/evaluate", 0.0),
+                build=waiting * (m.get("time/build", 0.0) + m.get("time/first", 0.0)),
+                snapshot=m.get("time/snapshot", 0.0),
+            ),
         )
-        for weight, m in timed
+        for place, m in measured
+        if "time/fixed" in m
     )
-    first = timed[0][1]
-    return Timing(points, int(first["time/train_samples"]), int(first.get("time/val_samples", 0)))
+    return Timing(points, tuple(spans), int(first["time/train_samples"]))
 
 
 def forecast_seconds(study: StudySpec, timing: Timing) -> dict[str, float]:
@@ -120,19 +166,17 @@ def forecast_seconds(study: StudySpec, timing: Timing) -> dict[str, float]:
 
 def stage_seconds(study: StudySpec, stage: Stage, planned: Forecast, timing: Timing) -> float:
     """Slot-seconds of one stage of which so much is planned."""
-    batches = batch_sizes(study, stage)
-    beside = planned.trials * timing.beginning() + planned.snapshots * timing.snapshot()
+    costs = timing.of(study.space, stage.held(study))
+    beside = planned.trials * (costs.build + PER_TRIAL) + planned.snapshots * costs.snapshot
     if stage.budget is not None and stage.budget.seconds is not None:
-        return planned.trials * (stage.budget.seconds + timing.evaluation()) + beside
-    epochs = likely_epochs(stage, planned)
+        return planned.trials * (stage.budget.seconds + costs.evaluate) + beside
+    epochs, least = likely_epochs(stage, planned), _least_steps(stage, planned)
+    samples = stage.data_fraction * timing.train_samples
     trained = fmean(
-        max(
-            epochs * timing.epoch(batch, stage.data_fraction),
-            _least_steps(stage, planned) * timing.step(batch),
-        )
-        for batch in batches
+        max(epochs * costs.epoch(batch, samples), least * costs.step(batch))
+        for batch in batch_sizes(study, stage)
     )
-    judged = epochs * (timing.evaluation() + PER_EPOCH) if stage.ranks else 0.0
+    judged = epochs * (costs.evaluate + PER_EPOCH) if stage.ranks else 0.0
     return trained + judged + beside
 
 

@@ -13,7 +13,7 @@ from tunesmith_studies.findings import Finding, gravest_first
 from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult, Wait
 from tunesmith_studies.space import Choice, Float, Int, Scalar, Space
 from tunesmith_studies.stages.base import Forecast, Stage, spent
-from tunesmith_studies.times import Timing, forecast_seconds, timing_of
+from tunesmith_studies.times import Place, Timing, forecast_seconds, timing_of
 from tunesmith_studies.trial import Trial, TrialState
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 
@@ -25,8 +25,6 @@ MOST_STEPS = 1500
 """Optimizer steps that the checks take at most of a set whose epoch is shorter (recipe §1.1)."""
 _TIMED = 6
 """Points at which a step is timed, at most, the middle included."""
-_AT_AN_END = 1 / 6
-"""Weight of each end of what varies, 4/6 the middle's: Simpson's rule."""
 
 
 class Preflight(Stage):
@@ -99,20 +97,25 @@ class Preflight(Stage):
             **rate_options(self.open_space(study), middle),
         }
 
-    def _timed(self, study: StudySpec) -> dict[str, tuple[dict[str, Scalar], float]]:
-        """Points beside the middle whose steps are timed: what they change, and their weight."""
+    def _timed(self, study: StudySpec) -> dict[str, tuple[dict[str, Scalar], Place]]:
+        """Points beside the middle whose steps are timed: what they change, and where that is."""
         space = self.open_space(study)
-        own = {name: p for name, p in space.items() if is_costly(name)}
-        spans = {name: p for name, p in own.items() if isinstance(p, Float | Int) and not p.when}
-        found: dict[str, tuple[dict[str, Scalar], float]] = {}
-        if spans:
-            found["times:low"] = ({n: p.grid(2)[-2] for n, p in spans.items() if p.low < p.high}, _AT_AN_END)
-            found["times:high"] = ({n: p.grid(2)[-1] for n, p in spans.items() if p.low < p.high}, _AT_AN_END)
-        for name, parameter in own.items():
-            if isinstance(parameter, Choice) and not parameter.when:
+        found: dict[str, tuple[dict[str, Scalar], Place]] = {}
+        if spans := self._spans(space):
+            found["times:low"] = ({n: _end(space[n], 0.0) for n in spans}, Place(along=0.0))
+            found["times:high"] = ({n: _end(space[n], 1.0) for n in spans}, Place(along=1.0))
+        for name, parameter in space.items():
+            if is_costly(name) and isinstance(parameter, Choice) and not parameter.when:
                 for value in parameter.values[1:]:
-                    found[f"times:{name}={value}"] = ({name: value}, 1 / len(parameter.values))
+                    place = Place(choice=(name, value), share=1 / len(parameter.values))
+                    found[f"times:{name}={value}"] = ({name: value}, place)
         return dict(list(found.items())[: _TIMED - 1])
+
+    def _spans(self, space: Space) -> tuple[str, ...]:
+        """Numbers of the model's own, such as its width, that vary whatever is chosen."""
+        return tuple(
+            n for n, p in space.items() if is_costly(n) and isinstance(p, Float | Int) and not p.when
+        )
 
     # --- what it says ---------------------------------------------------------------------------------
 
@@ -153,10 +156,14 @@ class Preflight(Stage):
         return tuple(replace(f, trials=(checks.number,)) for f in gravest_first(found))
 
     def _timing(self, study: StudySpec, trials: Mapping[str, Trial]) -> Timing | None:
-        others = [(key, weight) for key, (_, weight) in self._timed(study).items()]
-        middle = max(1 - sum(weight for _, weight in others), _AT_AN_END)
-        weights = [(CHECKS, middle), *others]
-        return timing_of([(w, merged(trials[key].curve)) for key, w in weights])
+        places = {CHECKS: Place()} | {key: place for key, (_, place) in self._timed(study).items()}
+        measured = [(place, merged(trials[key].curve)) for key, place in places.items()]
+        return timing_of(measured, self._spans(self.open_space(study)))
+
+
+def _end(parameter: Float | Int | Choice, at: float) -> Scalar:
+    """The value at an end of a number's scale; a zero beside a log range is left aside."""
+    return parameter.positive().value(at) if isinstance(parameter, Float) else parameter.value(at)
 
 
 def _chosen(timing: Timing | None, measured: Mapping[str, float]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Training:
     Attributes:
         losses: mean of each step's samples, before the step.
         steps: seconds of each step, by part.
+        computed: seconds of each step in which this thread computed.
         built: seconds that building model and optimizer took.
     """
 
@@ -39,6 +40,7 @@ class Training:
         self.bench, self.lr = bench, lr
         self.losses: list[float] = []
         self.steps: list[dict[str, float]] = []
+        self.computed: list[float] = []
         begun = self._now()
         self.learner = (
             bench.learner(lr=lr) if batch is None else bench.learner(lr=lr, batch_size=batch, accumulation=1)
@@ -62,7 +64,7 @@ class Training:
             order = epoch_order(len(self.bench.train), self.bench.seed, self._epoch).to(self.bench.device)
             self._chunks = cut(order, self.batch)
         chunk, learner, self._forward = self._chunks.pop(0), self.learner, 0.0
-        begun = self._now()
+        begun, computed = self._now(), time.thread_time()
         batch = learner.load(chunk, self._epoch, len(self.losses))
         loaded = self._now()
         seen = learner.backward(batch)
@@ -74,6 +76,7 @@ class Training:
             "backward": passed - loaded - self._forward,
             "step": self._now() - passed,
         })  # fmt: skip
+        self.computed.append(time.thread_time() - computed)
         self.bench.count(seen.losses)
         self.losses.append(seen.losses.mean().item())
         return self.losses[-1]
@@ -153,10 +156,15 @@ def _update(before: list[Tensor], after: list[Tensor]) -> float:
     return median(moved) if moved else 0.0
 
 
-def times(bench: Bench, training: Training, scratch: Path) -> dict[str, float]:
+def times(bench: Bench, training: Training, scratch: Path, waited: float = 1.0) -> dict[str, float]:
     """What a step, an evaluation, a fresh model and a snapshot take.
 
     A second batch size tells which part of a step grows with its samples.
+
+    Args:
+        waited: seconds by the clock over seconds computed, of all that was measured so far. On a machine that
+            others use as well a few steps' median tells what a step takes when nobody comes between, and
+            this how often somebody does.
     """
     totals, batch = training.totals(), training.batch
     usual = median(totals)
@@ -172,15 +180,27 @@ def times(bench: Bench, training: Training, scratch: Path) -> dict[str, float]:
         "p95": quantiles(totals, n=20)[-1] if len(totals) > 1 else usual,
         "fixed": usual - slope * batch,
         "sample": slope,
-        "build": second.built,
+        "build": min(training.built, second.built),
         "first": max(sum(training.steps[0].values()) - usual, 0.0),
         "evaluate": _evaluating(bench, training.learner.model),
         "snapshot": _saving(training, scratch),
+        "waiting": _waiting(training, waited),
         "train_samples": float(len(bench.train)),
         "val_samples": float(len(bench.val)),
     }
     found |= {part: median(step[part] for step in training.warm()) for part in training.steps[0]}
     return {f"time/{name}": value for name, value in found.items()}
+
+
+def _waiting(training: Training, waited: float) -> float:
+    """By what the clock runs longer than steps take; a step's own waiting, as for a disk, is in its seconds.
+
+    On a GPU this thread computes next to nothing, and nobody else comes between.
+    """
+    if training.bench.device.type == "cuda":
+        return 1.0
+    own = median(training.totals()) / max(median(training.computed[_WARM:] or training.computed), 1e-9)
+    return max(waited / max(own, 1.0), 1.0)
 
 
 def _evaluating(bench: Bench, model: nn.Module) -> float:
@@ -189,7 +209,7 @@ def _evaluating(bench: Bench, model: nn.Module) -> float:
         begun = time.perf_counter()
         evaluation.evaluate(bench.task, model, bench.val)  # its numbers are read, so a GPU is waited for
         found.append(time.perf_counter() - begun)
-    return median(found)
+    return min(found)
 
 
 def _saving(training: Training, scratch: Path) -> float:
