@@ -93,7 +93,7 @@ def reader(checked: Checked) -> Iterator[httpx.Client]:
 def test_findings_stand_by_stage_the_gravest_first_and_as_text(checked: Checked, reader: httpx.Client):
     html = reader.get(f"/ui/studies/{checked.study}/parts/findings").text
     assert "&lt;b&gt;32 times&lt;/b&gt;" in html
-    assert html.index("32 times") < html.index("Two seeds suggest")
+    assert html.index("32 times") < html.index("1 checked and sound") < html.index("Two seeds suggest")
     assert "Average it over the batch." in html
     assert html.index("<details>") < html.index("within 20 % of log C") < html.index("[72.1, 75.3]")
 
@@ -135,7 +135,7 @@ def test_a_range_test_is_drawn_over_its_rate_with_the_suggestion_marked(
 def test_a_trial_that_measures_shows_what_it_reported_and_no_value(checked: Checked, reader: httpx.Client):
     html = reader.get(f"/ui/studies/{checked.study}/trials/2").text
     assert "measures for its stage; has no value" in html
-    assert "1 steps" in html
+    assert "<li>1 step</li>" in html
     assert re.search(r"What it measured.*test/accuracy</td>.*0\.9000</data>", html, re.DOTALL)
     assert "data-curves" not in html
     view = reader.get(f"/ui/studies/{checked.study}/trials/2/curves.json?metric=val/loss").json()

@@ -88,11 +88,13 @@ async def enqueue(
         )
     if not stage.ranks:
         raise Conflict(f"stage {name} measures and takes no trials by hand; name another with `stage`")
-    held = stage.held(spec)
+    held, space = stage.held(spec), spec.space
+    for row in stages:  # what the border rule has widened is open to people too
+        space = space.widened(((row.result or {}).get("chosen") or {}).get("widened") or {})
     found = [
         {"pointer": f"/params/{i}", "message": sentence}
         for i, params in enumerate(body.params)
-        for sentence in spec.space.problems({**held, **params})
+        for sentence in space.problems({**held, **params})
     ]
     if found:
         raise Unprocessable("; ".join(f"{p['pointer']}: {p['message']}" for p in found[:3]), errors=found)

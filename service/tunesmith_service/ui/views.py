@@ -302,7 +302,7 @@ def _done(step: int, work: Work) -> str:
     """
     if work.unit == "epoch":
         return f"{step}/{work.epochs} epochs"
-    return f"{step}/{work.steps} steps" if work.steps else f"{step} steps"
+    return f"{step}/{work.steps} steps" if work.steps else f"{step} {'step' if step == 1 else 'steps'}"
 
 
 def _progress(row: Trial, work: Work) -> float | None:
