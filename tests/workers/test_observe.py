@@ -133,6 +133,12 @@ def test_what_a_loop_cannot_show_is_refused_with_what_to_do(tmp_path, kind):
         watch(SMALL, tmp_path, kind=kind)
 
 
+def test_a_trial_that_only_times_takes_a_few_steps_and_says_times_alone(tmp_path):
+    found = seen(SMALL, tmp_path, options={"only_times": True, "rate_steps": 8})
+    assert found["cost/loop/samples"] == 8 * 20
+    assert {name.split("/")[0] for name in found} == {"time", "cost", "sys"}
+
+
 # --- what is seen --------------------------------------------------------------------------------------
 
 
@@ -233,6 +239,17 @@ def until_it_raises(loop: Callable[[Trial], object], scratch: Path) -> tuple[lis
     except Exception as error:
         return said, error
     return said, None
+
+
+def test_a_loop_whose_loss_does_not_fall_is_run_at_the_rates_that_the_order_names(tmp_path):
+    options = {"rate_low": 0.05, "rate_high": 500.0, "rate_steps": 30}
+    found = seen(SMALL, tmp_path, params={"lr": 20.0}, options=options)
+    assert found["check/rate/lr"] == 20
+    assert found["check/rate/low_lr"] == 0.05
+    assert found["check/rate/low_last"] < found["check/rate/low_first"] < found["check/rate/last"]
+    (rate,) = [f for f in judge(found, Known()) if f.kind == "rate"]
+    assert rate.level == "fail"
+    assert "check/rate/low_lr" not in seen(SMALL, tmp_path, params={"lr": 0.1}, options=options)
 
 
 # --- what is not seen is not passed --------------------------------------------------------------------

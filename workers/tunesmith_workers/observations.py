@@ -324,13 +324,18 @@ class Times(Watcher):
 
     def __init__(self, stopwatch: Stopwatch) -> None:
         self._now = stopwatch.now
+        self._entered = stopwatch.now()
+        self._built: float | None = None
         self._began: float | None = None  # of this iteration
         self._parts = {"forward": 0.0, "backward": 0.0, "step": 0.0}
         self._first: int | None = None  # the optimizer whose step ends an iteration
         self.iterations: list[dict[str, float]] = []
+        self._evaluations: list[float] = []
         self._skipped = 0
 
     def forward_took(self, seconds: float) -> None:
+        if self._built is None:
+            self._built = self._now() - self._entered - seconds
         self._parts["forward"] += seconds
 
     def backward_took(self, seconds: float) -> None:
@@ -352,6 +357,8 @@ class Times(Watcher):
         self._parts = dict.fromkeys(self._parts, 0.0)
 
     def reported(self, step: int, metrics: object) -> None:
+        if self._began is not None:
+            self._evaluations.append(self._now() - self._began)
         self._began = None
 
     def facts(self) -> dict[str, float]:
@@ -359,4 +366,7 @@ class Times(Watcher):
             return {}
         found = {f"time/{part}": median(i[part] for i in self.iterations) for part in _PARTS}
         totals = [i["total"] for i in self.iterations]
-        return found | {"time/median": median(totals), "time/p95": float(np.percentile(totals, 95))}
+        found |= {"time/median": median(totals), "time/p95": float(np.percentile(totals, 95))}
+        if self._evaluations:
+            found["time/evaluate"] = median(self._evaluations)
+        return found | {"time/build": self._built or 0.0}

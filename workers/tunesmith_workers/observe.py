@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from tunesmith_service.wire import WorkOrder
 
 from tunesmith_workers import replica, rng
-from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, Asked, EpochResult, Said, Wish
+from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, Asked, EpochResult, Said
 from tunesmith_workers.loop import Trial, TrialEnded
 from tunesmith_workers.observations import Activations, Gradients, Losses, Modes, Times
 from tunesmith_workers.probes.bench import Bench
@@ -66,14 +66,12 @@ class Enough(Watcher):
         self._until = clock() + seconds
         self._first: int | None = None
         self.steps = self.reports = 0
-        self.wish: Wish | None = None
 
     def step_ended(self, optimizer: torch.optim.Optimizer, seconds: float) -> None:
         self._first = self._first or id(optimizer)
         self.steps += id(optimizer) == self._first
-        self.wish = self._asked()
         late = self.steps >= self._most or self._clock() > self._until
-        if self.wish or late:
+        if late or self._asked():
             raise TrialEnded
 
     def reported(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -111,65 +109,124 @@ class Room:
 def preflight(
     entry: Entry, work: WorkOrder, place: Place, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Said]:
-    """Run a loop until it has shown enough, then a few steps again with the same seed.
+    """Run a loop until it has shown enough, then a few steps again with the same seed, and at other rates
+    where its loss does not fall. With the option `only_times` a few steps are all.
 
     Yields what was measured, then an Ending. What the loop raises is raised after that.
     """
     if not isinstance(entry.task, Loop):
         raise TypeError(f"{entry.name} is no loop")
-    began, stopwatch = clock(), Stopwatch()
-    losses, samples = Losses(), Samples()
-    model = replica.Replica()
-    watchers = [losses, samples, model, Gradients(), Modes(), Activations(), Times(stopwatch)]
-    enough = Enough(place.asked, MOST_STEPS, MOST_SECONDS, clock)
-    room = Room(entry.task, work, place)
-    error = room.run([*watchers, enough], stopwatch)
-    if enough.wish:
-        yield ABANDONED if enough.wish == "abandon" else RELEASED
-        return
-    passes = samples.epochs() or float(enough.reports)
-    facts = {name: value for watcher in watchers for name, value in watcher.facts().items()}
-    facts = replica.of_data(samples) | facts
-    if samples.batch_size:
-        facts |= {
-            "time/batch": float(samples.batch_size),
-            "time/train_samples": float(len(samples.train.seen)),
-        }
-    facts |= {"cost/loop/samples": float(samples.reads), "cost/loop/seconds": clock() - began}
-    tell = Telling(passes)
-    yield from tell.points(facts)
-    if error is not None:
-        raise error
-    if losses.steps:
-        again = Losses()
-        room.run([again, Enough(lambda: None, STEPS_AGAIN, MOST_SECONDS, clock)], Stopwatch())
-        yield from tell.points({"check/determinism/difference": _difference(losses.steps, again.steps)})
-    if (task := model.task(samples)) is not None:
-        train, val = task.splits.train.to(place.device), task.splits.val.to(place.device)
-        bench = Bench(task, {}, train, val, place.device, work.seed, place.threads, options=work.options)
-        for found in replica.probed(bench):
-            yield from tell.points(found)
-            if wish := place.asked():
-                yield ABANDONED if wish == "abandon" else RELEASED
-                return
+    for said in _Observation(Room(entry.task, work, place), clock).said():
+        if wish := place.asked():
+            yield ABANDONED if wish == "abandon" else RELEASED
+            return
+        yield said
     yield BUDGET
+
+
+class _Observation:
+    """Runs of a loop, and what each of them is for."""
+
+    def __init__(self, room: Room, clock: Callable[[], float]) -> None:
+        self.room, self.work, self.clock = room, room.work, clock
+        self.samples, self.losses, self.model = Samples(), Losses(), replica.Replica()
+        self._passes, self._points = 0.0, 0
+
+    def said(self) -> Iterator[EpochResult]:
+        only_times = bool(self.work.options.get("only_times"))
+        began = self.clock()
+        facts, error = self._watched(
+            int(self.work.options.get("rate_steps", 8)) if only_times else MOST_STEPS
+        )
+        if only_times:
+            facts = {name: value for name, value in facts.items() if name.startswith("time/")}
+        else:
+            facts = replica.of_data(self.samples) | facts
+        facts |= {
+            "cost/loop/samples": float(self.samples.reads),
+            "cost/loop/seconds": self.clock() - began,
+        }
+        yield from self._told(facts)
+        if error is not None:
+            raise error
+        if not only_times and self.losses.steps:
+            yield from self._told(self._again() | self._at_other_rates())
+            yield from self._probed()
+
+    def _watched(self, most_steps: int) -> tuple[dict[str, float], Exception | None]:
+        stopwatch = Stopwatch()
+        watchers: list[Watcher] = [self.losses, self.samples, self.model]
+        watchers += [Gradients(), Modes(), Activations(), Times(stopwatch)]
+        enough = Enough(self.room.place.asked, most_steps, MOST_SECONDS, self.clock)
+        error = self.room.run([*watchers, enough], stopwatch)
+        self._passes = self.samples.epochs() or float(enough.reports)
+        facts = {name: value for watcher in watchers for name, value in watcher.facts().items()}
+        return facts | self._per_sample(facts), error
+
+    def _per_sample(self, facts: Mapping[str, float]) -> dict[str, float]:
+        """Times as a forecast of whole epochs needs them, if one was seen whole."""
+        batch = self.samples.batch_size
+        if not batch or "time/median" not in facts:
+            return {}
+        found = {
+            "time/batch": float(batch),
+            "time/train_samples": float(len(self.samples.train.seen)),
+            "time/val_samples": float(len(self.samples.val.seen)),
+        }
+        if self.samples.epochs() is not None:
+            found |= {"time/fixed": 0.0, "time/sample": facts["time/median"] / batch}
+        return found
+
+    def _again(self) -> dict[str, float]:
+        again = self._course_of(self.room, STEPS_AGAIN)
+        return {"check/determinism/difference": _difference(self.losses.steps, again.steps)}
+
+    def _at_other_rates(self) -> dict[str, float]:
+        """The course of the loss at the rates that the order names, if it hardly falls at the study's own."""
+        own, options = self.losses.facts(), self.work.options
+        fell = float(options.get("clearly_fell", 0.7))
+        if "lr" not in self.work.params or own.get("check/rate/last", 0.0) < fell * own.get(
+            "check/rate/first", 1.0
+        ):
+            return {}
+        found = {}
+        for prefix in ("low_", "high_"):
+            if lr := float(options.get(f"rate_{prefix[:-1]}", 0.0)):
+                params = {**self.work.params, "lr": lr}
+                room = replace(self.room, work=self.work.model_copy(update={"params": params}))
+                course = self._course_of(room, int(options.get("rate_steps", 100))).facts()
+                for name in ("lr", "steps", "first", "last", "lowest"):
+                    if f"check/rate/{name}" in course:
+                        found[f"check/rate/{prefix}{name}"] = course[f"check/rate/{name}"]
+        return found
+
+    def _course_of(self, room: Room, steps: int) -> Losses:
+        losses = Losses()
+        enough = Enough(self.room.place.asked, steps, MOST_SECONDS, self.clock)
+        room.run([losses, enough], Stopwatch())
+        return losses
+
+    def _probed(self) -> Iterator[EpochResult]:
+        task, place = self.model.task(self.samples), self.room.place
+        if task is None:
+            return
+        train, val = task.splits.train.to(place.device), task.splits.val.to(place.device)
+        bench = Bench(
+            task, {}, train, val, place.device, self.work.seed, place.threads, options=self.work.options
+        )
+        for found in replica.probed(bench):
+            yield from self._told(found)
+
+    def _told(self, facts: Mapping[str, float]) -> Iterator[EpochResult]:
+        """Points of what was measured, in rising order of step, none larger than a report may be."""
+        names = sorted(facts)
+        for first in range(0, len(names), _MOST_METRICS):
+            self._points += 1
+            some = {name: facts[name] for name in names[first : first + _MOST_METRICS]}
+            yield EpochResult(self._points, some | {"sys/epoch": self._passes})
 
 
 def _difference(one: Sequence[float], other: Sequence[float]) -> float:
     """Largest relative difference of two runs' first losses; both NaN are equal."""
     pairs = [(a, b) for a, b in zip(one, other, strict=False) if not (math.isnan(a) and math.isnan(b))]
     return max((abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in pairs if a != b), default=0.0)
-
-
-class Telling:
-    """Points of what was measured, in rising order of step, none larger than a report may be."""
-
-    def __init__(self, passes: float) -> None:
-        self._passes, self._step = passes, 0
-
-    def points(self, facts: Mapping[str, float]) -> Iterator[EpochResult]:
-        names = sorted(facts)
-        for first in range(0, len(names), _MOST_METRICS):
-            self._step += 1
-            some = {name: facts[name] for name in names[first : first + _MOST_METRICS]}
-            yield EpochResult(self._step, some | {"sys/epoch": self._passes})
