@@ -67,7 +67,7 @@ def leak(m: Measured, known: Known) -> Verdicts:
 
 def exceeds(part: float, expected: float, found: Measured, split: str, margin: float) -> bool:
     """Whether a share of a split's rows is above what is expected, by a margin and five standard errors."""
-    least = max(expected, 1 / max(found.get("train_rows", 1), 1))
+    least = max(expected, 1 / max(found.get("train_rows", math.inf), 1))
     error = math.sqrt(least * max(1 - least, 0.0) / max(found.get(f"{split}_rows", 1), 1))
     return part > least + margin + 5 * error
 
