@@ -74,6 +74,17 @@ def test_the_longest_trainings_rank_first_and_a_point_ranks_once() -> None:
     assert [t.value for t in ranked[:3]] == sorted(t.value or math.nan for t in ranked[:3])
 
 
+def test_more_finalists_than_a_third_may_reach_full_length() -> None:
+    runner = Runner(study(HALVING | {"trials": 9, "grid": 2, "finalists": 2}))
+    done = runner.run("halving")
+    assert {e: len(trials) for e, trials in by_rung(runner.log.trials("halving")).items()} == {
+        2: 9,
+        6: 3,
+        18: 2,
+    }
+    assert done.result.numbers["epochs"] == forecast(runner.spec)["halving"].epochs == 18 + 12 + 24
+
+
 def test_a_diverged_pruned_or_failed_trial_is_never_promoted() -> None:
     runner = Runner(study(HALVING | {"trials": 9, "grid": 4}))
     fates = [("pruned", "diverged"), ("pruned", "pruned"), ("failed", "error"), ("cancelled", "cancelled")]
@@ -109,6 +120,15 @@ def test_a_trial_that_is_sure_of_its_place_goes_on_before_its_rung_has_ended() -
     assert isinstance(plan, Proposals)
     assert best.number in {p.start.trial for p in plan.items if p.start}, "the decision has not changed"
     assert len(plan.items) == 3
+
+
+def test_where_more_is_better_the_largest_go_on() -> None:
+    spec = study(objective={"metric": "val/loss", "direction": "maximize"})
+    runner = Runner(spec)
+    runner.run("halving")
+    rungs = by_rung(runner.log.trials("halving"))
+    best = sorted(rungs[6], key=lambda t: (-(t.value or 0.0), t.ordinal))[:3]
+    assert {t.start.trial for t in rungs[18] if t.start} == {t.number for t in best}
 
 
 def test_where_a_snapshot_is_gone_the_point_trains_again_from_scratch() -> None:

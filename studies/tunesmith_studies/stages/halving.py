@@ -60,6 +60,9 @@ class Halving(Stage):
         default=(), description="Epochs done at each cut; default a ninth and a third of `epochs`, from 2 up."
     )
     keep: int = Field(default=3, ge=2, le=100, description="One in so many goes on.")
+    finalists: int = Field(
+        default=1, ge=1, le=1000, description="So many of a batch reach full length, at least."
+    )
     rounds: int = Field(default=1, ge=0, le=1000, description="Later batches.")
     later: int = Field(default=9, ge=1, le=10_000, description="Points of each later batch.")
     sampler: TPESampler = TPESampler(n_startup_trials=5, multivariate=True, group=True)
@@ -109,7 +112,7 @@ class Halving(Stage):
         """How many of a batch of `points` train on each rung at most."""
         found = [points]
         for _ in self.lengths[1:]:
-            found.append(-(-found[-1] // self.keep))
+            found.append(max(-(-found[-1] // self.keep), min(self.finalists, found[-1])))
         return found
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
@@ -157,7 +160,10 @@ class _Run:
             todo = fresh + todo
             running = sum(not t.state.is_finished for t in here.values())
             if running and not waiting:
-                waiting = f"{running} of {len(here)} trainings to epoch {epochs} have not ended"
+                waiting = (
+                    f"{running} of {len(here)} trainings to epoch {epochs} have not ended; what follows is "
+                    "decided when they have"
+                )
             if rung + 1 == len(lengths):
                 break
             open_, places = coming + len(fresh) + running, sizes[rung + 1]
