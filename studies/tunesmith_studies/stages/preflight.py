@@ -52,8 +52,6 @@ class Preflight(Stage):
     def problems(self, study: StudySpec) -> list[str]:
         if self.pruner is not None:
             return ["its trials measure and are not compared with each other; leave the pruner out"]
-        if self.budget is not None:
-            return ["it measures until it has seen enough; leave the budget out"]
         return []
 
     def plan(self, history: History, n: int, seed: Seed) -> Plan:
