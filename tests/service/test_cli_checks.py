@@ -28,7 +28,9 @@ def test_findings_are_told_the_gravest_first_with_what_to_do(tunesmith: Command)
     lines = tunesmith("findings", "checked").output.splitlines()
     assert lines[0] == "fail  range: The loss is <b>32 times</b> log(10): a sum."
     assert lines[1] == "      → Average it over the batch."
-    assert lines[2] == "pass  range: Two seeds suggest the same rate. #0"
+    assert lines[2:] == ["1 check passed; --level pass shows it."]
+    passed = tunesmith("findings", "checked", "--level", "pass").output
+    assert passed == "pass  range: Two seeds suggest the same rate. #0\n"
     shown = tunesmith("findings", "checked", "--level", "fail", "--numbers").output
     assert "rule: within 20 % of log C" in shown
     assert "loss: 73.7" in shown

@@ -126,7 +126,7 @@ def best(session: Session, study: str, top: int) -> None:
 def findings(session: Session, study: str, level: str | None, stage: str | None, numbers: bool) -> None:
     """Show what a study's checks and curves showed, the gravest first, and what to do."""
     found = session.client.get("studies", study, "findings", level=level, stage=stage)["items"]
-    session.show(found, lambda items: views.findings(items, numbers=numbers))
+    session.show(found, lambda items: views.findings(items, numbers=numbers, passed=level == "pass"))
 
 
 def fixed_of(session: Session, study: str) -> Container[str]:

@@ -208,11 +208,18 @@ def best(trials: Sequence[Answer], study: Answer) -> str:
 # --- findings -------------------------------------------------------------------------------------
 
 
-def findings(found: Sequence[Answer], *, numbers: bool = False) -> str:
-    """A paragraph each: level, stage and sentence, then what to do."""
+def findings(found: Sequence[Answer], *, numbers: bool = False, passed: bool = False) -> str:
+    """A paragraph each: level, stage and sentence, then what to do. Without `passed`, what was checked and
+    is sound is only counted."""
     if not found:
         return "Nothing found yet: findings come when a stage ends."
-    return "\n".join(_finding(f, numbers) for f in found)
+    shown = [f for f in found if passed or f["level"] != "pass"]
+    lines = [_finding(f, numbers) for f in shown]
+    if sound := len(found) - len(shown):
+        lines.append(
+            f"{text.count(sound, 'check')} passed; --level pass shows {'it' if sound == 1 else 'them'}."
+        )
+    return "\n".join(lines)
 
 
 def _finding(found: Answer, numbers: bool) -> str:
