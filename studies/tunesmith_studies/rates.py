@@ -32,7 +32,7 @@ STOP_SMOOTHING, STOP_FACTOR = 0.98, 4.0
 Lightning's bound)."""
 DECADES = 0.3
 """Width of the smoothing that reads a sweep: a normal curve's standard deviation over log10 of the rate."""
-BEGUN = 0.1
+BEGUN = 0.2
 """The loss has begun to fall where this share of its fall is done."""
 CERTAIN = 8.0
 """A fall counts if it is this many standard errors of the smoothed loss in the middle of the sweep; at its
@@ -41,8 +41,8 @@ _REACH = 4.0  # standard deviations beyond which a loss has no weight
 _SD_OF_MEDIAN = 1.4826  # standard deviation of a normal variable over the median of its absolute value
 FEWEST = 10
 """Points of a sweep that can be read."""
-CYCLE = 4.0
-"""The turn-up over this is the largest sound peak of 1cycle: measured for the recipe."""
+CYCLE = 2.0
+"""The turn-up over this is 1cycle's peak: of 1, 2, 4 and 8 best on three sets (docs/measured.md)."""
 CYCLE_SPAN = 10.0
 """1cycle begins at its peak over this (Smith 1803.09820: max/10 or max/20)."""
 
@@ -147,7 +147,7 @@ def _number(value: Scalar) -> float:
 def read(sweep: Sweep) -> Reading | str:
     """The suggestion of one sweep by the valley rule, or why there is none, as the end of a sentence.
 
-    The valley is where the smoothed loss falls: from the rate at which a tenth of its fall is done to the
+    The valley is where the smoothed loss falls: from the rate at which a fifth of its fall is done to the
     one at which it is lowest. The suggestion is its middle on the log axis. Rates are compared by ratio
     alone: a slope over the linear axis divides noise by tiny differences, and suggests the smallest rate.
 

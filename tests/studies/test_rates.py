@@ -64,9 +64,9 @@ def suggestion(losses: Sweep) -> Reading:
 def test_the_suggestion_is_the_middle_of_where_the_loss_falls(points: int) -> None:
     for seed in range(5):
         found = suggestion(sweep(valley(1e-3, 1e-1), points=points, seed=seed))
-        # A tenth of the fall is done at 0.0016, so the middle is 0.0126. Where the loss blows up as steeply
+        # A fifth of the fall is done at 0.0025, so the middle is 0.0158. Where the loss blows up as steeply
         # as here, smoothing moves the bottom to the left, which is the side to err on.
-        assert 0.006 < found.lr < 0.0126
+        assert 0.007 < found.lr < 0.0158
         assert 0.04 < found.turn_up < 0.1
 
 
@@ -131,7 +131,7 @@ def test_smoothing_is_symmetric_and_keeps_a_straight_line() -> None:
 def test_seeds_agree_by_their_geometric_mean_and_show_their_spread() -> None:
     found = agreed([Reading(0.01, 0.1), Reading(0.04, 0.4)], SGD, {"batch_size": 32})
     assert found == Suggestion(
-        given=SGD, lr=0.02, low=0.005, high=0.05, max=0.2, spread=4.0, seeds=2, at={"batch_size": 32}
+        given=SGD, lr=0.02, low=0.01, high=0.1, max=0.2, spread=4.0, seeds=2, at={"batch_size": 32}
     )
     assert Suggestion.from_json(json.loads(json.dumps(found.to_json()))) == found
 

@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from contracts import Runner
 from training import CPU, blobs, ending, make_work, points, run, wish_at
+from tunesmith_studies.planning import Done, Proposals
+from tunesmith_studies.rates import suggestions
+from tunesmith_studies.study import StudySpec
 from tunesmith_workers import range_test
 from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, Asked, Said
 from tunesmith_workers.kinds import Place
+from tunesmith_workers.tasks import builtin
 from tunesmith_workers.tasks.registry import Entry, TaskError
 
 FAST = {"batch_size": 8, "optimizer": "momentum", "hidden": 8, "depth": 1}
@@ -120,3 +125,35 @@ def test_a_sweep_that_is_wanted_back_leaves_nothing_and_begins_again(wish: Any, 
 def test_options_that_make_no_sweep_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(TaskError, match=said):
         sweep(**options)
+
+
+def test_the_stage_s_rule_reads_what_a_worker_says_of_digits() -> None:
+    """Plan, sweeps and suggestion as in a study; what the suggested rates are worth is a benchmark's matter:
+    20 epochs of digits at momentum 0.9 and batches of 32 are best between 0.04 and 0.1."""
+    spec = StudySpec.model_validate(
+        {
+            "name": "s", "task": "digits", "space": {"lr": {"low": 1e-4, "high": 1.0, "log": True}},
+            "fixed": {"optimizer": "momentum"}, "stages": [{"kind": "lr_range_test", "steps": 150}],
+        }
+    )  # fmt: skip
+    entry, runner = builtin.registry()["digits"], Runner(spec)
+    runner.activate("lr_range_test")
+    plan = runner.ask("lr_range_test", 9)
+    assert isinstance(plan, Proposals)
+    for proposal in plan.items:
+        number = runner.queue("lr_range_test", proposal)
+        runner.start(number)
+        work = make_work(params=dict(proposal.params), **proposal.work.to_json())
+        said = list(range_test.sweep(entry, work, Place(CPU, Path())))
+        told = [{"step": p.step, "metrics": dict(p.metrics)} for p in points(said)]
+        runner.put("reported", trial=number, attempt=1, seq=1, points=told)
+        ended = {"from": "running", "to": "complete", "stop_reason": "budget", "value": None}
+        runner.put("moved", trial=number, attempt=1, **ended)
+    done = runner.ask("lr_range_test", 1)
+    assert isinstance(done, Done)
+    (found,) = suggestions(done.result)
+    assert 0.03 < found.lr < 0.12
+    assert found.spread < 2
+    assert found.lr < found.max < 0.5
+    epochs = done.result.numbers["epochs"]
+    assert epochs == pytest.approx(sum(t.curve[-1].step for t in runner.log.trials("lr_range_test")) / 34)

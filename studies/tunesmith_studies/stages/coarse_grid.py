@@ -334,7 +334,8 @@ class _Grid:
 
     def _why(self, todo: Sequence[Cell], crossed: Sequence[Edge], past: Mapping[str, Any]) -> Iterator[str]:
         added = len(todo) - len(self.cells())
-        yield f"{len(todo) - added} cells of {self.stage.length} each."
+        usual = len(todo) - added
+        yield f"{usual} cell{'s' if usual != 1 else ''} of {self.stage.length} each."
         if self._cut:
             shown = ", ".join(f"{v:.3g}" for v in sorted(self._cut))
             yield f"Rates outside the space were moved to its ends: {shown}."

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DISAGREE = 3.0
 """Seeds whose suggestions differ by more than this factor say little."""
 RULE = (
-    "valley: of the loss, smoothed over the log of the rate, the middle between the rate at which a tenth of "
+    "valley: of the loss, smoothed over the log of the rate, the middle between the rate at which a fifth of "
     "its fall is done and the one at which it is lowest"
 )
 Given: TypeAlias = Mapping[str, Scalar]
