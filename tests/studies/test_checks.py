@@ -173,6 +173,8 @@ LOW = {"low_lr": 0.003, "low_first": 2.3}
         (FREE, "warn", "does not fall", rates(2.3, 2.22, begin=2.29, noise=0.02)),
         (FREE, "warn", "weights hardly move", rates(2.3, 2.3, update=1e-7)),
         (FREE, "warn", "at lr 3 it goes", rates(2.3, 2.3, high_lr=3, high_first=2.3, high_last=1)),
+        (FREE, "pass", "too short to tell", rates(2.3, 2.3) | {"rate__steps": 49}),
+        (FREE, "fail", "too high", rates(2.3, 3.5) | {"rate__steps": 49}),
         (FREE, "fail", "too high", rates(2.3, 3.5)),
         (FREE, "fail", "too high", rates(2.3, math.nan)),
         (FREE, "fail", "at lr 0.003 it goes", rates(2.3, 2.4, low_last=1.0, **LOW)),

@@ -57,6 +57,7 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | **outputs** (of the model that overfitted a batch) | |
 | `check/outputs/sum_error` | largest distance of a sample's sum of outputs from 1 |
 | `check/outputs/log_sum` | largest distance of log Σ exp of a sample's outputs from 0 |
+| `check/outputs/sigmoid` | 1 if the loss applies a sigmoid to them |
 | `check/outputs/column_sum_error` | largest distance of a class's sum over a batch from 1; of loops |
 | `check/outputs/lowest`, `…/highest` | of all outputs |
 | **overfit** | |
@@ -68,6 +69,7 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `check/generalise/<n>/loss`, `accuracy` | on validation after training on n samples |
 | `check/generalise/<n>/z` | mean gain in loss over predictions dealt out at random, in standard errors |
 | `check/generalise/neighbours` | accuracy of the nearest training sample's label, less what chance gives, in standard errors |
+| `check/generalise/exchanged` | classes whose validation rows mostly stand beside another's, in a circle |
 | `check/generalise/relabelled` | accuracy on validation after the best one-to-one renaming of the classes |
 | `check/generalise/offset` | k if that renaming is mostly label + k |
 | **gradients** (over the first steps) | |

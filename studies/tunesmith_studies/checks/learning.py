@@ -93,6 +93,12 @@ def generalise(m: Measured, known: Known) -> Verdicts:
         how = _moved(offset, m.get("check/labels/classes", 0.0)) if offset else "their classes are renamed"
         sentence = f"Validation labels contradict training's: {last}, and accuracy {share(renamed)} if {how}."
         yield say.fail(sentence, "number the classes alike in both splits")
+    if exchanged := everything.get("exchanged", 0.0):
+        sentence = (
+            f"{exchanged:g} classes of validation have exchanged their names: most rows of each stand beside "
+            f"training rows of another ({last})."
+        )
+        yield say.fail(sentence, "number the classes alike in both splits")
     for n in sizes:
         if shows_learning(m, n) and (related or (n >= ENOUGH and is_below_the_prior(m, n))):
             sentence = (

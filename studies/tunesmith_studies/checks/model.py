@@ -41,6 +41,9 @@ def outputs(m: Measured, known: Known) -> Verdicts:
         return
     low, high = found["lowest"], found["highest"]
     seen = f"outputs from {low:.3g} to {high:.3g}"
+    if found.get("sigmoid") and low >= 0 and high <= 1 and high - low > BOUNDED:
+        sentence = f"The outputs lie in [0, 1] ({seen}), and the loss applies a sigmoid."
+        yield say.fail(sentence, "remove the sigmoid before the loss, which has its own")
     if not finite(low, high) or m.get("check/loss/shifted", 1.0) > 1e-4:
         yield say.sound(f"The loss takes outputs as they are ({seen}).")
         return

@@ -46,6 +46,8 @@ def rate(m: Measured, known: Known) -> Verdicts:
         yield say.sound(f"{at}: the middle of the rates to try is too high, so some trials will diverge.")
     if _fell(found) or not known.rate_is_fixed:
         yield say.sound(f"{at}.")
+    if found["steps"] < STEPS / 2:
+        yield say.sound(f"{at}, which is too short to tell more than that it does not blow up.")
     step = "raise lr, or look at what holds the weights: decay, frozen layers, dead units"
     still = ", for weights hardly move" if found.get("update", 1.0) < STILL else ""
     more = f"; at {higher}" if higher and found["high_last"] < FELL * last else ""

@@ -75,7 +75,7 @@ class Preflight(Stage):
         points = {CHECKS: (middle, self._options(study, middle))}
         for key, (changes, _) in self._timed(study).items():
             params = study.space.switched_on({**middle, **changes})
-            points[key] = (params, {"only_times": True, "rate_steps": 8})
+            points[key] = (params, {"only_times": True, "rate_steps": 5})
         for ordinal, (key, (params, options)) in enumerate(points.items()):
             # one seed for all: they differ in what they cost alone
             yield Proposal(key, ordinal, params, self.work(history, 0, kind="preflight", options=options))
