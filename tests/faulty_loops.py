@@ -401,6 +401,42 @@ def unseeded(x: Tensor) -> Tensor:
     return x + 0.1 * torch.from_numpy(np.random.default_rng().normal(size=x.shape)).float()
 
 
+def divided_twice(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets) / len(targets)
+
+
+def training_on_validation(trial: Trial) -> None:
+    x, y, val_x, val_y = digits()
+    model = mlp()
+    optimizer = sgd(model, trial)
+    for epoch in range(trial.epochs):
+        model.train()
+        for inputs, targets in ((x, y), (val_x, val_y)):
+            for chosen in torch.randperm(len(inputs)).split(32):
+                optimizer.zero_grad()
+                functional.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()
+                optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            trial.report(epoch + 1, {"val/loss": functional.cross_entropy(model(val_x), val_y).item()})
+
+
+def step_first(trial: Trial) -> None:
+    x, y, val_x, val_y = digits()
+    model = mlp()
+    optimizer = sgd(model, trial)
+    for epoch in range(trial.epochs):
+        model.train()
+        for chosen in torch.randperm(len(x)).split(32):
+            loss = functional.cross_entropy(model(x[chosen]), y[chosen])
+            optimizer.zero_grad()
+            optimizer.step()
+            loss.backward()
+        model.eval()
+        with torch.no_grad():
+            trial.report(epoch + 1, {"val/loss": functional.cross_entropy(model(val_x), val_y).item()})
+
+
 BASE = Written()
 
 
@@ -426,9 +462,22 @@ def _cases() -> Iterator[tuple[str, Callable[[Trial], None], set[str]]]:
     yield "optimizer of another model", replace(BASE, optimizer=of_another_model), {"gradients"}
     yield "head in no optimizer", replace(BASE, optimizer=of_all_but_the_head), {"gradients"}
     yield "loss summed", replace(BASE, loss=summed), {"loss"}
+    yield "loss divided twice", replace(BASE, loss=divided_twice), {"loss"}
+    yield "a step before its backward", step_first, {"gradients"}
+    yield "training on validation", training_on_validation, {"leak"}
+    yield (
+        "sigmoid before a loss with a sigmoid",
+        replace(BASE, data=cancer, model=lambda: nn.Sequential(mlp(1, 30), nn.Sigmoid()), loss=binary_loss),
+        {"outputs"},
+    )
     yield "a tenth of validation leaked", replace(BASE, data=_leaking(0.1)), {"leak"}
     yield "validation is training", replace(BASE, data=changed(lambda x, y, v, w: (x, y, x, y))), {"leak"}
     yield "NaN in the inputs", replace(BASE, data=changed(_with_nan)), {"inputs"}
+    yield (
+        "NaN in validation alone",
+        replace(BASE, data=changed(lambda x, y, v, w: (x, y, _with_nan(v, w, v, w)[0], w))),
+        {"inputs"},
+    )
     yield (
         "inputs up to 4,000",
         replace(BASE, data=changed(lambda x, y, v, w: (x * 4000, y, v * 4000, w))),

@@ -139,6 +139,11 @@ def with_the_label(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def exchanged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Threes are called fives, and fives threes."""
+    return x, torch.where(y == 3, 5, torch.where(y == 5, 3, y))
+
+
 def leaking(share: float) -> Callable[[], Splits]:
     def made() -> Splits:
         found = digits()
@@ -288,6 +293,10 @@ def negative(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor
     return -functional.cross_entropy(outputs, targets, reduction="none")
 
 
+def of_two(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(outputs[:, 0], targets.float(), reduction="none")
+
+
 def without_logarithm(outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     return functional.nll_loss(outputs, targets, reduction="none")
 
@@ -318,6 +327,11 @@ def _cases() -> Iterator[tuple[str, Written, set[str]]]:
     )
     yield "sigmoid before the loss", of(CNN, layers=lambda: [*convolutional(), nn.Sigmoid()]), {"outputs"}
     yield "ReLU after the last layer", of(BASE, layers=lambda: [*dense(), nn.ReLU()]), {"outputs", "units"}
+    yield (
+        "sigmoid before a loss with a sigmoid",
+        of(CANCER, layers=lambda: [*dense(30, 1), nn.Sigmoid()], loss=of_two),
+        {"outputs"},
+    )
     yield "labels from 1", of(BASE, splits=of_all(lambda x, y: (x, y + 1))), {"labels"}
     yield "rows shifted by one", of(BASE, splits=of_train(lambda x, y: (x, y.roll(1)))), {"generalise"}
     yield (
@@ -330,6 +344,7 @@ def _cases() -> Iterator[tuple[str, Written, set[str]]]:
     yield "a fifth of validation leaked", of(BASE, splits=leaking(0.2)), {"leak"}
     yield "validation in test", of(BASE, splits=val_in_test), {"leak"}
     yield "the label among the inputs", of(BASE, splits=of_all(with_the_label)), {"leak"}
+    yield "two classes exchanged in validation", of(BASE, splits=of_val(exchanged)), {"generalise"}
     yield "a class missing in training", of(BASE, splits=of_train(without(4))), {"labels"}
     yield "frozen layer", of(BASE, change=frozen(1)), {"gradients"}
     yield "all frozen", of(BASE, change=frozen(1, 3, 5)), {"gradients"}

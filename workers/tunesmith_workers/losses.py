@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 Kind: TypeAlias = Literal["cross_entropy", "nll", "bce", "bce_logits", "squared", "absolute"]
 
@@ -94,6 +95,20 @@ class LossCall:
         if self.labels is None or self.classes is None:
             return 0
         return int(((self.labels < 0) | (self.labels >= self.classes)).sum())
+
+
+class Called(TorchFunctionMode):
+    """Which loss function is called first while this is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind: Kind | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.kind = self.kind or LOSSES.get(func)
+        return func(*args, **(kwargs or {}))
 
 
 def look_at(function: Callable[..., Any], args: Any, kwargs: Any) -> LossCall:

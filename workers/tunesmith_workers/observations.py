@@ -103,6 +103,9 @@ class Losses(Watcher):
         if self.kind == "cross_entropy":
             found["check/loss/shifted"] = 0.0
             found |= {f"check/outputs/{name}": value for name, value in self._outputs.items()}
+        if self.kind == "bce_logits":
+            extremes = {f"check/outputs/{name}": self._outputs[name] for name in ("lowest", "highest")}
+            found |= {"check/outputs/sigmoid": 1.0, **extremes}
         return found
 
 
@@ -117,8 +120,8 @@ def _together(calls: list[LossCall], roots: list[float]) -> tuple[float, float] 
     if not math.isfinite(alone) or alone <= 0:
         return None
     elements = calls[0].elements
-    for together in (fmean(roots), sum(roots)):
-        for times in (1, elements):
+    for times in (1, elements, 1 / elements):
+        for together in (fmean(roots), sum(roots)):
             if abs(together / alone / times - 1) < _ROUNDING:
                 return together, alone
     return None

@@ -44,9 +44,16 @@ class Watched(Trial):
         self.watch: Watch | None = None
 
     def report(self, step: int, metrics: Mapping[str, float] | None = None, /, **named: float) -> None:
-        super().report(step, metrics, **named)
+        try:
+            super().report(step, metrics, **named)
+        except TrialEnded:  # the loss is no number any more; what gave it shall be seen
+            self._shown(step, {**(metrics or {}), **named})
+            raise
+        self._shown(step, {**(metrics or {}), **named})
+
+    def _shown(self, step: int, metrics: Mapping[str, float]) -> None:
         if self.watch is not None:
-            self.watch.reported(step, {**(metrics or {}), **named})
+            self.watch.reported(step, metrics)
 
     def snapshot_due(self) -> bool:
         return False

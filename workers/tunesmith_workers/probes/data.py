@@ -17,6 +17,7 @@ from torch import Tensor
 
 ROWS, QUERIES, COLUMNS = 5000, 500, 1024
 """At most so many rows, rows whose neighbours are looked for, and columns are compared."""
+_VOTES = 8  # rows of a class without which nothing is said of it
 NEIGHBOURS = "check/generalise/neighbours"
 NEAR = 0.1
 """A row is near another that is so many times nearer than the median nearest row."""
@@ -171,7 +172,33 @@ def neighbours(train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor]) -> dict
     chance = sum(((said == c).sum() * (truth == c).sum()).item() for c in labels) / len(said) ** 2
     hits = (said == truth).to(torch.float64).mean().item()
     spread = math.sqrt(max(chance * (1 - chance), 1e-12) / len(said))
-    return {NEIGHBOURS: (hits - chance) / spread}
+    return {
+        NEIGHBOURS: (hits - chance) / spread,
+        "check/generalise/exchanged": float(_exchanged(said, truth)),
+    }
+
+
+def _exchanged(said: Tensor, truth: Tensor) -> int:
+    """Classes whose rows have mostly another class for a neighbour, and that one's rows theirs, in a circle.
+
+    A class that hides in a commoner one is in no circle.
+    """
+    mostly = {}
+    for label in torch.unique(truth).tolist():
+        votes = said[truth == label]
+        names, counts = torch.unique(votes, return_counts=True)
+        if len(votes) >= _VOTES and counts.max() > len(votes) / 2:
+            mostly[label] = int(names[counts.argmax()])
+    return sum(label != other and _comes_back(label, mostly) for label, other in mostly.items())
+
+
+def _comes_back(label: int, mostly: Mapping[int, int]) -> bool:
+    at: int | None = label
+    for _ in mostly:
+        at = mostly.get(at) if at is not None else None
+        if at == label:
+            return True
+    return False
 
 
 def _distances(one: NDArray[np.float32], other: NDArray[np.float32]) -> list[float]:

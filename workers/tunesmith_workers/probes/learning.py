@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tunesmith_workers import evaluation
 from tunesmith_workers.data import Split, cut
+from tunesmith_workers.losses import Called
 from tunesmith_workers.probes import structure
 from tunesmith_workers.probes.bench import BATCH, Bench, normalises
 
@@ -151,6 +152,11 @@ def after_overfit(bench: Bench, known: ByHeart) -> dict[str, float]:
             "check/outputs/lowest": outputs.min().item(),
             "check/outputs/highest": outputs.max().item(),
         }
+    with Called() as called:
+        bench.losses(outputs, y)
+    if called.kind == "bce_logits":
+        extremes = {"lowest": outputs.min().item(), "highest": outputs.max().item(), "sigmoid": 1.0}
+        found |= {f"check/outputs/{name}": value for name, value in extremes.items()}
     return found | _twins(model)
 
 
