@@ -149,9 +149,13 @@ def recipe(name: str, entry: Entry, seed: int, scratch: Path, until: float) -> R
         for t in study.log.trials(stage.name)
     ]  # fmt: skip
     ranked = [r for stage in study.spec.stages if (r := study.results.get(stage.name)) and r.ranking]
-    last = ranked[-1]
-    winner = {k: v for k, v in last.chosen["params"].items() if FIXED.get(k) != v}
-    return {"trials": trials, "winner": winner, "claimed": last.ranking[0].value}
+    if ranked:
+        params, claimed = ranked[-1].chosen["params"], ranked[-1].ranking[0].value
+    else:  # stopped within its first search
+        best = min((t for t in trials if t["value"] is not None), key=lambda t: t["value"])
+        params, claimed = best["params"], best["value"]
+    winner = {k: v for k, v in params.items() if FIXED.get(k) != v}
+    return {"trials": trials, "winner": winner, "claimed": claimed}
 
 
 def epochs_of(log: StudyLog, study: StudySpec) -> float:
