@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,10 +25,11 @@ from training import CPU, ending, make_work, points, wish_at
 from tunesmith_studies.checks import Known, judge, merged
 from tunesmith_studies.trial import Point
 from tunesmith_workers import kinds, observe, rng
+from tunesmith_workers import loop as loops
 from tunesmith_workers.endings import BUDGET, RELEASED, EpochResult, Said
 from tunesmith_workers.loop import Trial, TrialEnded
 from tunesmith_workers.losses import look_at
-from tunesmith_workers.tasks.registry import Entry, Loop, TaskError
+from tunesmith_workers.tasks.registry import Entry, Loop, Registry, TaskError
 
 SMALL = Written(data=lambda: _few(200), batch=20)
 
@@ -154,6 +157,18 @@ def test_a_sound_loop_fails_no_check(tmp_path, name):
 
 def test_a_loop_that_accumulates_fails_no_check(accumulated):
     assert [f.sentence for f in judge(accumulated, Known()) if f.level in ("fail", "warn")] == []
+
+
+def test_the_example_of_the_documentation_fails_no_check(tmp_path):
+    source = inspect.getdoc(loops).split("another trial:\n", 1)[1].split("\nAll generators", 1)[0]
+    (tmp_path / "own_line.py").write_text(textwrap.dedent(source))
+    registry = Registry()
+    registry.add_file(tmp_path / "own_line.py")
+    params = {"lr": 0.1, "weight_decay": 0.0}
+    work = make_work(kind="preflight", task="line", params=params, epochs=40)
+    found = facts(list(kinds.run(registry["line"], work, kinds.Place(CPU, tmp_path))))
+    assert found["check/zero_grad/kept"] == 0
+    assert [f.sentence for f in judge(found, Known()) if f.level in ("fail", "warn")] == []
 
 
 def test_a_loop_is_judged_on_most_subjects(tmp_path):
