@@ -163,22 +163,22 @@ def times(bench: Bench, training: Training, scratch: Path, waited: float = 1.0) 
 
     Args:
         waited: seconds by the clock over seconds computed, of all that was measured so far. On a machine that
-            others use as well a few steps' median tells what a step takes when nobody comes between, and
+            others use as well the quickest step tells what a step takes when nobody comes between, and
             this how often somebody does.
     """
     totals, batch = training.totals(), training.batch
-    usual = median(totals)
+    usual, least = median(totals), min(totals)
     other = 2 * batch if batch < 64 and 2 * batch <= len(bench.train) else max(batch // 2, 1)
     second = Training(bench, training.lr, other)
     for _ in range(_WARM + _TIMED):
         second.step()
-    slope = (median(second.totals()) - usual) / (other - batch) if other != batch else 0.0
-    slope = min(max(slope, 0.0), usual / batch)
+    slope = (min(second.totals()) - least) / (other - batch) if other != batch else 0.0
+    slope = min(max(slope, 0.0), least / batch)
     found = {
         "batch": float(batch),
         "median": usual,
         "p95": quantiles(totals, n=20)[-1] if len(totals) > 1 else usual,
-        "fixed": usual - slope * batch,
+        "fixed": least - slope * batch,
         "sample": slope,
         "build": min(training.built, second.built),
         "first": max(sum(training.steps[0].values()) - usual, 0.0),
@@ -193,14 +193,16 @@ def times(bench: Bench, training: Training, scratch: Path, waited: float = 1.0) 
 
 
 def _waiting(training: Training, waited: float) -> float:
-    """By what the clock runs longer than steps take; a step's own waiting, as for a disk, is in its seconds.
+    """How much longer steps take than the quickest: some compute more, and others come between.
 
-    On a GPU this thread computes next to nothing, and nobody else comes between.
+    A step's own waiting, as for a disk, is in its seconds. On a GPU nobody else comes between.
     """
+    totals, computed = training.totals(), training.computed[_WARM:] or training.computed
     if training.bench.device.type == "cuda":
-        return 1.0
-    own = median(training.totals()) / max(median(training.computed[_WARM:] or training.computed), 1e-9)
-    return max(waited / max(own, 1.0), 1.0)
+        return fmean(totals) / min(totals)
+    quickest = max(min(computed), 1e-9)
+    own = max(min(totals) / quickest, 1.0)
+    return max(waited / own, 1.0) * fmean(computed) / quickest
 
 
 def _evaluating(bench: Bench, model: nn.Module) -> float:
