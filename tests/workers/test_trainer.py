@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 from training import CPU, Ticking, blobs, ending, make_work, points, run, same_bits, saved, tree, wish_at
+from tunesmith_studies.diagnosis import decomposed
+from tunesmith_studies.study import Objective
 from tunesmith_workers import trainer
-from tunesmith_workers.data import Split
+from tunesmith_workers.data import Split, Splits
 from tunesmith_workers.endings import Curve, Ending
 from tunesmith_workers.snapshots import SnapshotCorrupt, load, save
 from tunesmith_workers.tasks.registry import TaskError
@@ -460,3 +462,24 @@ def test_what_a_loop_before_set_for_all_of_torch_is_set_back(tmp_path):
         torch.set_float32_matmul_precision("highest")
         torch.set_flush_denormal(False)
     assert same_bits(tree(alone), tree(after))
+
+
+def test_samples_kept_beside_training_are_told_apart_from_validation_of_another_kind(tmp_path):
+    """Where validation is unlike training, train-dev stays with training: that is mismatch, not variance."""
+    entry = blobs(samples=240)
+    splits = entry.task.splits
+    x, y = splits.train.x, splits.train.y
+    shifted = Splits(
+        Split(x[:120], y[:120]),
+        Split(splits.val.x + 3, splits.val.y),
+        train_dev=Split(x[120:], y[120:]),
+    )
+    moved = blobs(samples=240, splits=shifted)
+    last = points(run(moved, make_work(params={"lr": 0.1}, epochs=8), tmp_path))[-1].metrics
+    assert last["train_dev/loss"] - last["train/loss"] < last["val/loss"] - last["train_dev/loss"]
+    assert {"train_dev/loss", "train_dev/accuracy"} <= last.keys()
+    found = decomposed(
+        {"target": 0.0} | {n: last[f"{n}/loss"] for n in ("train", "train_dev", "val")}, Objective()
+    )
+    assert found is not None
+    assert found.numbers["gaps"]["train_dev-val"] > found.numbers["gaps"]["train-train_dev"]

@@ -41,13 +41,16 @@ class Split:
 class Splits:
     """Training reads `train`, judges by `val`, and never touches `test`.
 
-    `seed` says how the file was cut into splits; it is part of the task's digest.
+    `seed` says how the file was cut into splits; it is part of the task's digest. `train_dev` are samples
+    like those of `train` that nothing is trained on: where validation is of another kind (photographs of
+    users beside those of a shop), its loss tells what is variance and what is mismatch.
     """
 
     train: Split
     val: Split
     test: Split | None = None
     seed: int = 0
+    train_dev: Split | None = None
 
 
 def stratified(
@@ -141,7 +144,9 @@ def folded(splits: Splits, fold: int, folds: int) -> Splits:
     part = torch.empty(len(x), dtype=torch.int64)
     part[order] = torch.arange(len(x)) % folds
     held, rest = ((part == fold).nonzero().flatten(), (part != fold).nonzero().flatten())
-    return Splits(Split(x[rest], y[rest]), Split(x[held], y[held]), splits.test, splits.seed)
+    return Splits(
+        Split(x[rest], y[rest]), Split(x[held], y[held]), splits.test, splits.seed, splits.train_dev
+    )
 
 
 def _joined(splits: Splits, name: str) -> Tensor:

@@ -36,4 +36,5 @@ def prepared(
         return (fitted.of(split) if fitted else split).to(device)
 
     test = made(splits.test) if with_test and splits.test else None
-    return Splits(made(train), made(splits.val), test, splits.seed)
+    train_dev = made(splits.train_dev) if splits.train_dev else None
+    return Splits(made(train), made(splits.val), test, splits.seed, train_dev)

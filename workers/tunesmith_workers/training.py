@@ -151,8 +151,10 @@ class Training:
         `train/…` is of the steps since the point before, without regularisation.
         """
         metrics = self.tally.metrics()
-        val = evaluate(self.task, self.learner.model, self.splits.val)
-        metrics |= {f"val/{name}": value for name, value in val.items()}
+        for name, split in (("val", self.splits.val), ("train_dev", self.splits.train_dev)):
+            if split is not None:
+                found = evaluate(self.task, self.learner.model, split)
+                metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
         metrics["grad/norm"] = self.learner.gradient_norm()
         metrics |= self._measured()
         if self.batch == self.length.steps:
@@ -161,8 +163,8 @@ class Training:
         self.tally.clear()
         self._begin_lap()
         self.curve.add(self.at, metrics)
-        found = self.curve.best()
-        if self.best and found and found[0] == self.at:
+        best = self.curve.best()
+        if self.best and best and best[0] == self.at:
             self.best.keep(self.at)
         return metrics
 
@@ -198,7 +200,9 @@ class Training:
         step, self.has_restored = self.best.step, True
         self.best.put_back()
         kept = dict(self.curve.points)[step]
-        found = {k: v for k, v in kept.items() if k.startswith("val/") or k == self.work.metric}
+        found = {
+            k: v for k, v in kept.items() if k.startswith(("val/", "train_dev/")) or k == self.work.metric
+        }
         return found | {"sys/restored_step": step}
 
     def save(self, scratch: Path, *, final: bool) -> Saved:

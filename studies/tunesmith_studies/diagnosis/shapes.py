@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,7 +41,7 @@ class Losses:
 
 def losses_of(trial: Trial) -> Losses | None:
     """Both losses at the points that have both, up to the first that is not finite; None below one point."""
-    both = [p.metrics for p in trial.curve if "train/loss" in p.metrics and "val/loss" in p.metrics]
+    both = [p.metrics for p in trial.curve if _has_both(p.metrics)]
     finite: list[tuple[float, float]] = []
     for m in both:
         if not (math.isfinite(m["train/loss"]) and math.isfinite(m["val/loss"])):
@@ -51,6 +51,11 @@ def losses_of(trial: Trial) -> Losses | None:
         return None
     means = [t for t, _ in finite]
     return Losses(tuple(at_the_end(means)), tuple(v for _, v in finite), tuple(means))
+
+
+def _has_both(metrics: Mapping[str, float]) -> bool:
+    """A point of restored weights repeats an earlier one: it says nothing of its own step."""
+    return "train/loss" in metrics and "val/loss" in metrics and "sys/restored_step" not in metrics
 
 
 def at_the_end(means: Sequence[float]) -> list[float]:

@@ -175,7 +175,7 @@ def digest_of(task: Task | Loop, code: bytes) -> str:
         digest.update(f"seed={task.splits.seed}".encode())
         for name, weights in sorted(task.weights.items()):
             digest.update(f"weights {name}={weights.sha256}".encode())
-        for split in (task.splits.train, task.splits.val, task.splits.test):
+        for split in (task.splits.train, task.splits.val, task.splits.test, task.splits.train_dev):
             for tensor in tensors([split.x, split.y] if split else []):
                 digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
@@ -184,7 +184,9 @@ def digest_of(task: Task | Loop, code: bytes) -> str:
 
 def versions() -> dict[str, str]:
     """What a result depends on beside its code and data."""
-    found = {name: metadata.version(name) for name in ("tunesmith", "torch", "numpy", "scikit-learn", "kornia")}
+    found = {
+        name: metadata.version(name) for name in ("tunesmith", "torch", "numpy", "scikit-learn", "kornia")
+    }
     return found | {"python": platform.python_version()}
 
 
