@@ -5,7 +5,7 @@
 DIR holds mnist10k.npz, satellite.npz, spam.npz and phoneme.npz. Each case goes through the stage `preflight`
 as a study would run it; where that does not name the fault, a real training follows, whose curve is
 diagnosed. Exits with 1 if a fault is missed, or if of a sound task or loop a check fails or more than one
-warns. About eight minutes on one core.
+warns. Four to nine minutes on one core.
 """
 
 from __future__ import annotations
