@@ -359,20 +359,24 @@ def test_the_likely_epochs_of_a_refined_grid_are_close_to_what_it_takes() -> Non
         ([GRID | {"budget": {"steps": 3, "seconds": 5}}], "one of epochs, steps and seconds, got"),
         (
             [GRID | {"budget": {"steps": 50}}, CONTINUED],
-            "whose budget is 50 steps: only trials that count epochs can be gone on from",
+            "whose trials are 50 steps long: only trials that count epochs can be gone on from",
         ),
         (
             [GRID, CONTINUED | {"budget": {"steps": 50}}],
-            "its budget is 50 steps; write epochs instead, or let its trials begin anew",
+            "its trials are 50 steps long; write epochs instead, or let its trials begin anew",
         ),
-        ([GRID | {"budget": {"steps": 50}, "pruner": {"kind": "median"}}], "leave the pruner or the budget"),
+        ([GRID | {"budget": {"steps": 50}, "pruner": {"kind": "median"}}], "leave the pruner or that length"),
         (
             [GRID | {"budget": {"seconds": 5}, "fixed": {"schedule": "cosine"}}],
             "nobody knows how many steps 5 seconds will be, and the schedule is cosine",
         ),
         (
             [{"kind": "weight_decay_restarts", "epochs": 9, "fixed": {"lr": 0.1}, "budget": {"steps": 5}}],
-            "a weight_decay_restarts stage counts epochs, and its budget is 5 steps",
+            "a weight_decay_restarts stage counts epochs, and its trials are 5 steps long",
+        ),
+        (
+            [GRID | {"validate_every": 20}, CONTINUED],
+            "whose trials are 2 epochs, evaluated every 20 steps long: only trials that count epochs",
         ),
     ],
 )  # fmt: skip
@@ -380,6 +384,13 @@ def test_what_cannot_work_is_refused_with_what_to_do(stages: list[dict[str, Any]
     with pytest.raises(ValidationError) as caught:
         study(*stages)
     assert said in str(caught.value)
+
+
+def test_a_stage_that_is_evaluated_between_epochs_counts_steps() -> None:
+    runner = Runner(study(GRID | {"validate_every": 20}))
+    runner.run("coarse_grid")
+    works = {(t.work.unit, t.work.validate_every, t.work.epochs) for t in runner.log.trials("coarse_grid")}
+    assert works == {("step", 20, 2)}
 
 
 def test_a_budget_in_epochs_is_another_way_to_write_epochs() -> None:

@@ -221,7 +221,7 @@ def test_its_forecast_counts_steps_where_nobody_knows_the_epochs() -> None:
         ({"stages": [TEST | {"pruner": {"kind": "median"}}]}, "leave the pruner out"),
         (
             {"stages": [TEST | {"budget": {"steps": 5}, "epochs": 1}]},
-            "counts epochs, and its budget is 5 steps",
+            "counts epochs, and its trials are 5 steps long",
         ),
     ],
 )

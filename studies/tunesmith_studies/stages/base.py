@@ -62,6 +62,12 @@ class Stage(BaseModel):
     budget: Budget | None = Field(
         default=None, description="Length of each trial as epochs, steps or seconds; default: epochs."
     )
+    validate_every: int = Field(
+        default=0,
+        ge=0,
+        description="Evaluate after every so many optimizer steps as well as after each epoch; its trials "
+        "then count steps. 0: after each epoch alone.",
+    )
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the training split to use.")
     fixed: Mapping[str, Scalar] = Field(
         default_factory=dict, description="Hyperparameters held for this stage; over the study's own."
@@ -145,13 +151,15 @@ class Stage(BaseModel):
 
     @property
     def counts_epochs(self) -> bool:
-        """Whether its trials' points and snapshots count epochs; with a budget in steps or seconds, steps."""
-        return self.budget is None or self.budget.in_epochs
+        """Whether its trials' points and snapshots count epochs; with a budget in steps or seconds, or
+        evaluations between epochs, they count steps."""
+        return (self.budget is None or self.budget.in_epochs) and not self.validate_every
 
     @property
     def length(self) -> str:
         """How long its trials are, for people: `5 epochs`."""
-        return self.budget.shown() if self.budget is not None else f"{self.epochs} epochs"
+        length = self.budget.shown() if self.budget is not None else f"{self.epochs} epochs"
+        return f"{length}, evaluated every {self.validate_every} steps" if self.validate_every else length
 
     def work(self, history: History, ordinal: int, **changes: Any) -> Work:
         """A trial of this stage's budget; `changes` are fields of Work."""
@@ -162,6 +170,8 @@ class Stage(BaseModel):
         }
         if self.budget is not None:
             usual |= {"steps": self.budget.steps, "seconds": self.budget.seconds}
+        if self.validate_every:
+            usual["validate_every"] = self.validate_every
         return Work(**(usual | changes))
 
     def done(self, history: History, why: str, **chosen: Any) -> Done:

@@ -50,25 +50,25 @@ def budget_problems(stage: Stage, study: StudySpec) -> Iterator[str]:
     source = stage.source_in(study)
     if stage.goes_on_from_source and source is not None and not source.counts_epochs:
         yield (
-            f"it goes on from snapshots of {source.name}, whose budget is {source.length}: only trials "
-            "that count epochs can be gone on from; give that stage a budget in epochs"
+            f"it goes on from snapshots of {source.name}, whose trials are {source.length} long: only "
+            "trials that count epochs can be gone on from; let that stage count epochs"
         )
-    if stage.budget is None or stage.counts_epochs:
+    if stage.counts_epochs:
         return
     length = stage.length
     if not stage.takes_budget:
-        yield f"a {stage.kind} stage counts epochs, and its budget is {length}; write epochs instead"
+        yield f"a {stage.kind} stage counts epochs, and its trials are {length} long; write epochs instead"
     elif stage.goes_on_from_source:
         yield (
-            f"it goes on from its source's snapshots, which count epochs, and its budget is {length}; "
+            f"it goes on from its source's snapshots, which count epochs, and its trials are {length} long; "
             "write epochs instead, or let its trials begin anew"
         )
     if stage.pruner is not None:
         yield (
-            f"its pruner compares trials at the same epoch, and with a budget of {length} they are "
-            "evaluated at different steps; leave the pruner or the budget out"
+            f"its pruner compares trials at the same epoch, and trials {length} long are evaluated at "
+            "different steps; leave the pruner or that length out"
         )
-    if stage.budget.seconds is not None:
+    if stage.budget is not None and stage.budget.seconds is not None:
         yield from _unknown_length(stage, study)
 
 
