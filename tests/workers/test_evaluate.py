@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from training import CPU, blobs, ending, make_work, points, run, saved
 from tunesmith_workers import evaluate, kinds
-from tunesmith_workers.data import Split, Splits
+from tunesmith_workers.data import Split, Splits, folded
 from tunesmith_workers.endings import BUDGET, RELEASED, Artifact, Said
 from tunesmith_workers.evaluate import Average
 from tunesmith_workers.snapshots import SnapshotCorrupt
@@ -136,6 +136,23 @@ def test_probabilities_are_averaged_as_they_are() -> None:
     assert torch.allclose(average.mean(), torch.tensor([[0.3, 0.7], [0.5, 0.5]]))
 
 
+def test_of_several_labels_a_sample_the_outputs_are_averaged() -> None:
+    outputs = torch.tensor([[4.0, 4.0, -4.0], [-4.0, -4.0, -4.0]])
+    average = Average(3, torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    average.add(outputs)
+    average.add(outputs)
+    assert torch.equal(average.mean(), outputs), "as the loss of such targets takes them: no softmax"
+
+
+def test_targets_that_are_probabilities_of_the_classes_are_classes() -> None:
+    outputs = torch.tensor([[1.0, 3.0], [0.0, -2.0]])
+    average = Average(2, torch.tensor([[0.25, 0.75], [0.9, 0.1]]))
+    average.add(outputs)
+    average.add(-outputs)
+    expected = (outputs.softmax(1) + (-outputs).softmax(1)) / 2
+    assert torch.allclose(average.mean().softmax(1), expected)
+
+
 def test_a_class_that_no_member_believes_in_costs_a_finite_loss() -> None:
     average = Average(2, torch.tensor([1]))
     average.add(torch.tensor([[1000.0, -1000.0]]))
@@ -152,6 +169,19 @@ def test_inspection_leaves_the_ensembles_documents(tmp_path: Path) -> None:
     right = sum(row[i] for i, row in enumerate(found["confusion.json"]["counts"]))
     accuracy = metrics(said)["ensemble/val/accuracy"]
     assert right / len(entry.task.splits.val) == pytest.approx(accuracy)
+
+
+def test_what_is_shown_of_a_fold_is_the_fold(tmp_path: Path) -> None:
+    entry = blobs()
+    said = run(entry, make_work(params={"lr": 0.1}, keep_snapshot=True, fold=(1, 3)), tmp_path)
+    found = evaluated(entry, [saved(said)[-1].file.path], tmp_path, inspect=True, fold=(1, 3))
+    assert metrics(found)["member/0/val/loss"] == pytest.approx(points(said)[-1].metrics["val/loss"])
+    shown = {s.name: json.loads(s.file.path.read_text()) for s in found if isinstance(s, Artifact)}
+    assert isinstance(entry.task, Task)
+    val = folded(entry.task.splits, 1, 3).val
+    each = shown["predictions.json"]["samples"]
+    assert [int(s["truth"]) for s in each] == val.y.tolist()
+    assert [s["input"]["values"] for s in each] == val.x.tolist()
 
 
 def test_more_numbers_than_a_point_holds_leave_out_single_members(tmp_path: Path) -> None:

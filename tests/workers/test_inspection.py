@@ -75,6 +75,28 @@ def test_mistakes_are_the_wrong_ones_with_the_highest_loss_first(tmp_path: Path)
     assert found["confusion.json"]["counts"] == [[2, 2], [0, 0]]
 
 
+def test_outputs_that_are_probabilities_are_shown_as_they_are(tmp_path: Path) -> None:
+    said = torch.tensor([[0.9, 0.1], [0.25, 0.75]])
+    task, split = classifier(torch.zeros(2, 3), torch.tensor([0, 0]), 2)
+    shown = documents(task, said, split, tmp_path)["predictions.json"]["samples"]
+    assert [s["probability"] for s in shown] == pytest.approx([0.9, 0.75])
+    assert [s["truth_probability"] for s in shown] == pytest.approx([0.9, 0.25])
+
+
+def test_classes_are_counted_right_in_labels_of_a_byte() -> None:
+    labels = torch.tensor([19, 3], dtype=torch.uint8)
+    found = inspection.confusion(torch.tensor([19, 4]), labels, 20)
+    assert (found["counts"][19][19], found["counts"][3][4]) == (1, 1)
+    assert sum(map(sum, found["counts"])) == 2
+
+
+def test_labels_that_a_loss_leaves_out_cost_no_finished_training(tmp_path: Path) -> None:
+    task, split = classifier(torch.zeros(3, 2), torch.tensor([0, -100, 1]), 2)
+    found = documents(task, torch.randn(3, 2), split, tmp_path)
+    assert found.keys() == {"predictions.json", "mistakes.json"}
+    assert found["predictions.json"]["samples"][1]["truth"] == [-100.0]
+
+
 def test_documents_are_bounded_whatever_the_split(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(500, 300, generator=generator)

@@ -18,7 +18,7 @@ from tunesmith_studies.planning import StageResult
 from tunesmith_workers import kinds
 from tunesmith_workers.data import Split, Splits
 from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, EpochResult
-from tunesmith_workers.probes import costs, data
+from tunesmith_workers.probes import costs, data, learning
 from tunesmith_workers.probes.bench import Bench
 from tunesmith_workers.tasks import digits
 from tunesmith_workers.tasks.registry import Entry, Task
@@ -235,6 +235,26 @@ def test_a_task_without_classes_is_looked_at_as_far_as_it_can_be(tmp_path: Path)
 def run(asked: Callable[[], Any], scratch: Path) -> list[Any]:
     work = make_work(kind="preflight", params={"lr": 0.1})
     return list(kinds.run(blobs(), work, kinds.Place(CPU, scratch, asked=asked)))
+
+
+def test_labels_of_a_byte_are_labels(tmp_path: Path) -> None:
+    def bytes_of(split: Split) -> Split:
+        return Split(split.x, split.y.to(torch.uint8))
+
+    splits = Splits(bytes_of(TRAIN), bytes_of(VAL))
+    assert without("", preflight(replace(DIGITS, splits=splits), tmp_path)) == []
+
+
+def test_a_linear_model_of_very_many_samples_is_fitted_to_some_of_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    split = Split(
+        torch.randn(50_000, 2, generator=generator), torch.randint(2, (50_000,), generator=generator)
+    )
+    task = Task(Splits(split, split), 2, lambda params: nn.Linear(2, 2))
+    bench = Bench(task, {}, split, split, CPU, seed=0)
+    everything = torch.arange(50_000)  # whose kernel would have 20 GB
+    found = learning._linear(bench, everything, torch.zeros(50_000, 2), split)
+    assert found["check/depth/linear"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_points_count_probes_and_each_says_what_was_trained_so_far(tmp_path: Path) -> None:

@@ -142,6 +142,18 @@ def test_clipping_in_fp16_sees_the_gradient_without_its_scale():
     assert moved.item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("precisions", [("fp32", "fp16"), ("fp16", "fp32")])
+def test_a_branch_may_compute_in_another_precision_than_its_trunk(tmp_path, precisions):
+    trunk, branch = (
+        make_work(number=i, epochs=i + 2, params={"lr": 0.1, "precision": precision}, keep_snapshot=True)
+        for i, precision in enumerate(precisions)
+    )
+    snapshot = saved(run(blobs(), trunk, tmp_path))[-1].file.path
+    said = run(blobs(), branch, tmp_path, resume=snapshot)
+    assert ending(said) == Ending("complete", "budget")
+    assert [p.step for p in points(said)] == [3]
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_trial_in_half_precision_goes_on_from_its_middle(tmp_path, precision):
     params = {"lr": 0.1, "batch_size": 8, "dropout": 0.3, "precision": precision}

@@ -25,7 +25,8 @@ from tunesmith_service.wire import WorkOrder
 
 from tunesmith_workers import evaluation, inspection, rng, snapshots
 from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, EpochResult, Said
-from tunesmith_workers.preparation import prepared
+from tunesmith_workers.evaluation import are_probabilities, probabilities
+from tunesmith_workers.preparation import given, prepared
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.stepping import TAKEN
 from tunesmith_workers.tasks.registry import Entry, Task, TaskError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MOST_METRICS = 256
 """What a point may hold; see `wire.ReportPoint`."""
 _STEP = 1  # of the only point
-_SUMS_TO_ONE = 1e-4  # float32 rounding over some thousand classes
 
 
 def members(entry: Entry, work: WorkOrder, place: Place) -> Iterator[Said]:
@@ -64,7 +64,7 @@ def members(entry: Entry, work: WorkOrder, place: Place) -> Iterator[Said]:
             alone |= {_named(name, f"member/{i}", k): v for k, v in found.items()}
     yield EpochResult(_STEP, _fitting(_of_ensemble(task, averages), alone) | {"sys/epoch": 0.0})
     if work.inspect:
-        yield from inspection.artifacts(task, averages["val"].mean(), task.splits.val, place.scratch)
+        yield from inspection.artifacts(task, averages["val"].mean(), given(task, work).val, place.scratch)
     print(f"{len(place.members)} models evaluated; {_about_test(work, averages)}")
     yield BUDGET
 
@@ -89,8 +89,9 @@ def _outputs(
 class Average:
     """The mean of several models' predictions of one split.
 
-    Of classes it is the mean of their probabilities: softmax of the outputs, or the outputs where they
-    are probabilities already. Of anything else it is the mean of the outputs.
+    Where each target is one of the classes, or probabilities of them, it is the mean of the classes'
+    probabilities: softmax of the outputs, or the outputs where they are probabilities already. Of anything
+    else, such as several labels a sample, it is the mean of the outputs.
 
     Args:
         classes: how many there are, or None.
@@ -99,7 +100,8 @@ class Average:
 
     def __init__(self, classes: int | None, targets: Tensor) -> None:
         self.targets = targets
-        self._classes = classes
+        is_choice = not targets.is_floating_point() or (targets.dim() > 1 and are_probabilities(targets))
+        self._classes = classes if is_choice else None
         self._total: Tensor | float = 0.0
         self._count = 0
         self._logits = False
@@ -110,9 +112,9 @@ class Average:
         self._count += 1
         self._dtype = said.dtype
         part = said.to(torch.float64)
-        if said.dim() > 1 and said.shape[1] == self._classes and not are_probabilities(part):
-            self._logits = True
-            part = part.softmax(1)
+        if said.dim() > 1 and said.shape[1] == self._classes:
+            self._logits |= not are_probabilities(part)
+            part = probabilities(part)
         self._total = part + self._total
 
     def mean(self) -> Tensor:
@@ -122,11 +124,6 @@ class Average:
         if self._logits:
             mean = mean.clamp_min(torch.finfo(self._dtype).tiny).log()
         return mean.to(self._dtype)
-
-
-def are_probabilities(said: Tensor) -> bool:
-    """Whether outputs, shape (n, classes, …), are at least 0 and sum to one over the classes."""
-    return bool((said >= 0).all()) and bool(((said.sum(1) - 1).abs() < _SUMS_TO_ONE).all())
 
 
 def _of_ensemble(task: Task, averages: Mapping[str, Average]) -> dict[str, float]:

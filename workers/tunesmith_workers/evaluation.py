@@ -17,6 +17,7 @@ from tunesmith_workers.data import Split, in_order
 from tunesmith_workers.tasks.registry import Task
 
 AT_ONCE = 1024  # samples; bounds memory, changes no result but by rounding
+_SUMS_TO_ONE = 1e-4  # float32 rounding over some thousand classes
 
 Found = TypeVar("Found")
 
@@ -45,6 +46,16 @@ def scores(task: Task, said: Tensor, targets: Tensor) -> dict[str, float]:
         targets: shape (n, …), of the same samples in the same order.
     """
     return {name: total / len(targets) for name, total in _sums(task, said, targets).items()}
+
+
+def are_probabilities(said: Tensor) -> bool:
+    """Whether outputs, shape (n, classes, …), are at least 0 and sum to one over the classes."""
+    return bool((said >= 0).all()) and bool(((said.sum(1) - 1).abs() < _SUMS_TO_ONE).all())
+
+
+def probabilities(said: Tensor) -> Tensor:
+    """Outputs, shape (n, classes, …), as probabilities of the classes: these themselves, or their softmax."""
+    return said if are_probabilities(said) else said.softmax(1)
 
 
 def _evaluated(task: Task, model: nn.Module, split: Split, size: int) -> dict[str, float]:

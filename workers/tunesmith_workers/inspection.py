@@ -41,6 +41,7 @@ from tunesmith_service.wire import show_number
 
 from tunesmith_workers.data import Split
 from tunesmith_workers.endings import Artifact
+from tunesmith_workers.evaluation import probabilities
 from tunesmith_workers.snapshots import flushed
 from tunesmith_workers.tasks.registry import Task
 
@@ -73,7 +74,8 @@ def artifacts(task: Task, said: Tensor, split: Split, scratch: Path) -> Iterator
 
 def confusion(predicted: Tensor, targets: Tensor, classes: int) -> dict[str, Any]:
     """How often each class, a row, was taken for each, a column; class numbers of shape (n,)."""
-    counts = torch.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    cells = targets.long() * classes + predicted
+    counts = torch.bincount(cells, minlength=classes**2).reshape(classes, classes)
     return {
         "kind": "confusion",
         "split": "val",
@@ -89,6 +91,7 @@ def _are_classes(task: Task, said: Tensor, targets: Tensor) -> bool:
         and said.shape == (len(targets), task.classes)
         and targets.dim() == 1
         and not targets.is_floating_point()
+        and bool(((targets >= 0) & (targets < task.classes)).all())  # a loss may take -100 for "left out"
     )
 
 
@@ -97,6 +100,7 @@ class _Seen:
 
     def __init__(self, said: Tensor, targets: Tensor, losses: Tensor, x: Tensor, classes: bool) -> None:
         self.said, self.targets, self.losses, self.x, self.classes = said, targets, losses, x, classes
+        self._probabilities = probabilities(said.to(torch.float64)) if classes else said
 
     def spread(self) -> list[int]:
         n = len(self.targets)
@@ -117,13 +121,13 @@ class _Seen:
     def _sample(self, i: int) -> dict[str, Any]:
         found: dict[str, Any] = {"index": i, "input": shown(self.x[i])}
         if self.classes:
-            probabilities = self.said[i].to(torch.float64).softmax(0)
+            said = self._probabilities[i]
             predicted, truth = int(self.said[i].argmax()), int(self.targets[i])
             found |= {
                 "prediction": str(predicted),
                 "truth": str(truth),
-                "probability": show_number(float(probabilities[predicted])),
-                "truth_probability": show_number(float(probabilities[truth])),
+                "probability": show_number(float(said[predicted])),
+                "truth_probability": show_number(float(said[truth])),
             }
         else:
             found |= {"prediction": _values(self.said[i]), "truth": _values(self.targets[i])}

@@ -277,7 +277,8 @@ class Training:
         learner = self.learner
         snapshots.restore_model(learner.model, saved["model"])
         snapshots.restore_optimizer(learner.optimizer, saved["optimizer"])
-        learner.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where the trial that it is from did not compute in fp16
+            learner.scaler.load_state_dict(saved["scaler"])
         self.epoch, self.steps, self.watch.before = (
             saved["epoch"],
             saved["steps"],

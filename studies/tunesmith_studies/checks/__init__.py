@@ -101,7 +101,7 @@ Samples are rows of a split, losses are in nats per sample, shares lie in [0, 1]
 | `check/rate/low_…`, `check/rate/high_…` | the same at a lower and a higher rate, tried where the loss does not clearly fall |
 | **depth** | |
 | `check/depth/layers` | layers with weights, one after another |
-| `check/depth/accuracy`, `…/linear`, `…/rows` | validation accuracy of the model and of a linear one after the same samples, on so many rows |
+| `check/depth/accuracy`, `…/linear`, `…/rows` | validation accuracy of the model and of a linear one after the same samples (2000 of them at most), on so many rows |
 | **time** (of an optimizer step) | |
 | `time/batch`, `time/median`, `time/p95` | at the study's batch size |
 | `time/loading`, `time/forward`, `time/backward`, `time/step` | medians of its parts |

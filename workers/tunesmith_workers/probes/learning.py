@@ -20,6 +20,7 @@ FIRST = 10  # steps over which gradients are looked at
 _VALIDATED = 2000  # validation samples at most
 _PATIENCE = 60  # steps in which the best loss must fall by a tenth, else a rate is given up
 _PASSES = {10: 20, 100: 5, 1000: 2}  # over a subset of so many samples
+_REGRESSED = 2000  # samples at most: a ridge regression solves a system of so many unknowns
 
 
 @dataclass(slots=True)
@@ -233,10 +234,11 @@ def _on_validation(bench: Bench, outputs: Tensor, val: Split, n: int) -> dict[st
 
 
 def _linear(bench: Bench, chosen: Tensor, outputs: Tensor, val: Split) -> dict[str, float]:
-    """Accuracies of the network and of a ridge regression on the classes, after the same samples."""
+    """Accuracies of the network, and of a ridge regression on the classes after the first of its samples."""
     own = bench.accuracy(outputs, val.y)
     if own is None or not bench.train.x.is_floating_point():
         return {}
+    chosen = chosen[:_REGRESSED]
     x, unseen = (s.reshape(len(s), -1).to(torch.float64) for s in (bench.train.x[chosen], val.x))
     mean, spread = x.mean(0), x.std(0).clamp_min(1e-9)
     x, unseen = (x - mean) / spread, (unseen - mean) / spread

@@ -64,7 +64,7 @@ def initial(bench: Bench, samples: Split) -> dict[str, float]:
     found["check/initial/guess"] = _guess(bench, said, truth)
     if bench.is_classes and said.dim() == 2 and said.shape[1] > 1:
         mean = said.softmax(1).mean(0).clamp_min(1e-30)
-        found["check/initial/prior_loss"] = -mean.log()[truth].mean().item()
+        found["check/initial/prior_loss"] = -mean.log()[truth.long()].mean().item()
     return found
 
 
