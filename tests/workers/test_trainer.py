@@ -454,13 +454,18 @@ def test_what_a_loop_before_set_for_all_of_torch_is_set_back(tmp_path):
         torch.set_default_device("meta")
         torch.set_float32_matmul_precision("medium")
         torch.set_flush_denormal(True)
+        torch.set_autocast_enabled("cpu", True)
+        torch.autograd.set_detect_anomaly(True, check_nan=False)
         after = run(entry, make_work(keep_snapshot=True), tmp_path)
         assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.is_anomaly_enabled()
         assert (torch.tensor([1e-310], dtype=torch.float64) * 0.5).item() > 0
     finally:
         torch.set_default_device(None)
         torch.set_float32_matmul_precision("highest")
         torch.set_flush_denormal(False)
+        torch.set_autocast_enabled("cpu", False)
+        torch.autograd.set_detect_anomaly(False)
     assert same_bits(tree(alone), tree(after))
 
 

@@ -29,6 +29,9 @@ def begin(seed: int, threads: int) -> None:
     torch.set_float32_matmul_precision("highest")
     torch.set_flush_denormal(False)
     torch.set_grad_enabled(True)
+    for device in ("cpu", "cuda"):
+        torch.set_autocast_enabled(device, False)
+    torch.autograd.set_detect_anomaly(False)  # it raises where a NaN would end a trial as diverged
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory with NaN finds bugs in kernels; it costs time and changes no result.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
