@@ -98,12 +98,21 @@ def project_of_trial(conn: Connection, trial_id: int) -> int | None:
     return conn.scalar(select(s.c.project_id).join(t, t.c.study_id == s.c.id).where(t.c.id == trial_id))
 
 
+FOLDED = "cross_validation"
+"""The kind of stage whose trials are judged on folds."""
+
+
 def best_trials(conn: Connection, study: Study, *, stage: str | None = None, limit: int = 1) -> list[Trial]:
-    """Trials with an objective, best first; ties go to the lower number. Those that measure have none."""
+    """Trials with an objective, best first; ties go to the lower number. Those that measure have none.
+
+    Folds are judged on other samples than all else, so that they stand in their own stage's order alone.
+    """
     t = tables.trials
     wanted = _trials().where(t.c.study_id == study.id, t.c.value.is_not(None))
     if stage is not None:
         wanted = wanted.where(tables.stages.c.name == stage)
+    else:
+        wanted = wanted.where(tables.stages.c.kind != FOLDED)
     better = t.c.value if study.direction == "minimize" else t.c.value.desc()
     return values(conn, Trial, wanted.order_by(better, t.c.number).limit(limit))
 

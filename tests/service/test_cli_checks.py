@@ -75,9 +75,26 @@ def test_a_second_read_of_the_test_set_is_warned_of(tunesmith: Command):
 
 def test_the_best_trials_come_with_what_to_know_of_the_test_figures():
     trial = {"number": 4, "stage": "coarse", "value": 0.353, "params": {"lr": 0.02, "batch_size": 64}}
-    study = {"spec": {"fixed": {"batch_size": 64}}, "warnings": ["Trial #3 was the 2nd to look."]}
+    study = {
+        "spec": {"fixed": {"batch_size": 64}}, "stages": [], "warnings": ["Trial #3 was the 2nd to look."],
+    }  # fmt: skip
     lines = views.best([trial], study).splitlines()
     assert lines[1:] == ["#4     coarse  0.353  lr=0.02", "Warning: Trial #3 was the 2nd to look."]
+
+
+def test_beside_the_luckiest_trial_stands_what_the_final_stage_chose(tunesmith: Command):
+    chosen = "Chosen by final: lr=0.05, with val/loss 0.215 by the mean of 5 fresh seeds."
+    best = tunesmith("best", "concluded").output.splitlines()
+    assert best[1:] == ["#0     final  0.1238  lr=0.01 weight_decay=1e-4 optimizer=adam", chosen]
+    assert tunesmith("study", "show", "concluded").output.splitlines()[-1] == chosen
+
+
+def test_without_a_value_a_study_says_so_and_a_check_where_its_findings_are(tunesmith: Command):
+    assert "No trial has a value yet." in tunesmith("study", "show", "checked").output
+    assert (
+        "`tunesmith findings` says what its stage made of it"
+        in tunesmith("trial", "show", "checked", 0).output
+    )
 
 
 def test_a_trial_that_measures_counts_steps_and_has_no_value(tunesmith: Command):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from factories import WORK, Bench, Grant, sha256
+from factories import WORK, Bench, Grant, sha256, stage
 from sqlalchemy import insert, update
 from sqlalchemy.exc import DBAPIError
 from tunesmith_service import commands as c
@@ -88,6 +88,24 @@ def test_what_measures_is_in_no_ranking(bench: Bench) -> None:
             trial_store.trials(conn, study, sort="value"),
         ]
     assert [[t.number for t in each] for each in ranked] == [[first.number]] * len(ranked)
+
+
+def test_a_fold_is_in_the_order_of_its_own_stage_alone(bench: Bench) -> None:
+    """It is judged on other samples, so that its value says nothing beside the others'."""
+    study = bench.study(stages=[stage(), stage("folds", kind="cross_validation")])
+    first = trained(bench, study, 0.5)
+    bench.do(c.EndStage(study, "random", {"ranking": [], "why": "Over."}, bench.event_n(study)))
+    bench.trial(study, stage="folds")
+    fold = bench.claim()
+    bench.report(fold, 1, 0.1)
+    bench.finish(fold)
+    with bench.engine.connect() as conn:
+        row = store.find_study(conn, 1, str(study))
+        assert row is not None
+        everywhere = trial_store.best_trials(conn, row, limit=10)
+        among_folds = trial_store.best_trials(conn, row, stage="folds", limit=10)
+    assert [t.number for t in everywhere] == [first.number]
+    assert [t.number for t in among_folds] == [fold.number]
 
 
 def test_the_snapshot_of_what_measured_is_not_kept_as_a_best_one(bench: Bench) -> None:

@@ -34,6 +34,12 @@ RESULT = {
     "blocks": True,
 }  # fmt: skip
 
+CONCLUDED = {
+    "ranking": [{"trial": 0, "value": 0.1238}], "why": "The run without 1cycle stays.",
+    "chosen": {"params": {"lr": 0.05, "batch_size": 64}, "epochs": 1},
+    "numbers": {"honest": {"mean": 0.215, "values": {str(seed): 0.215 for seed in range(5)}}},
+}  # fmt: skip
+
 
 class Checked(Dashboard):
     """A study whose range test was worked off and blocks it, and two reads of the test set."""
@@ -50,6 +56,21 @@ class Checked(Dashboard):
         with seeder.engine.connect() as conn:
             seen = event_log.page(conn, study, 0, 1000)[-1].n
         assert seeder.do(commands.EndStage(study, "range", RESULT, seen))
+        self.concluded = self.a_concluded_one(seeder)
+        return study
+
+    def a_concluded_one(self, seeder: Seeder) -> int:
+        """A study whose final stage chose another configuration than its luckiest trial's."""
+        stages = [{"kind": "final", "name": "final", "epochs": 1}]
+        study = seeder.create(name="concluded", stages=stages, task="images")
+        work = {"epochs": 1, "seed": 0}
+        seeder.do(commands.Propose(study, "final", "seed:0", 0, PARAMS, work, None, {}, 0, False))
+        lease = seeder.claim()
+        seeder.report(lease, [(1, {"val/loss": 0.1238})])
+        seeder.finish(lease)
+        with seeder.engine.connect() as conn:
+            seen = event_log.page(conn, study, 0, 1000)[-1].n
+        assert seeder.do(commands.EndStage(study, "final", CONCLUDED, seen))
         return study
 
     def sweep(self, seeder: Seeder, study: int, ordinal: int) -> None:
@@ -106,6 +127,14 @@ def test_a_blocked_study_says_why_and_asks_for_a_reason_instead_of_a_resumption(
     assert "Stage range failed: The first loss is 32 times log(10)." in html
     assert f'hx-post="/ui/studies/{checked.study}/stages/range/override"' in html
     assert "Resume…" not in html
+    assert html.count("Stage range failed: ") == 1
+
+
+def test_beside_the_luckiest_trial_stands_what_the_final_stage_chose(checked: Checked, reader: httpx.Client):
+    html = reader.get(f"/ui/studies/{checked.concluded}/parts/best").text
+    text = " ".join(re.sub(r"<[^>]*>", "", html).split())
+    assert "0.1238" in text
+    assert "Chosen by final: lr 0.05, with val/loss 0.2150 by the mean of 5 fresh seeds." in text
 
 
 def test_a_second_read_of_the_test_set_is_a_warning_on_the_page(checked: Checked, reader: httpx.Client):
@@ -136,7 +165,8 @@ def test_a_trial_that_measures_shows_what_it_reported_and_no_value(checked: Chec
     html = reader.get(f"/ui/studies/{checked.study}/trials/2").text
     assert "measures for its stage; has no value" in html
     assert "<li>1 step</li>" in html
-    assert re.search(r"What it measured.*test/accuracy</td>.*0\.9000</data>", html, re.DOTALL)
+    assert re.search(r"What it measured.*test/accuracy</td>.*>0\.9</data>", html, re.DOTALL)
+    assert f'href="/ui/studies/{checked.study}#findings-title"' in html
     assert "data-curves" not in html
     view = reader.get(f"/ui/studies/{checked.study}/trials/2/curves.json?metric=val/loss").json()
     assert (view["metric"], view["axis"]["name"]) == ("accuracy", "step")

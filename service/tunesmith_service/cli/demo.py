@@ -62,7 +62,7 @@ def _run(session: Session, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _report(session: Session, study: dict[str, Any], home: Path) -> None:
     best = session.client.get("studies", study["name"], "best", top=10)["items"]
-    table = views.best(best, study["spec"]["fixed"])
+    table = views.best(best, study)
     session.show(study, lambda answer: "\n\n".join(_chapters(answer, table, session.where.url, home)))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from tunesmith_service.cli import text
+from tunesmith_service.conclusion import chosen
 from tunesmith_service.ui import formats
 
 Answer = Mapping[str, Any]
@@ -61,7 +62,7 @@ def study_page(study: Answer) -> str:
     if study["blocked_by"]:
         parts.append(how_to_go_on(study))
     parts += [f"Warning: {w}" for w in study["warnings"]]
-    parts.append(best_line(study))
+    parts.append("\n".join([best_line(study), *chosen_lines(study)]))
     return "\n\n".join(parts)
 
 
@@ -130,10 +131,21 @@ def best_of_stage(stage: Answer) -> float | None:
 def best_line(study: Answer) -> str:
     best = study["best"]
     if best is None:
-        return "No trial has finished yet."
+        return "No trial has a value yet."
     value = f"{study['metric']} {text.value(best['value'])}"
     settings = text.params(best["params"], study["spec"]["fixed"])
     return f"Best: #{best['number']} ({best['stage']}) {value}  {settings}"
+
+
+def chosen_lines(study: Answer) -> list[str]:
+    """What the last final stage chose, if one has ended: seldom the best single trial."""
+    found = chosen((s["name"], s["kind"], s["result"]) for s in study["stages"])
+    if found is None:
+        return []
+    settings = text.params(found.params, study["spec"]["fixed"])
+    seeds = text.count(found.seeds, "fresh seed")
+    value = f"{study['metric']} {text.value(found.mean)}"
+    return [f"Chosen by {found.stage}: {settings}, with {value} by the mean of {seeds}."]
 
 
 def progress_line(study: Answer) -> str:
@@ -197,12 +209,12 @@ def of_recipe(study: Answer) -> list[str]:
 def best(trials: Sequence[Answer], study: Answer) -> str:
     """Trials in order, with the settings that the study did not fix, and what to know of its test figures."""
     if not trials:
-        return "No trial has finished yet."
+        return "No trial has a value yet."
     fixed = study["spec"]["fixed"]
     header = ("trial", "stage", "value", "settings")
     rows = [(f"#{t['number']}", t["stage"], t["value"], text.params(t["params"], fixed)) for t in trials]
     warnings = [f"Warning: {w}" for w in study["warnings"]]
-    return "\n".join([text.table(header, rows, right=["value"]), *warnings])
+    return "\n".join([text.table(header, rows, right=["value"]), *chosen_lines(study), *warnings])
 
 
 # --- findings -------------------------------------------------------------------------------------
@@ -280,7 +292,7 @@ def trial_page(trial: Answer) -> str:
     }
     del facts["steps" if trial["unit"] == "epoch" else "epochs"]
     if trial["kind"] != "train":
-        facts["value"] = "none: it measures"
+        facts["value"] = "none: it measures; `tunesmith findings` says what its stage made of it"
     if trial["test_read"]:
         facts["test set"] = f"read; no. {trial['test_read']} of its project to read this task's"
     if trial["start"]:

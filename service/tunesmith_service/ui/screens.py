@@ -16,6 +16,7 @@ from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Point, StudyState, TrialState, Work
 
 from tunesmith_service import findings, overviews, reading, store, trial_store
+from tunesmith_service.conclusion import Chosen, chosen
 from tunesmith_service.errors import NotFound
 from tunesmith_service.security import Role, Who
 from tunesmith_service.ui import curves, views
@@ -52,6 +53,7 @@ class StudyView:
     metric: str
     counts: Mapping[str, int]
     best: views.Best | None
+    chosen: Chosen | None
     stages: list[views.StageView]
     moves: list[views.Move]
     found: list[views.Found]
@@ -95,6 +97,7 @@ def study(conn: Connection, who: Who, study_id: int) -> StudyView:
         raise NotFound(f"there is no study {study_id}")
     stages = store.stages(conn, study_id)
     ranked = [_best(t, row.spec) for t in overviews.stage_bests(conn, row)]
+    folded = {s.name for s in stages if s.kind == trial_store.FOLDED}
     planned = views.planned_trials(row.spec)
     may_move = who.may(Role.RESEARCHER)
     times = findings.stage_times(stages, store.slots_for(conn, row))
@@ -103,7 +106,8 @@ def study(conn: Connection, who: Who, study_id: int) -> StudyView:
         row=row,
         metric=row.spec["objective"]["metric"],
         counts=_counts(stages),
-        best=ranked[0] if ranked else None,
+        best=next((b for b in ranked if b.stage not in folded), None),
+        chosen=chosen((s.name, s.kind, s.result) for s in stages),
         stages=[
             views.stage(s, planned.get(s.name), {b.stage: b for b in ranked}, times.get(s.name))
             for s in stages
