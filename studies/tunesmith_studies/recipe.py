@@ -161,6 +161,8 @@ def _searched(epochs: int, halving: Mapping[str, Any]) -> Part:
     """
     rungs = sorted({n for n in (max(epochs // 10, 2), epochs // 2) if 2 <= n < epochs})
     points = {"kind": "halving", "epochs": epochs, "rungs": rungs, "later": 9, "finalists": 2, **halving}
+    if rungs:
+        points["cooldown"] = 1 - rungs[-1] / epochs
     model = {
         "kind": "sampler", "epochs": epochs, "trials": 15, "sampler": {"kind": "tpe", "n_startup_trials": 5},
         "pruner": {"kind": "median", "n_startup_trials": 5, "n_warmup_steps": max(epochs // 10, 1)},

@@ -99,6 +99,14 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
         "For one_cycle: share of the run after the cycle, which then is two equal straight lines.",
         high=1,
     ),
+    "cooldown": Hyperparameter(
+        "float",
+        0.0,
+        "Share of the run at its end in which the rate falls to 0 in a straight line; for "
+        "schedules that do not know the length.",
+        high=1,
+        mid_training=True,
+    ),
     "momentum_low": Hyperparameter("float", 0.85, "For one_cycle: momentum at the peak rate.", high=1),
     "momentum_high": Hyperparameter("float", 0.95, "For one_cycle: momentum at the ends.", high=1),
     "batch_size": Hyperparameter("int", 32, "Samples in a batch.", low=1),

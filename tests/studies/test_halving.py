@@ -66,6 +66,49 @@ def test_a_third_goes_on_from_its_snapshots_and_no_epoch_is_trained_twice() -> N
     assert "27 to epoch 2, 9 to epoch 6, 3 to epoch 18" in done.result.why
 
 
+def test_a_cooldown_is_of_whole_trainings_alone_and_no_point_of_the_space() -> None:
+    runner = Runner(study(HALVING | {"cooldown": 0.5, "rounds": 2, "trials": 9, "grid": 3}))
+    done = runner.run("halving", slots=3)
+    trials = runner.log.trials("halving")
+    assert {t.params.get("cooldown") for t in trials if t.work.epochs < 18} == {None}
+    assert {t.params.get("cooldown") for t in trials if t.work.epochs == 18} == {0.5}
+    assert done.result.chosen["params"]["cooldown"] == 0.5
+    drawn = [tuple(sorted(t.params.items())) for t in trials if t.work.epochs == 2]
+    assert len(set(drawn)) == len(drawn), "a point that had cooled down was drawn again"
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "said"),
+    [
+        (HALVING | {"cooldown": 0.7}, {}, "begins before the last rung, at epoch 6: what goes on"),
+        (HALVING, {"fixed": {"cooldown": 0.2}}, "leave cooldown out, halving has its own"),
+        (
+            HALVING | {"cooldown": 0.5, "epochs": 2, "rungs": []},
+            {"fixed": {"schedule": "cosine"}},
+            "needs a schedule that does not know the length",
+        ),
+    ],
+)
+def test_a_cooldown_that_would_make_another_training_is_refused(
+    stage: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        study(stage, **changes)
+    assert said in str(caught.value)
+
+
+def test_restarts_cool_down_in_their_confirmations_alone() -> None:
+    restarts = {"kind": "weight_decay_restarts", "epochs": 18, "values": [0, 1e-4, 1e-3], "branch_epochs": 2}
+    stages = [HALVING | {"cooldown": 0.5, "trials": 9, "grid": 3}, restarts]
+    runner = Runner(study(stages=stages))
+    runner.run("halving")
+    done = runner.run("weight_decay_restarts")
+    for trial in runner.log.trials("weight_decay_restarts"):
+        whole = trial.key.startswith("confirm:")
+        assert trial.params.get("cooldown") == (0.5 if whole else None), trial.key
+    assert done.result.chosen["params"]["cooldown"] == 0.5
+
+
 def test_the_longest_trainings_rank_first_and_a_point_ranks_once() -> None:
     runner = Runner(study())
     done = runner.run("halving")

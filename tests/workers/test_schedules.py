@@ -2,6 +2,7 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 from torch import nn
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 from tunesmith_workers.optim import make_optimizer
@@ -162,6 +163,37 @@ def test_one_cycle_cycles_beta1_of_adam_and_leaves_plain_sgd_without_momentum():
     assert adam.scheduler.optimizer.param_groups[0]["betas"] == (0.97, 0.999)
     sgd = fresh({"schedule": "one_cycle", "optimizer": "sgd"})
     assert sgd.scheduler.optimizer.param_groups[0]["momentum"] == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "own"),
+    [
+        ({"schedule": "constant"}, lambda t: 1.0),
+        ({"schedule": "inverse_time", "decay": 0.5}, lambda t: 1 / (1 + 0.5 * t)),
+        ({"schedule": "exponential", "gamma": 0.9}, lambda t: 0.9**t),
+        ({"schedule": "inverse_sqrt"}, lambda t: 1 / math.sqrt(1 + t)),
+    ],
+)
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_cooldown_is_a_straight_line_to_0_over_the_last_share_of_the_steps(params, own, share):
+    epochs, steps = 4, 5
+    total, cooling = epochs * steps, round(share * epochs * steps)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = make_schedule(optimizer, params | {"cooldown": share}, Length(epochs, steps))
+    for step in range(total):
+        left = total - step
+        expected = 0.1 * own(step // steps) * (1.0 if left > cooling else left / (cooling + 1))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12), step
+        optimizer.step()
+        schedule.after("step")
+        if (step + 1) % steps == 0:
+            schedule.after("epoch")
+
+
+def test_a_cooldown_is_refused_with_a_schedule_that_has_an_end_of_its_own():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    with pytest.raises(ValueError, match="the schedule cosine has an end of its own"):
+        make_schedule(optimizer, {"schedule": "cosine", "cooldown": 0.2}, Length(4, 5))
 
 
 @pytest.mark.parametrize("name", HYPERPARAMETERS["schedule"].choices)

@@ -488,3 +488,15 @@ def test_samples_kept_beside_training_are_told_apart_from_validation_of_another_
     )
     assert found is not None
     assert found.numbers["gaps"]["train_dev-val"] > found.numbers["gaps"]["train-train_dev"]
+
+
+def test_a_promotion_that_cools_down_equals_one_training_that_does(tmp_path):
+    """At a constant rate until the cooldown begins, the snapshot of a training without one is its prefix."""
+    entry, whole = blobs(), make_work(params=SGD | {"schedule": "constant", "cooldown": 0.5}, epochs=6)
+    short = run(
+        entry, make_work(params=SGD | {"schedule": "constant"}, epochs=3, keep_snapshot=True), tmp_path
+    )
+    onward = run(entry, whole, tmp_path, resume=saved(short)[-1].file.path)
+    alone = run(entry, whole, tmp_path)
+    assert curve(short) + curve(onward) == curve(alone)
+    assert points(onward)[-1].metrics["sys/lr"] < SGD["lr"] / 10

@@ -13,6 +13,9 @@ t is the epoch from 0, lr0 the trial's `lr`.
 | piecewise | lr0 · gamma^(milestones passed) | gamma (0.1), milestones ("0.5,0.75") | MultiStepLR |
 | one_cycle | up to lr0 and down, each step | see `_one_cycle` | OneCycleLR |
 
+With `cooldown` c the rate of those that do not know the length (constant, inverse_time,
+exponential, inverse_sqrt) falls to 0 in a straight line over the last share c of the steps.
+
 A schedule is a function of the position in training and of the trial's own hyperparameters, so a
 snapshot does not hold one: `replay` takes a fresh schedule to a position by stepping it there,
 which gives the same rates to the bit. That is also what makes a branch follow its own rate.
@@ -106,8 +109,7 @@ def _constant(optimizer: Optimizer, params: Params, length: Length) -> LRSchedul
 
 
 def _inverse_time(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
-    decay = real(params, "decay")
-    return LambdaLR(optimizer, lambda t: 1 / (1 + decay * t))
+    return LambdaLR(optimizer, _FACTORS["inverse_time"](params))
 
 
 def _step(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
@@ -122,7 +124,7 @@ def _exponential(optimizer: Optimizer, params: Params, length: Length) -> LRSche
 
 
 def _inverse_sqrt(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
-    return LambdaLR(optimizer, lambda t: 1 / math.sqrt(1 + t))
+    return LambdaLR(optimizer, _FACTORS["inverse_sqrt"](params))
 
 
 def _cosine(optimizer: Optimizer, params: Params, length: Length) -> LRScheduler:
@@ -196,9 +198,39 @@ _BUILDERS: Mapping[str, Callable[[Optimizer, Params, Length], LRScheduler]] = {
 }
 
 
+def _cooled(optimizer: Optimizer, params: Params, length: Length, cooldown: float) -> LRScheduler:
+    """The schedule's own rate, times what is left of the cooldown; stepped after each optimizer step.
+
+    A run of S steps cools over round(c · S) of them, n: its k-th step from the end has k / (n + 1) of the
+    rate. Source: Hägele et al., arXiv 2405.18392, who let a constant rate end so.
+    """
+    own = _FACTORS[word(params, "schedule")](params)
+    total, cooling = length.all_steps, round(cooldown * length.all_steps)
+
+    def factor(step: int) -> float:
+        return own(step // length.steps) * min(1.0, max(total - step, 0) / (cooling + 1))
+
+    return LambdaLR(optimizer, factor)
+
+
+_FACTORS: Mapping[str, Callable[[Params], Callable[[int], float]]] = {
+    "constant": lambda params: lambda t: 1.0,
+    "inverse_time": lambda params: lambda t: 1 / (1 + real(params, "decay") * t),
+    "exponential": lambda params: lambda t: real(params, "gamma", 0.95) ** t,
+    "inverse_sqrt": lambda params: lambda t: 1 / math.sqrt(1 + t),
+}
+"""Rate in epoch t over the trial's `lr`, of each schedule that does not know the length."""
+
+
 def make_schedule(optimizer: Optimizer, params: Params, length: Length) -> Schedule:
     """The schedule that `params` describe. Raises ValueError on a name or value that makes none."""
     name = word(params, "schedule")
+    if cooldown := real(params, "cooldown"):
+        if name not in _FACTORS:
+            raise ValueError(
+                f"cooldown goes with {', '.join(_FACTORS)}; the schedule {name} has an end of its own"
+            )
+        return Schedule(_cooled(optimizer, params, length, cooldown), per="step")
     scheduler = _BUILDERS[name](optimizer, params, length)
     by_shares = name not in ANY_LENGTH_SCHEDULES and length.total is not None
     return Schedule(scheduler, per="step" if by_shares or name == "one_cycle" else "epoch")
@@ -207,6 +239,8 @@ def make_schedule(optimizer: Optimizer, params: Params, length: Length) -> Sched
 def needs_length(params: Params) -> bool:
     """Whether the rates depend on how long the run will be, so that a budget in seconds cannot have them."""
     name = word(params, "schedule")
+    if real(params, "cooldown"):
+        return True
     if name == "step":
         return "step_size" not in params
     if name == "piecewise":

@@ -141,6 +141,11 @@ class Stage(BaseModel):
     def prolonging_problems(self, study: StudySpec) -> list[str]:
         """Why a trial may not go on from a snapshot in this stage: its rate depends on the run's length."""
         schedule = self.held(study).get("schedule", "constant")
+        if self.held(study).get("cooldown") or "cooldown" in self.open_space(study):
+            return [
+                "going on from a snapshot needs a rate that does not depend on the run's length, and "
+                "cooldown makes it fall at the end of each; leave cooldown out, halving has its own"
+            ]
         if "schedule" not in self.open_space(study) and schedule in ANY_LENGTH_SCHEDULES:
             return []
         found = "varies in the space" if "schedule" in self.open_space(study) else f"is {schedule}"

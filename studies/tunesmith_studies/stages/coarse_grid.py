@@ -178,6 +178,12 @@ class CoarseGrid(Stage):
             size *= len(values)
         return size
 
+    def _usual(self, study: StudySpec) -> int:
+        """Cells, without those beyond the border. Which axes are active around the best nobody knows yet."""
+        if self.around_best:
+            return self._size(study)
+        return sum(1 for _ in cells(self.open_space(study), self.axis_values(study), {}, {}))
+
     # --- planning -----------------------------------------------------------------------------------
 
     def plan(self, history: History, n: int, seed: Seed) -> Plan:
@@ -202,7 +208,7 @@ class CoarseGrid(Stage):
         return Proposal(cell.key, ordinal, cell.params, self.work(history, ordinal, keep_snapshot=keep))
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
-        usual = sum(1 for _ in cells(self.open_space(study), self.axis_values(study), {}, {}))
+        usual = self._usual(study)
         trials = usual + (most_beyond(usual) if self.extend else 0)
         keep = self.keeps_snapshots(study) if self.keep_snapshots is None else self.keep_snapshots
         return Forecast(

@@ -269,6 +269,7 @@ def one_cycle_params(
         peak *= (1 - float(low)) / (1 - float(momentum))
     found = {**params, "lr": tidy(peak), "annihilation": annihilation, "div_factor": DIVISION}
     found["schedule"] = "one_cycle"
+    found.pop("cooldown", None)  # a cycle has an end of its own
     if found.get("early_stopping"):
         found["early_stopping"] = 0
     return found

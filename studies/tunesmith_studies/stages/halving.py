@@ -21,11 +21,12 @@ from tunesmith_studies.planning import (
     Wait,
 )
 from tunesmith_studies.samplers import Told, TPESampler, fits
-from tunesmith_studies.space import Float, Space
+from tunesmith_studies.space import Float, Params, Space
 from tunesmith_studies.stages.base import Forecast, Stage, nothing_ranks, show_params, spent
 from tunesmith_studies.stages.halving_border import Batch, wider
 from tunesmith_studies.stages.halving_points import Drawn, Source
 from tunesmith_studies.trial import Start, StopReason, Trial, TrialState, Work
+from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
 
 if TYPE_CHECKING:
     from tunesmith_studies.study import StudySpec
@@ -44,8 +45,11 @@ class Halving(Stage):
     rate against weight decay beside quasi-random points over everything, its rates around what a range
     test suggests; each of `rounds` later batches is half neighbours of the best three, half a model's.
 
-    Source: Jamieson & Talwalkar, arXiv 1502.07943; batches of 27, first rungs of 2 and a third kept are
-    what was best on TaskSet and LCBench curves.
+    With `cooldown` a whole training ends with a falling rate, which a last value at a constant rate is a
+    noisy guess of; all before it stays at the schedule's rate, so that rungs still go on from snapshots.
+
+    Sources: Jamieson & Talwalkar, arXiv 1502.07943; batches of 27, first rungs of 2 and a third kept are
+    what was best on TaskSet and LCBench curves. Hägele et al., arXiv 2405.18392, for the cooldown.
     """
 
     kind: Literal["halving"] = "halving"
@@ -62,6 +66,13 @@ class Halving(Stage):
     keep: int = Field(default=3, ge=2, le=100, description="One in so many goes on.")
     finalists: int = Field(
         default=1, ge=1, le=1000, description="So many of a batch reach full length, at least."
+    )
+    cooldown: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of a whole training at its end in which the rate falls to 0; no more than what "
+        "the last rung trains.",
     )
     rounds: int = Field(default=1, ge=0, le=1000, description="Later batches.")
     later: int = Field(default=9, ge=1, le=10_000, description="Points of each later batch.")
@@ -82,6 +93,14 @@ class Halving(Stage):
             yield f"grid is {self.grid} of {self.trials} trials; lower grid, or raise trials"
         if len(lengths) > 1:
             yield from self.prolonging_problems(study)
+            if self.cooldown * self.epochs > lengths[-1] - lengths[-2] + 1e-9:
+                most = 1 - lengths[-2] / lengths[-1]
+                yield (
+                    f"cooldown {self.cooldown:g} of {self.epochs} epochs begins before the last rung, at "
+                    f"epoch {lengths[-2]}: what goes on would be another training; make it at most {most:.3g}"
+                )
+        if self.cooldown and self.held(study).get("schedule", "constant") not in ANY_LENGTH_SCHEDULES:
+            yield "cooldown needs a schedule that does not know the length; leave it out, or hold constant"
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -188,7 +207,7 @@ class _Run:
         drawn = self._draw(batch) if missing else []
         return [
             Proposal(
-                key(i, shortest), i, drawn[i - batch.start].params, self._work(i, 0),
+                key(i, shortest), i, self._at_rung(drawn[i - batch.start].params, 0), self._work(i, 0),
                 sampler_state=drawn[i - batch.start].sampler_state,
             )
             for i in missing
@@ -202,9 +221,15 @@ class _Run:
         left = [s for s in parent.snapshots if s < lengths[rung]]
         start = Start(parent.number, left[-1]) if left else None
         points = self.stage.batches()[-1].stop
+        params = self._at_rung(parent.params, rung)
         return Proposal(
-            key(point, lengths[rung]), point + rung * points, parent.params, self._work(point, rung), start
+            key(point, lengths[rung]), point + rung * points, params, self._work(point, rung), start
         )
+
+    def _at_rung(self, params: Params, rung: int) -> Params:
+        """A training that ends at full length lets its rate fall there; what goes on from it does not."""
+        last = rung + 1 == len(self.stage.lengths)
+        return {**params, "cooldown": self.stage.cooldown} if last and self.stage.cooldown else params
 
     def _work(self, point: int, rung: int) -> Work:
         lengths = self.stage.lengths
@@ -239,7 +264,8 @@ class _Run:
         return [t for t in best if t is not None]
 
     def _whole(self, point: int) -> Trial | None:
-        """A point as one trial with its whole curve: complete at full length, else as if pruned there."""
+        """A point as one trial with its whole curve: complete at full length, else as if pruned there. Its
+        hyperparameters are those it was drawn with."""
         rungs = self._rungs(point)
         if not rungs:
             return None
@@ -247,7 +273,8 @@ class _Run:
         last = next((t for t in rungs[::-1] if t.state is TrialState.COMPLETE), rungs[0])
         if last.state is TrialState.COMPLETE and last.work.epochs < self.stage.epochs:
             last = replace(last, state=TrialState.PRUNED, stop_reason=StopReason.PRUNED)
-        return replace(last, curve=curve, sampler_state=rungs[0].sampler_state)
+        drawn = {n: v for n, v in last.params.items() if n != "cooldown" or not self.stage.cooldown}
+        return replace(last, params=drawn, curve=curve, sampler_state=rungs[0].sampler_state)
 
     def _rungs(self, point: int) -> list[Trial]:
         keys = [key(point, epochs) for epochs in self.stage.lengths]

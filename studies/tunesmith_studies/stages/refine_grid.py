@@ -164,9 +164,11 @@ class RefineGrid(Stage):
         numeric = [n for n in space.names() if not isinstance(space[n], Choice) and n not in still]
         refined = [n for n in numeric if not self.axes or n in self.axes]
         centres, dims = min(self.top, before), len(refined)
-        trials = centres * 4**dims * self.rounds
-        shared = (centres - 1) * 3 ** (dims - 1) if dims else 0
-        likely = (centres * 3**dims - shared) * self.rounds
+        trials = likely = 0
+        for _ in range(self.rounds):
+            around = min(self.top, trials) or centres  # a first round may leave more than its source had
+            trials += around * 4**dims
+            likely += around * 3**dims - ((around - 1) * 3 ** (dims - 1) if dims else 0)
         saved = centres * source.epochs if self.continue_snapshots and source is not None else 0
         return Forecast(
             trials=trials,
