@@ -325,6 +325,34 @@ def test_a_wider_space_is_never_narrower() -> None:
 # --- forecasts and refusals -------------------------------------------------------------------------------
 
 
+def test_a_forecast_around_the_best_holds_an_axis_that_only_some_choices_switch_on() -> None:
+    space = {
+        "lr": {"low": 0.01, "high": 0.1, "log": True},
+        "optimizer": ["momentum", "adam"],
+        "momentum": {"low": 0.5, "high": 0.95, "when": {"optimizer": "momentum"}},
+    }
+    momenta = {
+        "kind": "coarse_grid", "name": "momenta", "epochs": 2, "around_best": True, "axes": {"momentum": 4},
+    }  # fmt: skip
+    spec = study({"kind": "coarse_grid", "epochs": 2, "points": 2}, momenta, space=space)
+    runner = Runner(spec, lambda params, epoch: 1.0 + (params["optimizer"] == "adam"))
+    runner.run("coarse_grid")
+    runner.run("momenta")
+    assert len(runner.log.trials("momenta")) == 4 == forecast(spec)["momenta"].trials
+
+
+def test_a_forecast_of_later_rounds_counts_the_centres_that_the_first_round_leaves() -> None:
+    space = {"lr": {"low": 1e-6, "high": 1e3, "log": True}}
+    grid = {"kind": "coarse_grid", "epochs": 1, "axes": {"lr": [0.01, 0.1]}}
+    spec = study(grid, {"kind": "refine_grid", "epochs": 2, "top": 100, "rounds": 3}, space=space)
+    runner = Runner(spec)
+    runner.run("coarse_grid")
+    took = runner.run("refine_grid").result.numbers["epochs"]
+    planned = forecast(spec)["refine_grid"]
+    assert len(runner.log.trials("refine_grid")) <= planned.trials
+    assert took <= planned.epochs
+
+
 def test_the_likely_epochs_of_a_refined_grid_are_close_to_what_it_takes() -> None:
     """Measured over where the best lies; the most there may be is twice as much and more."""
     ratios = []
