@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from tunesmith_service.commands import EndStage, Propose
@@ -65,6 +66,21 @@ def test_a_blocked_study_says_by_what_and_goes_on_once_overridden(play):
         kept = shown["stages"][0]["override"]
         assert (kept["reason"], kept["actor"]) == ("summed on purpose", "researcher:a researcher")
         assert shown["stages"][0]["result"]["findings"] == FINDINGS
+
+    play(scene)
+
+
+def test_stages_of_any_name_are_overridden_and_skipped(play):
+    async def scene(api: Api) -> None:
+        stages = [{**RANGE, "name": "look/before?"}, {**study()["stages"][0], "name": "a/b#c"}]
+        assert (await api.post("/studies", json=study(stages=stages))).status_code == 201
+        n = (await api.get("/studies/study")).json()["event_n"]
+        assert await api.service.writer.submit(EndStage(1, "look/before?", RESULT, n))
+        at = [f"/studies/study/stages/{quote(s['name'], safe='')}" for s in stages]
+        told = await api.post(f"{at[0]}/override", json={"reason": "so"})
+        assert (told.status_code, told.json()["stage"]) == (200, "a/b#c")
+        told = await api.post(f"{at[1]}/skip", json={"reason": "so"})
+        assert (told.status_code, told.json()["state"]) == (200, "complete")
 
     play(scene)
 

@@ -199,7 +199,7 @@ async def add_stage(
 
 
 @routes.post(
-    "/studies/{study}/stages/{name}/skip", responses=problem(404, 409) | examples.answer(examples.STUDY)
+    "/studies/{study}/stages/{name:path}/skip", responses=problem(404, 409) | examples.answer(examples.STUDY)
 )
 @allow(Role.RESEARCHER)
 async def skip_stage(
@@ -217,7 +217,7 @@ async def skip_stage(
 
 
 @routes.post(
-    "/studies/{study}/stages/{name}/override",
+    "/studies/{study}/stages/{name:path}/override",
     responses=problem(404, 409, 422) | examples.answer(examples.STUDY),
 )
 @allow(Role.RESEARCHER)

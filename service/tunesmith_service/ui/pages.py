@@ -137,7 +137,7 @@ async def range_tests(request: Request, service: ServiceDep, who: WhoDep, study_
     return JSONResponse(await service.read(read))
 
 
-@routes.post("/ui/studies/{study_id}/stages/{name}/override")
+@routes.post("/ui/studies/{study_id}/stages/{name:path}/override")
 @allow(Role.RESEARCHER, by="session")
 async def override_stage(
     request: Request, service: ServiceDep, who: WhoDep, study_id: StudyId, name: StageName
