@@ -253,6 +253,36 @@ def test_trials_closer_than_their_curves_move_are_ties():
     assert found.trials == (0, 1)
 
 
+def test_a_lead_of_less_than_two_wobbles_ties_the_second_with_the_first():
+    def wobbly(end: float, number: int) -> Trial:
+        val = [end + (0.02 if i % 2 else -0.02) for i in range(11)] + [end]
+        return trial([0.1] * 12, val, number=number)
+
+    (found,) = [
+        f
+        for f in stage_of([wobbly(0.300, 0), wobbly(0.345, 1), wobbly(0.9, 2)])
+        if f.kind == "ties_within_noise"
+    ]
+    assert found.numbers["noise"] < found.numbers["lead"]
+    assert (found.trials, found.numbers["tied"]) == ((0, 1), 2)
+
+
+def test_trials_of_another_length_are_no_ties():
+    whole = [
+        trial([0.1] * 12, [0.3 + (0.02 if i % 2 else -0.02) for i in range(12)], number=n) for n in (0, 1)
+    ]
+    shorter = trial([0.1] * 6, [0.3 + (0.02 if i % 2 else -0.02) for i in range(6)], number=2)
+    assert "ties_within_noise" not in kinds(stage_of([*whole, shorter]))
+
+
+def test_a_best_value_in_a_range_that_its_stage_has_widened_is_within_it():
+    rates = (0.01, 0.1, 1.0, 3.0)
+    edges = [f for f in stage_of(grid(rates, 3.0)) if f.kind == "best_at_edge"]
+    assert edges
+    widened = stage_of(grid(rates, 3.0), chosen={"widened": {"lr": [1e-3, 10.0]}})
+    assert "best_at_edge" not in kinds(widened)
+
+
 def test_a_clear_lead_is_no_tie():
     assert "ties_within_noise" not in kinds(stage_of(grid(RATES, 0.1)))
 

@@ -224,6 +224,17 @@ def test_one_cycle_with_a_diverged_seed_is_not_kept() -> None:
     runner.cycle = 0.01
     done = runner.final(ending=lambda t: ("pruned", "diverged") if t.key == "one_cycle/seed:0" else COMPLETE)
     assert done.result.numbers["one_cycle"]["kept"] is False
+    assert "none diverges, so the run without it stays" in done.result.why
+    assert "better by more than" not in done.result.why
+
+
+def test_one_cycle_that_does_not_diverge_where_the_constant_run_does_is_kept_and_told_so() -> None:
+    runner = Trainings([COARSE, final(top=1)])
+    runner.cycle = 5.0
+    fresh = "candidate:0/seed:0"
+    done = runner.final(ending=lambda t: ("pruned", "diverged") if t.key == fresh else COMPLETE)
+    assert done.result.numbers["one_cycle"]["kept"] is True
+    assert "and did not diverge, as the run without it did, so 1cycle stays" in done.result.why
 
 
 @pytest.mark.parametrize(

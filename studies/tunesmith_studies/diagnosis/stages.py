@@ -19,6 +19,7 @@ TOP = 3
 FEWEST_TRIALS = 4
 FEWEST_VALUES = 3  # of an axis before its ends mean anything
 NOISE_POINTS = 5
+NOISES = 2.0  # a lead of so many spreads of the curves is none
 
 
 def of_stage(history: History, result: StageResult) -> tuple[Finding, ...]:
@@ -105,7 +106,8 @@ def _edges(history: History, result: StageResult, ranked: Sequence[Trial]) -> It
     if len(ranked) < FEWEST_TRIALS:
         return
     axes: Mapping[str, Sequence[Scalar]] = result.chosen.get("axes") or {}
-    for name, parameter in history.study.space.items():
+    space = history.study.space.widened(result.chosen.get("widened") or {})  # where the best may lie
+    for name, parameter in space.items():
         if isinstance(parameter, Choice) or name not in ranked[0].params:
             continue
         values = sorted({float(v) for t in ranked if isinstance(v := t.params.get(name), float | int)})
@@ -143,6 +145,7 @@ def _side(best: float, position: float, grid: Sequence[float]) -> str | None:
 
 def _noise(history: History, ranked: Sequence[Trial], values: Mapping[int, float]) -> Iterator[Finding]:
     """Whether the order of the best means anything against the wobble of their own curves."""
+    ranked = [t for t in ranked if t.work.epochs == ranked[0].work.epochs]  # lengths are not compared
     if len(ranked) < TOP:
         return
     metric = history.study.objective.metric
@@ -151,15 +154,15 @@ def _noise(history: History, ranked: Sequence[Trial], values: Mapping[int, float
         return
     noise = math.sqrt(math.fsum(w * w for w in moves) / len(moves))
     best = values[ranked[0].number]
-    tied = [t for t in ranked if abs(values[t.number] - best) <= noise]
+    tied = [t for t in ranked if abs(values[t.number] - best) < NOISES * noise]
     gap = abs(values[ranked[1].number] - best)
-    if noise <= gap / 2:
+    if len(tied) < 2:
         return
     yield Finding(
         "ties_within_noise",
         "info",
-        f"The best {len(tied)} trials are within {noise:.2g} of each other in {metric}, which is how much "
-        f"their own curves still move; the first leads the second by {gap:.2g}.",
+        f"The best {len(tied)} trials are within {NOISES * noise:.2g} of the first in {metric}, and their "
+        f"own curves still move by {noise:.2g}; the first leads the second by {gap:.2g}.",
         f"sd over the last {NOISE_POINTS} points above half of the lead",
         "Do not read much into their order: take the cheaper, or train them again with other seeds (final).",
         {"noise": noise, "lead": gap, "tied": len(tied)},

@@ -67,6 +67,16 @@ class Choice:
         return (gain if self.direction == "minimize" else -gain) > max(plain.spread.sd, cycle.spread.sd)
 
     @property
+    def why_cycle(self) -> str:
+        """What decided about 1cycle, as a part of a sentence."""
+        cycle, plain = self.cycle, self.winner
+        if cycle is None or cycle.diverged or len(cycle.values) < 2:
+            return "and is kept only where two seeds end with a value and none diverges"
+        if plain.diverged:
+            return "and did not diverge, as the run without it did"
+        return f"{'' if self.keeps_cycle else 'not '}better by more than one standard deviation"
+
+    @property
     def kept(self) -> Repeats:
         if self.keeps_cycle:
             assert self.cycle is not None
@@ -118,11 +128,7 @@ class Outcome:
         ended = told(cycle) if cycle.values else f"no value ({cycle.diverged} diverged)"
         verdict = "1cycle stays" if choice.keeps_cycle else "the run without it stays"
         rate = cycle.params["lr"]
-        better = "better" if choice.keeps_cycle else "not better"
-        return (
-            f"1cycle with its peak at {rate:.4g} gives {ended}, {better} by more than one standard "
-            f"deviation, so {verdict}."
-        )
+        return f"1cycle with its peak at {rate:.4g} gives {ended}, {choice.why_cycle}, so {verdict}."
 
     def _honest_sentence(self) -> str:
         if not self.honest.values:
