@@ -117,6 +117,20 @@ def test_the_longest_trainings_rank_first_and_a_point_ranks_once() -> None:
     assert [t.value for t in ranked[:3]] == sorted(t.value or math.nan for t in ranked[:3])
 
 
+def test_a_training_that_stopped_for_good_ranks_with_whole_ones() -> None:
+    def at_best(trial: Trial) -> tuple[str, str]:
+        return ("complete", "early_stopping" if trial.key == "point:0@2" else "budget")
+
+    spec = study(HALVING | {"trials": 9, "grid": 0, "rounds": 1})
+    runner = Runner(spec, lambda params, epoch: 0.0 if params == first.params else 1 + 1 / epoch)
+    first = halving(spec).plan(runner.log.history("halving"), 1, runner.seed).items[0]  # type: ignore[union-attr]
+    done = runner.run("halving", ending=at_best)
+    best = runner.log.trial(done.result.ranking[0].trial)
+    assert (best.key, best.value) == ("point:0@2", 0.0)
+    assert done.result.chosen["params"] == first.params
+    assert "point:0@6" not in {t.key for t in runner.log.trials("halving")}
+
+
 def test_more_finalists_than_a_third_may_reach_full_length() -> None:
     runner = Runner(study(HALVING | {"trials": 9, "grid": 2, "finalists": 2}))
     done = runner.run("halving")

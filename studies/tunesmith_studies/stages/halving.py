@@ -264,17 +264,22 @@ class _Run:
         return [t for t in best if t is not None]
 
     def _whole(self, point: int) -> Trial | None:
-        """A point as one trial with its whole curve: complete at full length, else as if pruned there. Its
-        hyperparameters are those it was drawn with."""
+        """A point as one trial with its whole curve: complete at full length or where it stopped for good,
+        else as if pruned there. Its hyperparameters are those it was drawn with."""
         rungs = self._rungs(point)
         if not rungs:
             return None
         curve = tuple(p for t in rungs for p in t.curve)
         last = next((t for t in rungs[::-1] if t.state is TrialState.COMPLETE), rungs[0])
-        if last.state is TrialState.COMPLETE and last.work.epochs < self.stage.epochs:
+        if last.state is TrialState.COMPLETE and self._length(last) < self.stage.epochs:
             last = replace(last, state=TrialState.PRUNED, stop_reason=StopReason.PRUNED)
         drawn = {n: v for n, v in last.params.items() if n != "cooldown" or not self.stage.cooldown}
         return replace(last, params=drawn, curve=curve, sampler_state=rungs[0].sampler_state)
+
+    def _length(self, trial: Trial) -> int:
+        """Epochs that a complete training stands for: one that stopped for good would be the same at full
+        length."""
+        return self.stage.epochs if trial.stop_reason in _ENDED_ITSELF else trial.work.epochs
 
     def _rungs(self, point: int) -> list[Trial]:
         keys = [key(point, epochs) for epochs in self.stage.lengths]
@@ -286,7 +291,7 @@ class _Run:
         for i in range(points):
             done = [t for t in self._rungs(i) if t.value is not None]
             if done:
-                found.append((-done[-1].work.epochs, self._sign * (done[-1].value or 0.0), i))
+                found.append((-self._length(done[-1]), self._sign * (done[-1].value or 0.0), i))
         return [i for *_, i in sorted(found)]
 
     # --- the result ---------------------------------------------------------------------------------
@@ -297,7 +302,7 @@ class _Run:
         whole = {t.number: t for i in range(stage.batches()[-1].stop) if (t := self._longest(i)) is not None}
         whole |= {t.number: t for t in self.history.trials if t.by_hand and t.value is not None}
         ordered = sorted(
-            whole.values(), key=lambda t: (-t.work.epochs, self._sign * (t.value or 0.0), t.number)
+            whole.values(), key=lambda t: (-self._length(t), self._sign * (t.value or 0.0), t.number)
         )
         if not ordered:
             return nothing_ranks(self.history)
