@@ -214,3 +214,18 @@ def test_runs_of_others_are_never_overwritten(exported: Exported, tmp_path: Path
     assert refused.exit_code == ExitCode.CONFLICT
     assert "say --overwrite" not in refused.output
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [other]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "confusion"},
+        {"kind": "confusion", "classes": ["a"], "counts": [["x"]], "split": "val"},
+        {"kind": "predictions", "samples": [{"input": None}]},
+        {"kind": "predictions", "samples": [{"input": {"png": "!", "width": 1, "height": 1}}]},
+        {"kind": ["predictions"]},
+    ],
+)
+def test_somebody_s_own_document_is_told_from_ours(document: dict[str, Any]):
+    with pytest.raises(ValueError, match="none of ours"):
+        event_files.drawn("predictions.json", document)

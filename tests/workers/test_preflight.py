@@ -247,9 +247,8 @@ def test_labels_of_a_byte_are_labels(tmp_path: Path) -> None:
 
 def test_a_linear_model_of_very_many_samples_is_fitted_to_some_of_them() -> None:
     generator = torch.Generator().manual_seed(0)
-    split = Split(
-        torch.randn(50_000, 2, generator=generator), torch.randint(2, (50_000,), generator=generator)
-    )
+    y = torch.randint(2, (50_000,), generator=generator, dtype=torch.uint8)
+    split = Split(torch.randn(50_000, 2, generator=generator), y)
     task = Task(Splits(split, split), 2, lambda params: nn.Linear(2, 2))
     bench = Bench(task, {}, split, split, CPU, seed=0)
     everything = torch.arange(50_000)  # whose kernel would have 20 GB

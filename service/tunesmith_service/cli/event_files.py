@@ -70,13 +70,15 @@ def write_study(directory: Path, study: Answer) -> None:
         write(config, 0, created)
 
 
-def write_trial(directory: Path, trial: Answer, points: Sequence[Answer], looked: Mapping[str, Any]) -> None:
+def write_trial(
+    directory: Path, trial: Answer, points: Sequence[Answer], pictures: Sequence[Summary]
+) -> None:
     """One run.
 
     Args:
         trial: as the API shows it.
         points: of its curve.
-        looked: documents by name, as `tunesmith_workers.inspection` describes them; others are left out.
+        pictures: of its artifacts, as `drawn` gives them.
     """
     at = _seconds(trial["started_at"] or trial["created_at"])
     last = points[-1]["step"] if points else trial["step"]
@@ -87,7 +89,7 @@ def write_trial(directory: Path, trial: Answer, points: Sequence[Answer], looked
             write(_scalars(point["metrics"]), point["step"], at)
         if trial["value"] is not None:
             write(_scalars({OBJECTIVE: trial["value"]}), last, at)
-        for summary in _pictures(looked):
+        for summary in pictures:
             write(summary, last, at)
         if trial["state"] in _STATUS and trial["ended_at"]:
             ended = _seconds(trial["ended_at"])
@@ -125,13 +127,17 @@ def _scalars(metrics: Mapping[str, Any]) -> Summary:
 # --- what people look at --------------------------------------------------------------------------
 
 
-def _pictures(looked: Mapping[str, Any]) -> Iterator[Summary]:
-    for name, document in looked.items():
-        tag = name.removesuffix(".json")
-        if document.get("kind") == "confusion":
-            yield from _confusion(tag, document)
-        elif document.get("kind") in ("predictions", "mistakes"):
-            yield from _samples(tag, document["samples"])
+def drawn(name: str, document: Answer) -> list[Summary]:
+    """An artifact as `tunesmith_workers.inspection` describes it. Raises ValueError on what is none."""
+    tag = name.removesuffix(".json")
+    try:
+        if document["kind"] == "confusion":
+            return list(_confusion(tag, document))
+        if document["kind"] in ("predictions", "mistakes"):
+            return list(_samples(tag, document["samples"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise ValueError(f"{name} is none of ours: {type(e).__name__}: {e}") from e
+    raise ValueError(f"{name} is none of ours: its kind is {document['kind']!r}")
 
 
 def _confusion(tag: str, document: Answer) -> Iterator[Summary]:

@@ -47,7 +47,7 @@ def tensorboard(session: Session, study: str, out: Path, overwrite: bool) -> Non
             continue
         at = ("studies", study, "trials", trial["number"])
         points = session.client.get(*at, "curve")["points"]
-        event_files.write_trial(out, trial, points, dict(_looked_at(session, at)))
+        event_files.write_trial(out, trial, points, list(_drawn(event_files, session, at)))
         written, points_written = written + 1, points_written + len(points)
     told = {"directory": str(out), "trials": written, "points": points_written}
     session.show(told, _told)
@@ -74,7 +74,7 @@ def _make_room(event_files: Any, out: Path, *, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _looked_at(session: Session, at: tuple[str | int, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _drawn(event_files: Any, session: Session, at: tuple[str | int, ...]) -> Iterator[Any]:
     """The trial's documents that can be drawn; a person's own file of such a name is left out."""
     for name in session.client.get(*at)["artifacts"]:
         if name not in INSPECTED:
@@ -82,18 +82,17 @@ def _looked_at(session: Session, at: tuple[str | int, ...]) -> Iterator[tuple[st
         with tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "artifact"
             session.client.download(*at, "artifacts", name, to=file)
-            document = _read(file)
-        if document is None:
-            session.note(f"Trial #{at[-1]}: {name} is none of ours and is left out.")
-        else:
-            yield name, document
+            try:
+                yield from event_files.drawn(name, _read(file))
+            except ValueError:
+                session.note(f"Trial #{at[-1]}: {name} is none of ours and is left out.")
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read(file: Path) -> dict[str, Any]:
+    """Raises ValueError on what is too large or no JSON object with a kind."""
     if file.stat().st_size > MOST_BYTES:
-        return None
-    try:
-        document = json.loads(file.read_bytes())
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) and "kind" in document else None
+        raise ValueError(f"more than {MOST_BYTES} bytes")
+    document = json.loads(file.read_bytes())
+    if not isinstance(document, dict) or "kind" not in document:
+        raise ValueError("no object with a kind")
+    return document

@@ -242,7 +242,9 @@ def _linear(bench: Bench, chosen: Tensor, outputs: Tensor, val: Split) -> dict[s
     x, unseen = (s.reshape(len(s), -1).to(torch.float64) for s in (bench.train.x[chosen], val.x))
     mean, spread = x.mean(0), x.std(0).clamp_min(1e-9)
     x, unseen = (x - mean) / spread, (unseen - mean) / spread
-    wanted = torch.nn.functional.one_hot(bench.train.y[chosen], bench.task.classes or -1).to(torch.float64)
+    wanted = torch.nn.functional.one_hot(bench.train.y[chosen].long(), bench.task.classes or -1).to(
+        torch.float64
+    )
     kernel = x @ x.T / x.shape[1]
     solved = torch.linalg.solve(
         kernel + 0.1 * torch.eye(len(x), dtype=x.dtype, device=x.device), wanted - wanted.mean(0)
