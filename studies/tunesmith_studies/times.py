@@ -167,17 +167,23 @@ def forecast_seconds(study: StudySpec, timing: Timing) -> dict[str, float]:
 def stage_seconds(study: StudySpec, stage: Stage, planned: Forecast, timing: Timing) -> float:
     """Slot-seconds of one stage of which so much is planned."""
     costs = timing.of(study.space, stage.held(study))
-    beside = planned.trials * (costs.build + PER_TRIAL) + planned.snapshots * costs.snapshot
-    if stage.budget is not None and stage.budget.seconds is not None:
-        return planned.trials * (stage.budget.seconds + costs.evaluate) + beside
-    epochs, least = likely_epochs(stage, planned), _least_steps(stage, planned)
     samples = stage.data_fraction * timing.train_samples
-    trained = fmean(
-        max(epochs * costs.epoch(batch, samples), least * costs.step(batch))
-        for batch in batch_sizes(study, stage)
-    )
-    judged = epochs * (costs.evaluate + PER_EPOCH) if stage.ranks else 0.0
-    return trained + judged + beside
+    trained = fmean(_trained(stage, planned, costs, b, samples) for b in batch_sizes(study, stage))
+    return trained + planned.trials * (costs.build + PER_TRIAL) + planned.snapshots * costs.snapshot
+
+
+def _trained(stage: Stage, planned: Forecast, costs: Costs, batch: float, samples: float) -> float:
+    """Seconds of a stage's steps and of the evaluations of what they trained."""
+    epochs, steps = likely_epochs(stage, planned), math.ceil(samples / batch)
+    if stage.budget is not None and not stage.budget.in_epochs:  # or so many epochs, whichever come first
+        most = (stage.budget.seconds or 0.0) / max(costs.epoch(batch, samples), 1e-9)
+        epochs *= min((stage.budget.steps or 0) / steps + most, stage.epochs) / stage.epochs
+    trained = max(epochs * costs.epoch(batch, samples), planned.least_steps * costs.step(batch))
+    if not stage.ranks:
+        return trained
+    points = epochs if stage.counts_epochs else max(epochs, planned.trials)  # one at its end, each
+    points += epochs * steps / stage.validate_every if stage.validate_every else 0.0
+    return trained + points * (costs.evaluate + PER_EPOCH)
 
 
 def likely_epochs(stage: Stage, planned: Forecast) -> float:
@@ -185,13 +191,6 @@ def likely_epochs(stage: Stage, planned: Forecast) -> float:
     if planned.likely_epochs is not None:
         return float(planned.likely_epochs)
     return planned.epochs * (PRUNED if stage.pruner is not None else 1.0)
-
-
-def _least_steps(stage: Stage, planned: Forecast) -> int:
-    """Optimizer steps of a stage that counts them."""
-    if stage.budget is not None and stage.budget.steps is not None:
-        return planned.trials * stage.budget.steps
-    return planned.least_steps
 
 
 def batch_sizes(study: StudySpec, stage: Stage) -> list[float]:

@@ -103,9 +103,31 @@ def test_a_range_test_takes_its_steps_where_epochs_are_short_and_is_not_evaluate
     assert seconds(TIMING, sweep, fixed={"batch_size": 100}) == pytest.approx(expected)
 
 
-def test_a_budget_in_seconds_takes_them() -> None:
-    stage = {"kind": "random", "epochs": 1000, "trials": 4, "budget": {"seconds": 20}}
-    assert seconds(TIMING, stage) == pytest.approx(4 * (20 + 0.5 + 0.3 + PER_TRIAL))
+def test_a_budget_in_seconds_takes_them_and_evaluations_beside_or_its_epochs_where_they_are_fewer() -> None:
+    stage = {"kind": "random", "epochs": 1000, "trials": 4, "budget": {"seconds": 22}}
+    an_epoch = 10 * 0.01 + 1000 * 0.001
+    evaluated = 22 / an_epoch * (0.5 + PER_EPOCH)
+    found = seconds(TIMING, stage, fixed={"batch_size": 100})
+    assert found == pytest.approx(4 * (22 + evaluated + 0.3 + PER_TRIAL))
+    few = seconds(TIMING, stage | {"epochs": 2}, fixed={"batch_size": 100})
+    assert few == pytest.approx(4 * (2 * (an_epoch + 0.5 + PER_EPOCH) + 0.3 + PER_TRIAL))
+
+
+@pytest.mark.parametrize(("steps", "epochs", "points"), [(5, 0.5, 1), (30, 3, 3), (5000, 50, 50)])
+def test_a_budget_in_steps_takes_them_or_its_epochs_where_they_are_fewer(
+    steps: int, epochs: float, points: int
+) -> None:
+    stage = {"kind": "random", "epochs": 50, "trials": 4, "budget": {"steps": steps}}
+    one = epochs * (10 * 0.01 + 1000 * 0.001) + points * (0.5 + PER_EPOCH)
+    found = seconds(TIMING, stage, fixed={"batch_size": 100})
+    assert found == pytest.approx(4 * (one + 0.3 + PER_TRIAL))
+
+
+def test_evaluations_between_epochs_take_their_time() -> None:
+    often, usual = (
+        seconds(TIMING, GRID | {"validate_every": every}, fixed={"batch_size": 100}) for every in (5, 0)
+    )
+    assert often - usual == pytest.approx(6 * 2 * (0.5 + PER_EPOCH))
 
 
 def test_times_survive_the_database_and_are_none_where_none_were_measured() -> None:
