@@ -246,6 +246,11 @@ def _written_short(name: str, written: Any) -> Any:
         if preset is None:
             raise ValueError(f"{name}: preset must be shallow, deep or complex, got {written['preset']!r}")
         return {"type": "float", **preset, **{k: v for k, v in written.items() if k != "preset"}}
+    if isinstance(written, Mapping) and not written.keys() & {"type", "low", "high", "values"}:
+        raise ValueError(
+            f"{name}: write low and high of a range, or its choices as a list such as [a, b]; "
+            f"got {', '.join(map(str, written)) or 'nothing'}"
+        )
     if isinstance(written, Mapping) and "type" not in written:
         return {"type": "choice" if "low" not in written and "values" in written else "float", **written}
     if isinstance(written, bool | int | float | str):

@@ -137,6 +137,12 @@ class StudySpec(BaseModel):
 
     def problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What keeps this study from running: the place in the specification and a sentence each."""
+        if self.objective.metric.endswith("accuracy") and self.objective.direction == "minimize":
+            yield (
+                ("objective",),
+                f"{self.objective.metric} is the better the higher, and a study minimizes unless it says "
+                "otherwise; add direction: maximize",
+            )
         for name in self.fixed:
             if name in self.space:
                 yield ("fixed", name), f"{name} stands in space and in fixed; leave it in one of them"

@@ -148,7 +148,8 @@ def test_a_check_judges_by_its_numbers_alone(
     kind: str, level: str, says: str, measured: dict[str, float]
 ) -> None:
     finding = found(kind, FREE, **measured)
-    assert (finding.level, says in finding.sentence + finding.next_step) == (level, True), finding.sentence
+    said = f"{finding.sentence} {finding.next_step}".lower()
+    assert (finding.level, says.lower() in said) == (level, True), finding.sentence
     assert finding.rule
     assert bool(finding.next_step) == (level in ("warn", "fail"))
     assert finding.sentence[0].isupper() or finding.sentence[0].isdigit()
@@ -244,6 +245,12 @@ def test_what_is_frozen_on_purpose_is_no_fault() -> None:
 def test_what_was_not_measured_is_not_judged() -> None:
     assert judge({}, FREE) == ()
     assert [f.kind for f in judge({"check/zero_grad/kept": 0.0}, FREE)] == ["zero_grad"]
+
+
+def test_what_to_do_is_a_sentence() -> None:
+    steps = [f.next_step for f in judge(DIGITS | {"check/labels/width": 9.0}, FREE) if f.next_step]
+    assert steps
+    assert all(step[0].isupper() and step.endswith(".") for step in steps)
 
 
 def test_the_gravest_comes_first() -> None:

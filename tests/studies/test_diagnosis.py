@@ -267,6 +267,12 @@ def test_a_lead_of_less_than_two_wobbles_ties_the_second_with_the_first():
     assert (found.trials, found.numbers["tied"]) == ((0, 1), 2)
 
 
+def test_two_trials_of_one_value_are_said_to_be_equal():
+    same = [trial([0.1] * 12, [0.3, 0.34] * 6, number=n) for n in range(3)]
+    (found,) = [f for f in stage_of(same) if f.kind == "ties_within_noise"]
+    assert found.sentence.endswith("; the first two are equal.")
+
+
 def test_trials_of_another_length_are_no_ties():
     whole = [
         trial([0.1] * 12, [0.3 + (0.02 if i % 2 else -0.02) for i in range(12)], number=n) for n in (0, 1)

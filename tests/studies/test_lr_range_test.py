@@ -189,6 +189,7 @@ def test_a_failed_sweep_leaves_the_suggestion_to_the_other_seed() -> None:
     assert isinstance(done, Done)
     assert done.result.chosen["suggestions"][0]["seeds"] == 1
     assert done.result.findings[0].sentence == "1 of 2 sweeps suggest no rate: it ended failed."
+    assert done.result.findings[0].next_step.startswith("See trial 0's error, repair what it names")
     assert done.result.numbers["epochs"] == pytest.approx(runner.log.trial(1).epochs_run)
 
 

@@ -126,6 +126,29 @@ def test_stages_without_a_name_get_their_kind_and_a_number() -> None:
     assert [s.name for s in spec.stages] == ["coarse_grid", "coarse_grid_2", "coarse_grid_3", "coarse_grid_4"]
 
 
+def test_accuracy_is_not_minimized_by_an_oversight() -> None:
+    ((pointer, message),) = wrong(objective={"metric": "val/accuracy"})
+    assert pointer == "/objective"
+    assert message.endswith("add direction: maximize")
+    spec = {"name": "s", "task": "digits", "space": {"lr": LR}, "stages": [GRID]}
+    StudySpec.model_validate(spec | {"objective": {"metric": "val/accuracy", "direction": "maximize"}})
+    stored = StudySpec.model_validate(spec).to_json() | {"objective": {"metric": "val/accuracy"}}
+    assert StudySpec.from_json(stored).objective.direction == "minimize"
+
+
+def test_choices_written_as_another_tool_wants_them_are_told_how_to_be_written() -> None:
+    ((pointer, message),) = wrong(space={"lr": LR, "optimizer": {"choices": ["sgd", "adam"]}})
+    assert pointer == "/space"
+    assert "optimizer: write low and high of a range, or its choices as a list such as [a, b]" in message
+    assert message.endswith("got choices")
+
+
+def test_what_cannot_be_refined_is_named_with_its_kind() -> None:
+    refined = {"kind": "refine_grid", "epochs": 4}
+    ((_, message),) = wrong(stages=[{"kind": "random", "epochs": 2, "trials": 4}, refined])
+    assert "it refines a coarse_grid or a refine_grid, and random is of kind random" in message
+
+
 @pytest.mark.parametrize("name", sorted(examples()))
 def test_every_example_is_a_study_that_survives_json(name: str) -> None:
     spec = StudySpec.model_validate(read(name))

@@ -50,7 +50,15 @@ class Speaker:
     def _said(self, level: Level, sentence: str, next_step: str) -> Finding:
         found = below(self.measured, self.prefix or f"check/{self.kind}/")
         numbers = {name: _as_json(value) for name, value in found.items()}
-        return Finding(self.kind, level, sentence, self.rule, next_step, numbers)
+        return Finding(self.kind, level, sentence, self.rule, as_sentence(next_step), numbers)
+
+
+def as_sentence(words: str) -> str:
+    """
+    >>> as_sentence("look at the labels")
+    'Look at the labels.'
+    """
+    return f"{words[0].upper()}{words[1:].rstrip('.')}." if words else ""
 
 
 def below(measured: Measured, prefix: str) -> dict[str, float]:

@@ -158,11 +158,12 @@ def _noise(history: History, ranked: Sequence[Trial], values: Mapping[int, float
     gap = abs(values[ranked[1].number] - best)
     if len(tied) < 2:
         return
+    lead = f"the first leads the second by {gap:.2g}" if gap else "the first two are equal"
     yield Finding(
         "ties_within_noise",
         "info",
         f"The best {len(tied)} trials are within {NOISES * noise:.2g} of the first in {metric}, and their "
-        f"own curves still move by {noise:.2g}; the first leads the second by {gap:.2g}.",
+        f"own curves still move by {noise:.2g}; {lead}.",
         f"sd over the last {NOISE_POINTS} points above half of the lead",
         "Do not read much into their order: take the cheaper, or train them again with other seeds (final).",
         {"noise": noise, "lead": gap, "tied": len(tied)},

@@ -163,7 +163,8 @@ class Stage(BaseModel):
     @property
     def length(self) -> str:
         """How long its trials are, for people: `5 epochs`."""
-        length = self.budget.shown() if self.budget is not None else f"{self.epochs} epochs"
+        epochs = f"{self.epochs} epoch{'s' if self.epochs != 1 else ''}"
+        length = self.budget.shown() if self.budget is not None else epochs
         return f"{length}, evaluated every {self.validate_every} steps" if self.validate_every else length
 
     def work(self, history: History, ordinal: int, **changes: Any) -> Work:

@@ -346,7 +346,7 @@ class _Grid:
             shown = ", ".join(f"{v:.3g}" for v in sorted(self._cut))
             yield f"Rates outside the space were moved to its ends: {shown}."
         if crossed:
-            steps = ", ".join(edge.shown() for edge in crossed)
+            steps = ", ".join(dict.fromkeys(edge.shown() for edge in crossed))
             yield f"The best lay at the border, so {added} more went one grid step beyond: {steps}."
         for name, (low, high) in past.items():
             yield f"The space of {name} is wider from here on: [{low:g}, {high:g}]."

@@ -195,13 +195,19 @@ class _Result:
         if not silent:
             return
         of = f" with {_shown(given)}" if given else ""
+        if silent[0][0].state is TrialState.FAILED:
+            next_step = f"See trial {silent[0][0].number}'s error, repair what it names, and begin again."
+        else:
+            next_step = (
+                "See that the model learns at all (preflight: overfit a batch, gradients, labels), then "
+                f"sweep another range than {self.stage.lr_low:g} to {self.stage.lr_high:g}."
+            )
         yield Finding(
             kind="range_test_silent",
             level="fail" if len(silent) == len(readings) else "warn",
             sentence=f"{len(silent)} of {len(readings)} sweeps{of} suggest no rate: {silent[0][1]}.",
             rule=RULE,
-            next_step="See that the model learns at all (preflight: overfit a batch, gradients, labels), "
-            f"then sweep another range than {self.stage.lr_low:g} to {self.stage.lr_high:g}.",
+            next_step=next_step,
             numbers={"sweeps": len(readings), "silent": len(silent)},
             trials=tuple(t.number for t, _ in silent),
         )

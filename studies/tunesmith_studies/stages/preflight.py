@@ -227,7 +227,7 @@ def cost(checks: Trial) -> dict[str, dict[str, float]]:
 def _not_measured(checks: Trial) -> Finding:
     how = "failed" if checks.state is TrialState.FAILED else f"was {checks.state}"
     sentence = f"The checks ended early: trial {checks.number} {how}."
-    step = "see the trial's error and log, repair what it names, and try it again"
+    step = "See the trial's error and log, repair what it names, and try it again."
     return Finding("run", "fail", sentence, "the trial that measures runs to its end", step)
 
 

@@ -60,7 +60,7 @@ class RefineGrid(Stage):
     def problems(self, study: StudySpec) -> list[str]:
         source = self.source_in(study)
         if not isinstance(source, CoarseGrid | RefineGrid):
-            was = f"not {source.kind} {source.name}" if source else "but none comes before it"
+            was = f"and {source.name} is of kind {source.kind}" if source else "but none comes before it"
             return [f"it refines a coarse_grid or a refine_grid, {was}; name one as its source"]
         found = []
         for name in self.axes:
