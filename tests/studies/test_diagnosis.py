@@ -240,11 +240,13 @@ def test_one_diverged_trial_of_four_is_no_finding():
     assert "many_infeasible" not in kinds(stage_of([*grid((1e-3, 1e-2, 0.1), 1e-2), lost]))
 
 
-def test_trials_closer_than_their_curves_move_are_ties():
-    def wobbly(end: float, number: int) -> Trial:
-        val = [end + (0.02 if i % 2 else -0.02) for i in range(11)] + [end]
-        return trial([0.1] * 12, val, number=number)
+def wobbly(end: float, number: int) -> Trial:
+    """A curve that moves by about 0.02 and ends at `end`."""
+    val = [end + (0.02 if i % 2 else -0.02) for i in range(11)] + [end]
+    return trial([0.1] * 12, val, number=number)
 
+
+def test_trials_closer_than_their_curves_move_are_ties():
     (found,) = [
         f
         for f in stage_of([wobbly(0.300, 0), wobbly(0.301, 1), wobbly(0.9, 2)])
@@ -254,10 +256,6 @@ def test_trials_closer_than_their_curves_move_are_ties():
 
 
 def test_a_lead_of_less_than_two_wobbles_ties_the_second_with_the_first():
-    def wobbly(end: float, number: int) -> Trial:
-        val = [end + (0.02 if i % 2 else -0.02) for i in range(11)] + [end]
-        return trial([0.1] * 12, val, number=number)
-
     (found,) = [
         f
         for f in stage_of([wobbly(0.300, 0), wobbly(0.345, 1), wobbly(0.9, 2)])

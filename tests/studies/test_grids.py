@@ -368,6 +368,18 @@ def test_the_likely_epochs_of_a_refined_grid_are_close_to_what_it_takes() -> Non
     assert all(0.67 < r < 1.5 for r in ratios), ratios
 
 
+def test_a_forecast_saves_nothing_where_centres_are_held_to_other_values_and_train_again() -> None:
+    space = {"lr": {"low": 1e-4, "high": 1.0, "log": True}, "dropout": {"low": 0, "high": 0.5}}
+    grid = {"kind": "coarse_grid", "epochs": 5, "axes": {"lr": 3}, "fixed": {"dropout": 0.2}}
+    held = {"lr": 0.01, "dropout": 0.1}
+    refined = {"kind": "refine_grid", "epochs": 6, "top": 1, "continue_snapshots": True, "fixed": held}
+    spec = study(grid, refined, space=space)
+    runner = Runner(spec)
+    runner.run("coarse_grid")
+    took = runner.run("refine_grid").result.numbers["epochs"]
+    assert took == 6 == forecast(spec)["refine_grid"].epochs
+
+
 @pytest.mark.parametrize(
     ("stages", "said"),
     [

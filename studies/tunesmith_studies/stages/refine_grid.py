@@ -150,6 +150,11 @@ class RefineGrid(Stage):
             return [base[name]]
         return finer_steps(parameter, [v for v in grid if not isinstance(v, str)], base[name], self.factor)
 
+    def _may_continue(self, study: StudySpec, source: Stage) -> bool:
+        """Whether centres stay as they were trained: what is held to another value trains again."""
+        before = source.held(study)
+        return self.continue_snapshots and all(before.get(n) == v for n, v in self.held(study).items())
+
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         """At most four values along each numeric axis: itself, a finer step to either side, one beyond.
 
@@ -169,7 +174,7 @@ class RefineGrid(Stage):
             around = min(self.top, trials) or centres  # a first round may leave more than its source had
             trials += around * 4**dims
             likely += around * 3**dims - ((around - 1) * 3 ** (dims - 1) if dims else 0)
-        saved = centres * source.epochs if self.continue_snapshots and source is not None else 0
+        saved = centres * source.epochs if source is not None and self._may_continue(study, source) else 0
         return Forecast(
             trials=trials,
             epochs=trials * self.epochs - saved,
