@@ -121,8 +121,8 @@ def _coarse(epochs: int, study: StudySpec) -> Part:
     points = {"kind": "random", "epochs": max(epochs // 2, 1), "trials": 12, "method": "sobol"}
     if "lr" not in study.space:
         return [points]
-    decay = {"weight_decay": 3} if "weight_decay" in study.space else {}
     middle = study.space.middle(study.fixed)
+    decay = {"weight_decay": 3} if "weight_decay" in study.space and "weight_decay" in middle else {}
     grid: dict[str, Any] = {
         "kind": "coarse_grid",
         "epochs": max(epochs // 10, 1),

@@ -92,6 +92,14 @@ def test_without_a_weight_decay_or_a_rate_the_stages_that_need_one_are_left_out_
     ]  # fmt: skip
 
 
+def test_a_weight_decay_that_the_usual_optimizer_has_not_is_no_axis_and_the_grids_stay() -> None:
+    space = SPACE | {"optimizer": ["momentum", "adamw"]}
+    space["weight_decay"] = {"low": 1e-6, "high": 1e-2, "log": True, "when": {"optimizer": "adamw"}}
+    spec = study(recipe="quick", space=space)
+    assert kinds(spec) == ["lr_range_test", "coarse_grid", "refine_grid", "final"]
+    assert notes(spec) == ()
+
+
 def test_where_a_schedule_needs_the_length_nothing_goes_on_from_a_snapshot() -> None:
     spec = study(fixed={"schedule": "cosine"})
     assert kinds(spec) == ["preflight", "lr_range_test", "sampler", "final"]
