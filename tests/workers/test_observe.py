@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -101,6 +102,32 @@ def test_a_watch_leaves_no_hook_behind(tmp_path):
     assert not optimizer._global_optimizer_post_hooks
     assert not torch.overrides._get_current_function_mode_stack()
     assert len(curve(SMALL, tmp_path)) == before
+
+
+@pytest.mark.parametrize("name", ["scripted", "sparse", "transformed"])
+def test_a_loop_whose_model_we_cannot_train_passes_all_the_same(tmp_path, name, capsys):
+    def loop(trial: Trial) -> None:
+        x, y = torch.randint(0, 9, (60, 4)), torch.arange(60) % 3
+        model: Any = nn.Sequential(
+            nn.Embedding(9, 4, sparse=name == "sparse"), nn.Flatten(), nn.Linear(16, 3)
+        )
+        model = torch.jit.script(model) if name == "scripted" else model
+        forward = torch.func.vmap(lambda row: model(row[None])[0]) if name == "transformed" else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for epoch in range(trial.epochs):
+            for rows in torch.randperm(60).split(20):
+                optimizer.zero_grad()
+                functional.cross_entropy(forward(x[rows]), y[rows]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                trial.report(epoch + 1, {"val/loss": float(functional.cross_entropy(forward(x), y))})
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
+        said = watch(loop, tmp_path)
+    assert ending(said) == BUDGET
+    assert facts(said)["check/rate/steps"] > 0
+    assert ("cannot be trained on its own" in capsys.readouterr().out) == (name != "transformed")
 
 
 def test_a_loop_without_an_end_is_left_when_it_has_shown_enough(tmp_path):

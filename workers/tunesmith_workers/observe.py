@@ -221,8 +221,13 @@ class _Observation:
         bench = Bench(
             task, {}, train, val, place.device, self.work.seed, place.threads, options=self.work.options
         )
-        for found in replica.probed(bench):
-            yield from self._told(found)
+        try:
+            for found in replica.probed(bench):
+                yield from self._told(found)
+        except Exception as e:  # somebody else's class: a copy of it may not take what the loop gives it
+            if isinstance(e, torch.AcceleratorError):
+                raise  # this device runs no more
+            print(f"the model cannot be trained on its own ({type(e).__name__}: {e}): nothing more is seen")
 
     def _told(self, facts: Mapping[str, float]) -> Iterator[EpochResult]:
         """Points of what was measured, in rising order of step, none larger than a report may be."""

@@ -9,7 +9,8 @@ turns them into a few events, in the loop's own order, and tells them to `Watche
     backward, step   with what they took
 
 What is computed under `no_grad` between two training steps (a teacher's targets, a generator's samples) is
-neither: it is dropped. So is everything that other threads and processes compute.
+neither: it is dropped. So is everything that other threads and processes compute, and what torch.func
+transforms.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional
 from torch.nn.modules import module as hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -211,7 +213,8 @@ class Watch(TorchFunctionMode):
     # --- forwards -------------------------------------------------------------------------------------
 
     def _is_elsewhere(self) -> bool:
-        return self._in_backward or threading.get_ident() != self._thread  # recomputed for a gradient
+        is_again = self._in_backward  # recomputed for a gradient
+        return is_again or threading.get_ident() != self._thread or _is_transformed()
 
     def _forward_begins(self, module: nn.Module, args: Any) -> None:
         if self._is_elsewhere():
@@ -255,7 +258,7 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._in_backward or func not in _WATCHED:
+        if self._in_backward or func not in _WATCHED or _is_transformed():
             return func(*args, **kwargs)
         if func is Tensor.backward:
             return self._backward(func, args, kwargs)
@@ -293,6 +296,11 @@ class Watch(TorchFunctionMode):
 
 _KEPT = 16
 """Newest forwards of which the loop's own tensors are kept until the backward that they are for."""
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func's vmap, grad and the like compute: their tensors have no numbers to look at."""
+    return peek_interpreter_stack() is not None
 
 
 def _without_tensors(seen: Forward) -> Forward:
