@@ -16,7 +16,7 @@ from ui.test_browser import visiting
 
 PICTURE = b"<svg onload=alert(1)>"
 PARAMS = {"lr": 0.01, "weight_decay": 1e-4, "optimizer": "adam", "batch_size": 64}
-SUGGESTION = {"given": {"optimizer": "adam"}, "lr": 0.02, "low": 0.004, "high": 0.04, "max": 0.16}
+SUGGESTION = {"given": {"optimizer": "adam"}, "lr": 0.0024, "low": 0.004, "high": 0.04, "max": 0.16}
 FINDINGS: list[dict[str, Any]] = [
     {
         "kind": "spread", "level": "pass", "sentence": "Two seeds suggest the same rate.",
@@ -156,7 +156,7 @@ def test_a_range_test_is_drawn_over_its_rate_with_the_suggestion_marked(
                  f"/ui/studies/{checked.study}/trials/0/curves.json?metric=val/loss"):  # fmt: skip
         view = reader.get(path).json()
         assert (view["axis"], view["metric"]) == ({"name": "learning rate", "log": True}, "train/loss")
-        assert view["marks"] == [{"at": 0.02, "label": "suggested 0.02 adam"}]
+        assert view["marks"] == [{"at": 0.0024, "label": "suggested 0.0024 adam"}]
         assert view["curves"][0]["steps"][:2] == pytest.approx([1e-5, 1.15e-5])
     assert len(reader.get(f"/ui/studies/{checked.study}/range-tests.json").json()["curves"]) == 2
 
@@ -215,3 +215,23 @@ def test_a_person_overrides_the_check_on_the_page_and_everybody_reads_why(checke
     assert [s["state"] for s in stages] == ["failed", "active"]
     assert stages[0]["override"]["reason"] == "the loss <i>sums</i> on purpose"
     assert json.loads(json.dumps(stages[0]["result"])) == RESULT, "the verdict stays"
+
+
+def test_a_suggestion_is_drawn_at_its_rate_however_small(checked: Checked, chromium: Any):
+    with visiting(checked, chromium) as visit:
+        visit.page.goto(f"/ui/studies/{checked.study}")
+        said = visit.page.wait_for_function(
+            """() => {
+                const found = [];
+                for (const place of document.querySelectorAll("[_echarts_instance_]")) {
+                    const chart = echarts.getInstanceByDom(place);
+                    for (const drawn of chart.getZr().storage.getDisplayList(true)) {
+                        if (!String(drawn.style.text).startsWith("suggested")) continue;
+                        const x = drawn.transform ? drawn.transform[4] : drawn.x;
+                        found.push([x, chart.convertToPixel({ xAxisIndex: 0 }, 0.0024)]);
+                    }
+                }
+                return found.length && found;
+            }""",
+        ).json_value()
+    assert all(abs(x - wanted) < 20 for x, wanted in said), said

@@ -109,6 +109,7 @@
               data: curve.lost.map((step) => ({ coord: [step, view.range ? view.range[1] : 0] })),
             },
             markLine: place > 0 ? undefined : {
+              precision: -1, // else rates are rounded to two decimals, and small ones leave the axis
               symbol: "none", silent: true, animation: false,
               lineStyle: { color: soft, type: "dashed", width: 1 },
               label: { color: soft, fontSize: 11, formatter: (mark) => mark.name, position: "insideEndTop" },
