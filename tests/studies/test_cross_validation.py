@@ -123,7 +123,9 @@ def test_it_waits_for_its_last_fold_and_refuses_a_pruner() -> None:
     plan = runner.ask("cross_validation", 9)
     for proposal in plan.items:  # type: ignore[union-attr]
         runner.start(runner.queue("cross_validation", proposal))
-    assert runner.ask("cross_validation", 1) == Wait("2 of 2 trainings have not finished")
+    assert runner.ask("cross_validation", 1) == Wait(
+        "2 of 2 trainings have not finished: candidate:0/fold:0, candidate:0/fold:1"
+    )
     with pytest.raises(ValidationError, match="which a pruner would cut; leave its pruner out"):
         Folded(pruner={"kind": "median"})
 

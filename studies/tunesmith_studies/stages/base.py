@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tunesmith_studies.planning import Done, Earlier, History, Plan, Ranked, Seed, StageResult, training_seed
+from tunesmith_studies.planning import (
+    Done,
+    Earlier,
+    History,
+    Plan,
+    Proposal,
+    Proposals,
+    Ranked,
+    Seed,
+    StageResult,
+    Wait,
+    training_seed,
+)
 from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.pruners import Pruner
 from tunesmith_studies.space import Scalar, Space
@@ -198,6 +210,19 @@ class Stage(BaseModel):
         )
 
 
+def still_open(
+    todo: Sequence[Proposal], history: History, n: int, what: str = "trials"
+) -> Proposals | Wait | None:
+    """What a stage answers until all of `todo` has run: up to n of those that no trial stands for, then Wait;
+    None once all have ended. `what` names them for people."""
+    taken = history.by_key()
+    if left := [p for p in todo if p.key not in taken]:
+        return Proposals(tuple(left[:n]))
+    if running := [p.key for p in todo if not taken[p.key].state.is_finished]:
+        return Wait(f"{len(running)} of {len(todo)} {what} have not finished: {', '.join(running[:3])}")
+    return None
+
+
 def spent(history: History) -> dict[str, Any]:
     """How many trials ended how, and the epochs they trained."""
     ends = Counter(outcome(t.state, t.is_diverged) for t in history.trials if t.state.is_finished)
@@ -248,4 +273,5 @@ __all__ = [
     "show_params",
     "source_or_why",
     "spent",
+    "still_open",
 ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from tunesmith_studies.findings import Finding
-from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult, Wait
-from tunesmith_studies.stages.base import Forecast, Stage, failed, nothing_ranks, spent
+from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
+from tunesmith_studies.stages.base import Forecast, Stage, failed, nothing_ranks, spent, still_open
 from tunesmith_studies.stages.repeats import (
     Candidate,
     Repeats,
@@ -55,12 +55,7 @@ class CrossValidation(Stage):
         if isinstance(found, str):
             return failed(found)
         todo = self._trials(found, seed)
-        taken = history.by_key()
-        if left := [p for p in todo if p.key not in taken]:
-            return Proposals(tuple(left[:n]))
-        if running := sum(not taken[p.key].state.is_finished for p in todo):
-            return Wait(f"{running} of {len(todo)} trainings have not finished")
-        return self._result(history, found)
+        return still_open(todo, history, n, "trainings") or self._result(history, found)
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         found = candidates_at_most(self, study, sources, self.top)

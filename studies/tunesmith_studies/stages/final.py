@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult, Wait
+from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
 from tunesmith_studies.space import Scalar, tidy
-from tunesmith_studies.stages.base import Forecast, Stage, failed, nothing_ranks
+from tunesmith_studies.stages.base import Forecast, Stage, failed, nothing_ranks, still_open
 from tunesmith_studies.stages.final_result import Choice, Outcome
 from tunesmith_studies.stages.repeats import (
     Candidate,
@@ -91,13 +91,8 @@ class Final(Stage):
             todo = phase()
             if isinstance(todo, Done):
                 return todo
-            taken = history.by_key()
-            if left := [p for p in todo if p.key not in taken]:
-                return Proposals(tuple(left[:n]))
-            if running := [p.key for p in todo if not taken[p.key].state.is_finished]:
-                return Wait(
-                    f"{len(running)} of {len(todo)} trials have not finished: {', '.join(running[:3])}"
-                )
+            if answer := still_open(todo, history, n):
+                return answer
         return Done(run.result())
 
     @property

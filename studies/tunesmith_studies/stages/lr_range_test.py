@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from tunesmith_studies.findings import Finding, gravest_first
-from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult, Wait
+from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
 from tunesmith_studies.rates import (
     STOP_FACTOR,
     STOP_SMOOTHING,
@@ -21,7 +21,7 @@ from tunesmith_studies.rates import (
     read,
 )
 from tunesmith_studies.space import Choice, Float, Int, Scalar, canonical
-from tunesmith_studies.stages.base import Forecast, Stage, spent
+from tunesmith_studies.stages.base import Forecast, Stage, spent, still_open
 from tunesmith_studies.trial import Trial, TrialState
 
 if TYPE_CHECKING:
@@ -89,11 +89,8 @@ class LrRangeTest(Stage):
 
     def plan(self, history: History, n: int, seed: Seed) -> Plan:
         todo = self._sweeps(history, seed)
-        if left := [p for p in todo if p.key not in history.keys]:
-            return Proposals(tuple(left[:n]))
-        trials = history.by_key()
-        if running := sum(not trials[p.key].state.is_finished for p in todo):
-            return Wait(f"{running} of {len(todo)} sweeps have not finished")
+        if answer := still_open(todo, history, n, "sweeps"):
+            return answer
         return _Result(self, history, self._givens(history.study)).done()
 
     def _sweeps(self, history: History, seed: Seed) -> list[Proposal]:

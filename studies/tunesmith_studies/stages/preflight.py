@@ -10,9 +10,9 @@ from pydantic import Field
 
 from tunesmith_studies.checks import Known, judge, learning, merged, own_rate
 from tunesmith_studies.findings import Finding, gravest_first
-from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult, Wait
+from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
 from tunesmith_studies.space import Choice, Float, Int, Scalar, Space
-from tunesmith_studies.stages.base import Forecast, Stage, spent
+from tunesmith_studies.stages.base import Forecast, Stage, spent, still_open
 from tunesmith_studies.times import Place, Timing, forecast_seconds, timing_of
 from tunesmith_studies.trial import Trial, TrialState
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
@@ -55,14 +55,7 @@ class Preflight(Stage):
         return []
 
     def plan(self, history: History, n: int, seed: Seed) -> Plan:
-        planned = list(self._proposals(history))
-        if left := [p for p in planned if p.key not in history.keys]:
-            return Proposals(tuple(left[:n]))
-        trials = history.by_key()
-        running = [p for p in planned if not trials[p.key].state.is_finished]
-        if running:
-            return Wait(f"{len(running)} of {len(planned)} trials have not finished measuring")
-        return Done(self._result(history, seed))
+        return still_open(list(self._proposals(history)), history, n) or Done(self._result(history, seed))
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         return Forecast(trials=1 + len(self._timed(study)), epochs=self.epochs, least_steps=MOST_STEPS)

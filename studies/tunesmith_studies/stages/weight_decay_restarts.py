@@ -15,14 +15,20 @@ from tunesmith_studies.planning import (
     History,
     Plan,
     Proposal,
-    Proposals,
     Ranked,
     Seed,
     StageResult,
-    Wait,
 )
 from tunesmith_studies.space import Choice, Scalar, tidy
-from tunesmith_studies.stages.base import Forecast, Stage, failed, nothing_ranks, source_or_why, spent
+from tunesmith_studies.stages.base import (
+    Forecast,
+    Stage,
+    failed,
+    nothing_ranks,
+    source_or_why,
+    spent,
+    still_open,
+)
 from tunesmith_studies.trial import Start, TrialState
 from tunesmith_studies.vocabulary import HYPERPARAMETERS
 
@@ -131,13 +137,8 @@ class WeightDecayRestarts(Stage):
             todo = phase()
             if isinstance(todo, Done):
                 return todo
-            taken = history.by_key()
-            if left := [p for p in todo if p.key not in taken]:
-                return Proposals(tuple(left[:n]))
-            if running := [p.key for p in todo if not taken[p.key].state.is_finished]:
-                return Wait(
-                    f"{len(running)} of {len(todo)} trials have not finished: {', '.join(running[:3])}"
-                )
+            if answer := still_open(todo, history, n):
+                return answer
         return run.result()
 
     def _base(self, history: History) -> dict[str, Scalar] | str:
