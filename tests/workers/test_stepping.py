@@ -105,6 +105,22 @@ def test_the_gradient_s_norm_is_reported_as_it_was_before_clipping(clip):
     assert one.gradient_norm() == pytest.approx(norm)
 
 
+def test_a_sparse_gradient_has_the_norm_of_the_dense_one():
+    generator = torch.Generator().manual_seed(3)
+    split = Split(torch.randint(0, 9, (20, 4), generator=generator), torch.arange(20) % 3)
+
+    def task(sparse):
+        def build(params):
+            return nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten(), nn.Linear(16, 3))
+
+        return blobs(splits=Splits(split, split), build=build).task
+
+    dense, sparse = (learner(task(is_sparse), lr=0.1) for is_sparse in (False, True))
+    for one in (dense, sparse):
+        one.step(torch.arange(20))
+    assert sparse.gradient_norm() == pytest.approx(dense.gradient_norm(), rel=1e-6)
+
+
 # --- precision ------------------------------------------------------------------------------------
 
 

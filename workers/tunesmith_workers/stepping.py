@@ -139,7 +139,7 @@ class Learner:
         """L2 norm of the newest step's gradient, before clipping."""
         if self._norm is None:
             gradients = [p.grad for p in self._parameters if p.grad is not None]
-            self._norm = nn.utils.get_total_norm(gradients)
+            self._norm = nn.utils.get_total_norm([_numbers(g) for g in gradients])
         return self._norm.item()
 
     def _backward(self, batch: Batch) -> Seen:
@@ -198,6 +198,11 @@ class Learner:
             f"out of memory with {tried} samples at once: goes on with {self.micro_batch}, "
             f"{-(-self.step_size // self.micro_batch)} times a step"
         )
+
+
+def _numbers(gradient: Tensor) -> Tensor:
+    """A gradient as a dense tensor; of a sparse one, for which torch has no norm, what it holds."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _of_each(losses: Tensor) -> Tensor:
