@@ -368,6 +368,20 @@ def test_the_likely_epochs_of_a_refined_grid_are_close_to_what_it_takes() -> Non
     assert all(0.67 < r < 1.5 for r in ratios), ratios
 
 
+def test_a_range_test_that_holds_an_optimizer_suggests_nothing_for_another() -> None:
+    held = TEST | {"seeds": 1, "fixed": {"optimizer": "momentum"}}
+    rates = [1e-5 * 10 ** (i / 10) for i in range(60)]
+    sweep = [{"sys/lr": lr, "train/loss": 2.0 / (1 + 30 * lr) + 3 * max(lr - 1, 0)} for lr in rates]
+    runner = Runner(study(held, CENTRED, space=OPTIMIZERS), measures=lambda trial: sweep)
+    (found,) = runner.run("lr_range_test").result.chosen["suggestions"]
+    assert found["given"] == {"optimizer": "momentum"}
+    runner.run("coarse_grid")
+    cells = trained(runner, "coarse_grid", "optimizer", "lr")
+    middle = {optimizer: sorted(lr for o, lr in cells if o == optimizer)[1] for optimizer, _ in cells}
+    assert middle["momentum"] == pytest.approx(found["lr"])
+    assert middle["adam"] == pytest.approx(10**-2.5)  # of the space's own grid
+
+
 def test_a_forecast_saves_nothing_where_centres_are_held_to_other_values_and_train_again() -> None:
     space = {"lr": {"low": 1e-4, "high": 1.0, "log": True}, "dropout": {"low": 0, "high": 0.5}}
     grid = {"kind": "coarse_grid", "epochs": 5, "axes": {"lr": 3}, "fixed": {"dropout": 0.2}}

@@ -138,7 +138,9 @@ def test_seeds_that_disagree_are_a_finding() -> None:
     done, _ = run(spec, lambda params: next(losses))
     (finding,) = done.result.findings
     assert (finding.kind, finding.level) == ("range_test_spread", "warn")
-    assert finding.sentence.startswith("The seeds' suggestions differ by a factor of 10; ")
+    assert finding.sentence.startswith(
+        "The seeds' suggestions for optimizer momentum differ by a factor of 10; "
+    )
     assert finding.numbers["spread"] == pytest.approx(10, rel=0.05)
 
 

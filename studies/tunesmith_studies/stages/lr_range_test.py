@@ -33,6 +33,8 @@ RULE = (
     "valley: of the loss, smoothed over the log of the rate, the middle between the rate at which a fifth of "
     "its fall is done and the one at which it is lowest"
 )
+OWN_RATES = "optimizer"
+"""The choice whose values want rates of their own."""
 Given: TypeAlias = Mapping[str, Scalar]
 Readings: TypeAlias = list[tuple[Trial, Reading | str]]
 
@@ -115,7 +117,7 @@ class LrRangeTest(Stage):
 
     def _givens(self, study: StudySpec) -> list[dict[str, Scalar]]:
         space = self.open_space(study)
-        per = self.per if self.per is not None else ("optimizer",)
+        per = self.per if self.per is not None else (OWN_RATES,)
         choices = [(name, space[name]) for name in per if name in space]
         axes = {name: p.values for name, p in choices if isinstance(p, Choice)}
         return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
@@ -162,7 +164,9 @@ class _Result:
     def _agreed(self, given: Given, readings: Readings) -> Suggestion | None:
         found = [r for _, r in readings if isinstance(r, Reading)]
         at = {k: v for k, v in self.stage.base(self.history.study, given).items() if k != "lr"}
-        return agreed(found, given, at) if found else None
+        # An optimizer that this stage alone holds says nothing of the others that later stages try.
+        own = {n: v for n, v in self.stage.fixed.items() if n == OWN_RATES and n in self.history.study.space}
+        return agreed(found, {**own, **given}, at) if found else None
 
     def _told(self, s: Suggestion) -> str:
         seeds = f"{s.seeds} seeds, which differ by a factor of {s.spread:.2g}" if s.seeds > 1 else "one seed"
