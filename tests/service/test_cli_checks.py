@@ -116,3 +116,15 @@ def test_an_override_needs_a_reason_and_keeps_it(tunesmith: Command):
     shown = tunesmith("study", "show", "checked").output
     assert "summed on purpose" in shown
     assert "keeps the study from going on" not in shown
+
+
+def test_a_forecast_says_which_stages_count_steps_and_not_epochs():
+    ranged = {"trials": 1, "epochs": 1, "snapshots": 0, "likely_epochs": None, "least_steps": 300}
+    plan = {
+        "name": "s", "trials": 2, "epochs": 2, "likely_epochs": 2, "snapshots": 0, "snapshot_bytes": None,
+        "stages": {"lr_range_test": ranged, "coarse": ranged | {"least_steps": 0}},
+        "recipe": None, "notes": [], "warnings": [],
+    }  # fmt: skip
+    said = views.forecast(plan)
+    assert "lr_range_test takes 300 optimizer steps or more" in said
+    assert "coarse takes" not in said

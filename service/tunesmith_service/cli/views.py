@@ -188,7 +188,12 @@ def forecast(plan: Answer) -> str:
         if size is not None
         else "Snapshots: their size is known once a trial of this task has left one."
     )
-    lines = [text.table(header, rows, right=header[1:]), bytes_line, *of_recipe(plan)]
+    steps = [
+        f"{name} takes {f['least_steps']} optimizer steps or more: of a small set more epochs than these."
+        for name, f in plan["stages"].items()
+        if f["least_steps"]
+    ]
+    lines = [text.table(header, rows, right=header[1:]), *steps, bytes_line, *of_recipe(plan)]
     lines += [f"Warning: {w}" for w in plan["warnings"]]
     return "\n".join([*lines, f"At most; nothing was created. Study: {plan['name']}"])
 
