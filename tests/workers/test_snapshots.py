@@ -140,7 +140,7 @@ def damaged(tmp_path: Path, how: str) -> Path:
     elif how == "an unknown mark":
         content = content.replace(b"$tensor", b"$pickle")
     elif how == "another format":
-        content = content.replace(b'\\"format\\": 1', b'\\"format\\": 9')
+        content = content.replace(b'\\"format\\": 2', b'\\"format\\": 9')
     elif how == "a pickle":
         torch.save({"x": torch.ones(3)}, file.path)
         return file.path
@@ -165,7 +165,7 @@ def damaged(tmp_path: Path, how: str) -> Path:
             "header is damaged: ValueError: a view of 3996 bytes on a storage of 400",
         ),
         ("an unknown mark", r"header is damaged: ValueError: unknown mark \$pickle"),
-        ("another format", "format 9, this version reads 1"),
+        ("another format", "format 9, this version reads 2"),
         ("a pickle", "not a readable safetensors file"),
         ("foreign safetensors", "not one of Tunesmith's snapshots"),
         ("missing", "there is no such file"),

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 Tree: TypeAlias = Any
 """None, bool, int, float, str, Tensor, and lists, tuples and dicts of them."""
 
-FORMAT = 1
+FORMAT = 2  # 1: before a snapshot held the scaler of fp16, best weights and seconds spent
 _ALIGNED = 64  # bytes; what torch's own allocations keep to, and what kernels may round by
 _EXACT = 2**53  # whole numbers up to here survive any reader of JSON
 _DTYPES = {

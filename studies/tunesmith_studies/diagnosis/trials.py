@@ -24,6 +24,8 @@ from tunesmith_studies.trial import Trial
 
 FEWEST_POINTS = 5
 """A shorter curve says only whether it diverged."""
+FEWEST_TO_SAY_HOW_MUCH = 10
+"""Of a shorter one the means of three points reach too far back to be called its last fifth."""
 
 OVERFIT_GL = 5.0  # per cent above the best; Prechelt 1998, GL_5
 STILL_GAINING = 0.02  # of the loss, over the last fifth of the run
@@ -284,10 +286,12 @@ def _still_improving(seen: Seen) -> Finding | None:
     gain = gain_of_the_end(seen.losses.val)
     if gain <= STILL_GAINING:
         return None
+    short = len(seen.losses) < FEWEST_TO_SAY_HOW_MUCH
+    how = "was still falling" if short else f"gained {gain:.1%} over the last fifth of the run"
     return seen.finding(
         "still_improving",
         "info",
-        f"It was still getting better: the validation loss gained {gain:.1%} over the last fifth of the run.",
+        f"It was still getting better: the validation loss {how}.",
         f"more than {STILL_GAINING:.0%} in the last 20 % of the run",
         "Train longer before judging it, or raise the rate.",
         gain=gain,
