@@ -21,6 +21,7 @@ from torch.nn import functional
 from tunesmith_workers import rng, snapshots
 from tunesmith_workers.data import cut, epoch_order
 from tunesmith_workers.endings import Asked, Wish
+from tunesmith_workers.optim import Params, whole
 
 Layer: TypeAlias = nn.Linear | nn.Conv2d
 
@@ -92,6 +93,14 @@ class Pretraining:
             for own, was in zip(self._biases, saved["biases"], strict=True):
                 own.copy_(was)
         snapshots.restore_optimizer(self._optimizer, saved["optimizer"])
+
+
+def pretraining(model: nn.Module, inputs: Tensor, params: Params, seed: int) -> Pretraining | None:
+    """What `pretrain_epochs` asks for; None if that is nothing."""
+    epochs = whole(params, "pretrain_epochs")
+    if epochs == 0:
+        return None
+    return Pretraining(model, inputs, epochs=epochs, batch_size=whole(params, "batch_size"), seed=seed)
 
 
 def reconstruction_errors(

@@ -25,9 +25,8 @@ from tunesmith_workers import rng
 from tunesmith_workers.data import cut, epoch_order, steps_per_epoch
 from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, Asked, EpochResult, Said, Wish
 from tunesmith_workers.freezing import Freezing
-from tunesmith_workers.optim import whole
 from tunesmith_workers.preparation import prepared
-from tunesmith_workers.pretrain import Pretraining
+from tunesmith_workers.pretrain import pretraining
 from tunesmith_workers.stepping import Learner
 from tunesmith_workers.tasks.registry import Entry, Task, TaskError
 
@@ -132,7 +131,7 @@ class _Sweep:
         self.group = math.ceil(self.total / self.options.points)  # steps of a point
         planned = math.ceil(self.total / self.group)
         self.average = _Average(self.options.smoothing, patience=round(_STARTING * planned))
-        self.pretraining = _pretraining(self.learner, work)
+        self.pretraining = pretraining(self.learner.model, self.splits.train.x, params, work.seed)
         self.step = 0  # optimizer steps done
         self.rate = self.options.lr_low
 
@@ -202,11 +201,3 @@ class _Sweep:
     def summed_up(self) -> str:
         ended = "at its end" if self.step == self.total else "where the loss broke away"
         return f"complete {ended}, after {self.step:,} of {self.total:,} steps, at a rate of {self.rate:.3g}"
-
-
-def _pretraining(learner: Learner, work: WorkOrder) -> Pretraining | None:
-    epochs = whole(work.params, "pretrain_epochs")
-    if epochs == 0:
-        return None
-    batch_size = whole(work.params, "batch_size")
-    return Pretraining(learner.model, learner.train.x, epochs=epochs, batch_size=batch_size, seed=work.seed)

@@ -31,9 +31,9 @@ from tunesmith_workers.endings import (
 )
 from tunesmith_workers.evaluation import evaluate, outputs
 from tunesmith_workers.freezing import Freezing
-from tunesmith_workers.optim import Params, flag, real, whole, word
+from tunesmith_workers.optim import flag, real, whole, word
 from tunesmith_workers.preparation import given, prepared
-from tunesmith_workers.pretrain import Pretraining
+from tunesmith_workers.pretrain import pretraining
 from tunesmith_workers.schedules import Length
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.stepping import Learner
@@ -87,7 +87,7 @@ class Training:
         self.passes_before = 0.0  # passes that the trial did whose snapshot this one started from
         self.has_restored = False  # whether the model got its best weights back
         self.rate = real(params, "lr")  # of the newest step
-        self.pretraining = _pretraining(self.learner, params, self.seed)
+        self.pretraining = pretraining(self.learner.model, self.splits.train.x, params, self.seed)
         if saved is not None:
             _refusing(self._restore, saved)
         self._chunks: list[Tensor] = []  # of the epoch `_chunks_of`
@@ -306,14 +306,6 @@ class Training:
         self.learner.micro_batch = saved["micro_batch"]
         if self.best:
             self.best.restore(saved["best"])
-
-
-def _pretraining(learner: Learner, params: Params, seed: int) -> Pretraining | None:
-    epochs = whole(params, "pretrain_epochs")
-    if epochs == 0:
-        return None
-    inputs, batch_size = learner.train.x, whole(params, "batch_size")
-    return Pretraining(learner.model, inputs, epochs=epochs, batch_size=batch_size, seed=seed)
 
 
 def _length(work: WorkOrder, steps: int) -> Length:

@@ -258,7 +258,7 @@ class _Run:
         self, key: str, ordinal: int, value: float, start: Start | None = None, **work: Any
     ) -> Proposal:
         params = {**self.base, self.stage.param: value}
-        if work["epochs"] < self.stage.epochs or start is not None or work.get("stop_at_plateau"):
+        if start is not None or work["epochs"] < self.stage.epochs:
             params.pop("cooldown", None)  # of a whole training's end, which this is none of
         # Confirmations, trunk and branches share the seed of ordinal 0: only the value differs.
         return Proposal(key, ordinal, params, self.stage.work(self.history, 0, **work), start)
