@@ -4,11 +4,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format vendor clean
+.PHONY: help setup demo test test-browser test-long simulate screenshots lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# As many test processes as cores, a file whole in one of them: its tests share a server.
+BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The stamp's name is a hash of what decides the set-up: it is stale exactly when that has changed.
 STAMP := .venv/.set-up-$(firstword $(shell cat pyproject.toml constraints.txt | cksum))
 
@@ -35,10 +37,23 @@ demo: $(STAMP) ## A real study on this machine: a service, two workers, four sta
 	@$(BIN)/tunesmith demo
 
 test: $(STAMP) ## Unit, contract, property, API and end-to-end tests, on SQLite and PostgreSQL
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest $(BESIDE) -m "not long and not browser"
+
+# Root on Debian or Ubuntu gets what is missing; anybody else is told what is skipped.
+test-browser: $(STAMP) ## All browser tests; fetches Chromium and nginx where apt-get may
+	@if [[ ! -x /usr/bin/chromium || ! -x /usr/sbin/nginx ]] && [[ $$EUID -eq 0 ]] && command -v apt-get > /dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium nginx-light > /dev/null || \
+	    echo "Chromium or nginx could not be installed; what needs them is skipped" >&2; fi
+	$(BIN)/python -m pytest $(BESIDE) tests/ui/browser tests/ui/test_browser*.py
+
+screenshots: $(STAMP) ## Take the README's pictures of the dashboard anew, of a study that is trained for them
+	$(BIN)/python tests/screenshots.py
 
 test-long: $(STAMP) ## The tests that need minutes
 	$(BIN)/python -m pytest -m long
+
+simulate: $(STAMP) ## A deployment in one process, with faults: SEED=17, or SEEDS=100 from there on
+	cd tests && ../$(BIN)/python -m simulation --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
 
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
 	$(BIN)/ruff check

@@ -24,6 +24,18 @@ settings.load_profile(
 )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say plainly when nobody looked at the dashboard through a browser: a row of s is easily missed."""
+    for what, path, package in (
+        ("Chromium", "/usr/bin/chromium", "chromium"), ("nginx", "/usr/sbin/nginx", "nginx-light"),
+    ):  # fmt: skip
+        skipped = [r for r in terminalreporter.stats.get("skipped", []) if f"no {what}" in str(r.longrepr)]
+        if skipped:
+            terminalreporter.write_line(
+                f"{len(skipped)} browser tests were skipped: no {path} (apt-get install {package})"
+            )
+
+
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Databases]:
     made = Databases()

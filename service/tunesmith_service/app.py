@@ -18,17 +18,39 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith_service import problems
-from tunesmith_service.api import claims, fleet, health, leases, openapi, studies, tokens, trials
+from tunesmith_service.api import (
+    again,
+    audit,
+    charts,
+    claims,
+    cloning,
+    comparing,
+    csp_reports,
+    exports,
+    fleet,
+    health,
+    keeping,
+    leases,
+    metrics,
+    openapi,
+    reports,
+    sessions,
+    studies,
+    tokens,
+    trials,
+)
 from tunesmith_service.clock import Clock
+from tunesmith_service.compression import Compression
 from tunesmith_service.core import Service
 from tunesmith_service.errors import Refused, TunesmithError
+from tunesmith_service.headers import REQUEST_ID_HEADER, harden
+from tunesmith_service.metrics import Metrics
+from tunesmith_service.origin import answering
 from tunesmith_service.routing import check_policies
-from tunesmith_service.security import LOOPBACK_NAMES, check_host, check_origin
+from tunesmith_service.security import LOOPBACK_NAMES, check_host, check_origin, check_site
 from tunesmith_service.settings import Settings
+from tunesmith_service.shedding import Priorities, Shedding
 
-MAX_URL_BYTES = 4096
-MAX_HEADER_BYTES = 16_384
-REQUEST_ID_HEADER = "Tunesmith-Request-Id"
 PAGES = "tunesmith_service.ui.pages"
 
 access = structlog.get_logger("tunesmith.access")
@@ -40,9 +62,12 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     `app.state.service` is the `core.Service`. Raises: routing.PolicyMissingError.
     """
     service = Service(settings, clock)
+    pages = import_module(PAGES) if find_spec(PAGES) is not None else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if pages is not None:
+            pages.warm_up()
         await service.start()
         try:
             yield
@@ -63,22 +88,42 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     app.state.service = service
     problems.install(app)
     app.include_router(health.routes)
-    for module in (claims, leases, studies, trials, fleet, tokens, openapi):
+    app.include_router(metrics.routes)
+    app.include_router(csp_reports.routes)
+    for module in (
+        claims, leases, studies, cloning, keeping, exports, reports, comparing, trials, again, charts,
+        fleet, tokens, sessions, audit, openapi,
+    ):  # fmt: skip
         app.include_router(module.routes, prefix="/api/v1")
-    if find_spec(PAGES) is not None:
-        app.include_router(import_module(PAGES).routes)
+    if pages is not None:
+        app.include_router(pages.routes)
     check_policies(app)
-    app.add_middleware(FrontDoor, settings=settings)
+    app.add_middleware(Compression)
+    shedding = Shedding(service.places, Priorities(app.routes), service.vouches, settings.prefix)
+    app.state.shedding = shedding
+    app.add_middleware(FrontDoor, settings=settings, shedding=shedding, metrics=service.metrics)
     return app
+
+
+def _prefixed(scope: Scope, prefix: str) -> None:
+    """Say where a proxy has put us, as ASGI does: the path with its prefix, whether the proxy cuts that off
+    or leaves it. What is asked of us directly, without it, is answered alike."""
+    path = scope["path"]
+    scope["root_path"] = prefix
+    if path == prefix:
+        scope["path"] = f"{prefix}/"
+    elif not path.startswith(f"{prefix}/"):
+        scope["path"] = prefix + path
 
 
 class FrontDoor:
     """What holds for every request, whatever answers it: an id, our own host name and origin, sane
-    sizes, and a line in the log."""
+    sizes, a place to be worked on, security headers, and a line in the log."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._app = app
-        self._public_url = settings.public_url
+    def __init__(self, app: ASGIApp, settings: Settings, shedding: Shedding, metrics: Metrics) -> None:
+        self._app, self._shedding, self._metrics = app, shedding, metrics
+        self._url_bytes, self._header_bytes = settings.url_bytes, settings.header_bytes
+        self._public_url, self._prefix = settings.public_url, settings.prefix
         named = {urlsplit(settings.public_url).hostname or "", settings.host, *settings.allowed_hosts}
         self._hosts = frozenset({n.lower() for n in named if n} | LOOPBACK_NAMES)
 
@@ -88,6 +133,7 @@ class FrontDoor:
             return
         request_id = secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        _prefixed(scope, self._prefix)
         started = time.monotonic()
         status = 0
 
@@ -95,26 +141,41 @@ class FrontDoor:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                harden(headers, scope)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), answering(scope):
             try:
                 self._check(scope)
+                place = await self._shedding.place_for(scope)
             except TunesmithError as error:
                 await problems.answer(Request(scope), error)(scope, receive, note)
             else:
-                await self._app(scope, receive, note)
-            ms = round((time.monotonic() - started) * 1000, 1)
+                scope["state"]["place"] = place
+                try:
+                    await self._app(scope, receive, note)
+                finally:
+                    place.leave()
+            seconds = time.monotonic() - started
+            if status:  # else nobody was there to be answered
+                self._metrics.answered(status, scope["state"].get("priority"), seconds)
             line = access.info if status >= 400 else access.debug
-            line("request", method=scope["method"], path=scope["path"][:200], status=status, ms=ms)
+            line(
+                "request",
+                method=scope["method"],
+                path=scope["path"][:200],
+                status=status,
+                ms=round(seconds * 1000, 1),
+            )
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > MAX_URL_BYTES:
-            raise Refused(f"the URL is longer than {MAX_URL_BYTES} bytes")
-        if sum(len(k) + len(v) for k, v in headers.raw) > MAX_HEADER_BYTES:
-            raise Refused(f"the headers are longer than {MAX_HEADER_BYTES} bytes")
+        if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > self._url_bytes:
+            raise Refused(f"the URL is longer than {self._url_bytes} bytes")
+        if sum(len(k) + len(v) for k, v in headers.raw) > self._header_bytes:
+            raise Refused(f"the headers are longer than {self._header_bytes} bytes")
         host = headers.get("host", "")
         check_host(host, self._hosts)
         check_origin(
@@ -124,3 +185,4 @@ class FrontDoor:
             host=host,
             public_url=self._public_url,
         )
+        check_site(scope["method"], headers.get("sec-fetch-site"))

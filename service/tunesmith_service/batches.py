@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -14,7 +15,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tunesmith_service import (
     access,
+    admission,
+    again,
+    audit,
     claims,
+    db,
+    keeping,
     leases,
     people,
     plans,
@@ -23,11 +29,14 @@ from tunesmith_service import (
     retention,
     sweeps,
     uploads,
+    wishes,
 )
 from tunesmith_service import commands as c
+from tunesmith_service.bounds import Bounds
 from tunesmith_service.commands import Command
 from tunesmith_service.db import writing
 from tunesmith_service.errors import Unavailable
+from tunesmith_service.origin import Audited
 from tunesmith_service.tx import TTL_US, Tx
 
 log = structlog.get_logger(__name__)
@@ -36,12 +45,14 @@ Handler = Callable[[Tx, Sequence[Any], int], Sequence[Any]]
 
 HANDLERS: dict[type[Any], Handler] = {
     # What people set up comes first, so that the rest of the batch sees it.
-    c.CreateToken: access.apply_create_token,
-    c.RevokeToken: access.apply_revoke_token,
-    c.TouchTokens: access.apply_touch_tokens,
-    c.CreateLoginCode: access.apply_create_login_code,
-    c.RedeemLoginCode: access.apply_redeem_login_code,
-    c.EndSession: access.apply_end_session,
+    admission.CreateToken: access.apply_create_token,
+    admission.RevokeToken: access.apply_revoke_token,
+    admission.TouchTokens: access.apply_touch_tokens,
+    admission.CreateLoginCode: access.apply_create_login_code,
+    admission.RedeemLoginCode: access.apply_redeem_login_code,
+    admission.TouchSessions: access.apply_touch_sessions,
+    admission.EndSession: access.apply_end_session,
+    admission.EndSessions: access.apply_end_sessions,
     c.DrainWorker: people.apply_drain_worker,
     c.CreateStudy: people.apply_create_study,
     c.Register: registration.apply_register,
@@ -57,9 +68,11 @@ HANDLERS: dict[type[Any], Handler] = {
     # A verdict or a wish loses to the worker's own finish.
     c.Prune: plans.apply_prune,
     c.CancelTrial: people.apply_cancel_trial,
+    wishes.PruneNow: again.apply_prune_now,
     c.Sweep: sweeps.apply_sweep,
     # Proposals before the end of their stage, and claims last: they find all that has become free.
     c.Enqueue: people.apply_enqueue,
+    wishes.Retry: again.apply_retry,
     c.Propose: plans.apply_propose,
     c.Redraw: plans.apply_redraw,
     c.EndStage: plans.apply_end_stage,
@@ -68,8 +81,13 @@ HANDLERS: dict[type[Any], Handler] = {
     c.SkipStage: people.apply_skip_stage,
     c.OverrideStage: people.apply_override_stage,
     c.MoveStudy: people.apply_move_study,
+    wishes.PutAway: keeping.apply_put_away,
+    wishes.WriteNote: keeping.apply_write_note,
+    wishes.TagTrials: keeping.apply_tag_trials,
+    wishes.DeleteStudy: keeping.apply_delete_study,
     c.Claim: claims.apply_claim,
     c.ForgetBlobs: retention.apply_forget_blobs,
+    admission.TrimAudit: audit.apply_trim,
 }
 """Each kind's handler, in the order in which a batch applies them."""
 
@@ -80,25 +98,40 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What became of commands: an outcome or an exception for each, and the studies that changed."""
+    """What became of commands: an outcome or an exception for each, the studies that changed, and how many
+    trials stopped running, by cause and new state.
+
+    `found_no_room`: nothing was written, for the database's disk is full.
+    """
 
     outcomes: list[Any]
     changed: set[int] = field(default_factory=set)
+    moved: Counter[tuple[str, str]] = field(default_factory=Counter)
+    found_no_room: bool = False
 
 
-def commit(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int = TTL_US) -> Batch:
+def commit(
+    engine: Engine,
+    commands: Sequence[Command],
+    now_us: int,
+    ttl_us: int = TTL_US,
+    bounds: Bounds | None = None,
+) -> Batch:
     """Apply commands together and commit. Never raises for a command's own fault.
 
     If a handler raises, the transaction is rolled back and each command gets one of its own, so a
     broken one breaks no other. When the database is away or COMMIT fails, all get Unavailable:
     what was asked may or may not have happened, and asking again is safe.
     """
+    bounds = bounds or Bounds()
     try:
-        return _retrying(engine, commands, now_us, ttl_us)
+        return _retrying(engine, commands, now_us, ttl_us, bounds)
     except _CannotReachError as e:
         log.warning("batch.unavailable", commands=len(commands), error=str(e.__cause__))
-        told = Unavailable("The database does not answer; nothing is lost, send the same request again.")
-        return Batch([told] * len(commands))
+        full = db.is_full(e.__cause__)
+        why = "has no room left" if full else "does not answer"
+        told = Unavailable(f"The database {why}; nothing is lost, send the same request again.")
+        return Batch([told] * len(commands), found_no_room=full)
     except Exception as e:
         if len(commands) == 1 and _is_crowded(e):
             log.warning("batch.crowded", kind=type(commands[0]).__name__, error=str(e))
@@ -107,26 +140,29 @@ def commit(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int
             log.exception("command.failed", kind=type(commands[0]).__name__)
             return Batch([e])
     log.warning("batch.split", commands=len(commands))
-    one_by_one = [(i, commit(engine, [commands[i]], now_us, ttl_us)) for i in _ordered(commands)]
+    one_by_one = [(i, commit(engine, [commands[i]], now_us, ttl_us, bounds)) for i in _ordered(commands)]
     outcomes: list[Any] = [None] * len(commands)
     for i, alone in one_by_one:
         outcomes[i] = alone.outcomes[0]
-    return Batch(outcomes, set().union(*(alone.changed for _, alone in one_by_one)))
+    moved: Counter[tuple[str, str]] = Counter()
+    for _, alone in one_by_one:
+        moved.update(alone.moved)
+    return Batch(outcomes, set().union(*(alone.changed for _, alone in one_by_one)), moved)
 
 
 class _CannotReachError(Exception):
     """The database is away, or said no to COMMIT."""
 
 
-def _retrying(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int) -> Batch:
+def _retrying(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int, bounds: Bounds) -> Batch:
     for _ in range(_TRIES - 1):
         try:
-            return _once(engine, commands, now_us, ttl_us)
+            return _once(engine, commands, now_us, ttl_us, bounds)
         except DBAPIError as e:
             if not _is_crowded(e):
                 raise
             log.info("batch.again", sqlstate=e.orig.sqlstate)  # type: ignore[union-attr]
-    return _once(engine, commands, now_us, ttl_us)
+    return _once(engine, commands, now_us, ttl_us, bounds)
 
 
 def _is_crowded(error: Exception) -> bool:
@@ -134,7 +170,7 @@ def _is_crowded(error: Exception) -> bool:
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRIED
 
 
-def _once(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int) -> Batch:
+def _once(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int, bounds: Bounds) -> Batch:
     try:
         conn = writing(engine).connect()
     except (OperationalError, InterfaceError, PoolTimeout) as e:
@@ -145,7 +181,7 @@ def _once(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int)
         except DBAPIError as e:
             raise _CannotReachError from e
         try:
-            batch = _apply(conn, commands, now_us, ttl_us)
+            batch = _apply(conn, commands, now_us, ttl_us, bounds)
         except (OperationalError, InterfaceError) as e:
             _roll_back(conn)
             if _is_crowded(e):
@@ -171,15 +207,23 @@ def _roll_back(conn: Connection) -> None:
         conn.invalidate()
 
 
-def _apply(conn: Connection, commands: Sequence[Command], now_us: int, ttl_us: int) -> Batch:
-    tx = Tx(conn, ttl_us)
+def _apply(conn: Connection, commands: Sequence[Command], now_us: int, ttl_us: int, bounds: Bounds) -> Batch:
+    tx = Tx(conn, ttl_us, bounds)
     outcomes: list[Any] = [None] * len(commands)
+    deeds: list[audit.Deed] = []
     for kind, places in groupby(_ordered(commands), key=lambda i: type(commands[i])):
         same = list(places)
-        answers = HANDLERS[kind](tx, [commands[i] for i in same], now_us)
+        theirs: list[Any] = [commands[i] for i in same]
+        answers: Sequence[Any]
+        if issubclass(kind, Audited):
+            answers, done = audit.witness(tx, HANDLERS[kind], theirs, now_us)
+            deeds += done
+        else:
+            answers = HANDLERS[kind](tx, theirs, now_us)
         for i, answer in zip(same, answers, strict=True):
             outcomes[i] = answer
-    return Batch(outcomes, tx.changed)
+    audit.append(tx, deeds, now_us)
+    return Batch(outcomes, tx.changed, tx.moved)
 
 
 def _ordered(commands: Sequence[Command]) -> list[int]:

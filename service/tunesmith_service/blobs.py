@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -25,15 +24,20 @@ READ_BYTES = 256 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def place(root: Path, sha256: str) -> Path:
+    """Where the bytes lie that have this hash."""
+    return root / sha256[:2] / sha256
+
+
 class BlobStore:
     """Args:
     root: directory, made if missing.
-    reserve_bytes: with less free disk than this nothing new is taken.
+    check_space: called with a size in bytes before something is taken; raises NoSpace.
     """
 
-    def __init__(self, root: Path, *, reserve_bytes: int = 0) -> None:
+    def __init__(self, root: Path, check_space: Callable[[int], None] = lambda size: None) -> None:
         self._root = root
-        self._reserve_bytes = reserve_bytes
+        self._check_space = check_space
         self._incoming = root / "incoming"
 
     def prepare(self) -> None:
@@ -45,7 +49,7 @@ class BlobStore:
     def path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise NotFound("a blob's name is 64 hexadecimal digits")
-        return self._root / sha256[:2] / sha256
+        return place(self._root, sha256)
 
     def size(self, sha256: str) -> int | None:
         """Bytes of a stored blob, or None. Looking keeps it from being collected for a while."""
@@ -56,23 +60,13 @@ class BlobStore:
         except FileNotFoundError:
             return None
 
-    def check_space(self, size: int = 0) -> None:
-        """Raises NoSpace if `size` more bytes would eat into the reserve."""
-        free = shutil.disk_usage(self._root).free
-        if free - size < self._reserve_bytes:
-            reserve = self._reserve_bytes // 2**20
-            raise NoSpace(
-                f"the service's disk has {free // 2**20} MiB free and keeps {reserve} MiB in reserve; "
-                "make room on it, or set --reserve-bytes"
-            )
-
     async def put(self, pieces: AsyncIterator[bytes], sha256: str) -> int:
         """Store a stream that must hash to `sha256`; the same bytes again are a no-op.
 
         Returns its size in bytes. Raises Unprocessable if the bytes hash to something else, NoSpace.
         """
         target = self.path(sha256)
-        self.check_space()
+        self._check_space(0)
         part = self._incoming / secrets.token_hex(16)
         digest = hashlib.sha256()
         size = 0

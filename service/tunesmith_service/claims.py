@@ -187,6 +187,8 @@ class _Serving:
         worker = self.workers[c.worker_id]
         if worker.draining:
             return Nothing(draining=True)
+        if (worker.aside_until_us or 0) > self.now_us:
+            return Nothing(retry_at_us=worker.aside_until_us)
         if c.slot_id in self.busy:
             return Nothing(retry_at_us=self.busy[c.slot_id])
         suited = [d for d in self.due if d.has_room and d.suits(c, worker.tasks)]

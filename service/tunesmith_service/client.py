@@ -297,11 +297,12 @@ class Client:
         """POST; all tries of one call carry the same Idempotency-Key."""
         return self._call("POST", path, json=json, query=query)
 
-    def put(self, *path: str | int, json: Any = None) -> Any:
-        return self._call("PUT", path, json=json)
+    def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
+        """PUT; with a version it is refused if what is there has changed since (`Changed`)."""
+        return self._call("PUT", path, json=json, version=version)
 
-    def delete(self, *path: str | int) -> Any:
-        return self._call("DELETE", path)
+    def delete(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
+        return self._call("DELETE", path, query=query)
 
     def pages(self, *path: str | int, **query: str | int | float | bool | None) -> Iterator[Any]:
         """Every item of a list that comes in pages."""
@@ -312,11 +313,19 @@ class Client:
                 return
             query["cursor"] = page["next_cursor"]
 
-    def download(self, *path: str | int, to: Path, sha256: str | None = None) -> None:
+    def download(
+        self,
+        *path: str | int,
+        to: Path,
+        sha256: str | None = None,
+        **query: str | int | float | bool | None,
+    ) -> None:
         """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""
+        params = {k: v for k, v in query.items() if v is not None}
 
         def once() -> None:
-            with network(self._http.base_url), self._http.stream("GET", _path(path)) as response:
+            asked = self._http.stream("GET", _path(path), params=params)
+            with network(self._http.base_url), asked as response:
                 if not response.is_success:
                     response.read()
                     raise failure(response) or Refused(f"{_path(path)}: {response.status_code}")
@@ -329,9 +338,10 @@ class Client:
 
     def _call(
         self, method: str, path: tuple[str | int, ...], *, json: Any = None,
-        query: Mapping[str, str | int | float | bool | None] | None = None,
+        query: Mapping[str, str | int | float | bool | None] | None = None, version: int | None = None,
     ) -> Any:  # fmt: skip
         headers = {"Idempotency-Key": secrets.token_hex(16)} if method == "POST" else {}
+        headers |= {} if version is None else {"If-Match": f'"{version}"'}
         params = {k: v for k, v in (query or {}).items() if v is not None}
 
         def once() -> Any:

@@ -40,18 +40,23 @@ class SystemClock:
     def __init__(self, floor_us: int = 0, wall: Callable[[], int] = wall_us) -> None:
         self._wall = wall
         self._offset_us = max(wall(), floor_us) - time.monotonic_ns() // 1000
+        self._behind_us = 0  # how far the wall was behind us when we last followed it or let it go
 
     def now_us(self) -> int:
         return time.monotonic_ns() // 1000 + self._offset_us
 
     def resync(self) -> int:
-        """How far the wall has jumped from us, 0 if by less than JUMP_US. A jump ahead is followed;
-        after one back our time goes on from where it is."""
+        """How far the wall has jumped since the last look, 0 if by less than JUMP_US or only back to us. A
+        jump ahead of us is followed; after one back our time goes on from where it is."""
         ahead = self._wall() - self.now_us()
-        if abs(ahead) <= JUMP_US:
+        jumped = ahead + self._behind_us
+        if abs(jumped) <= JUMP_US:
             return 0
-        self._offset_us += max(ahead, 0)
-        return ahead
+        self._behind_us = max(-ahead, 0)
+        if ahead > 0:
+            self._offset_us += ahead
+            return ahead
+        return min(jumped, 0)
 
 
 class ManualClock:

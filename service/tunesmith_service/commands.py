@@ -2,16 +2,31 @@
 
 A command's handler is `apply(tx, commands, now_us) -> outcomes`, one outcome a command; `batches`
 says which module has it. An outcome is a value of this module, or a `Refused` of
-`errors`, which `Writer.submit` raises. Handlers never see a clock, a request or a socket.
+`errors`, which `Writer.submit` raises. Handlers never see a clock, a request or a socket. What is `Audited`
+leaves a line in the audit log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tunesmith_service import wire
+from tunesmith_service.admission import (
+    CreateLoginCode,
+    CreateToken,
+    EndSession,
+    EndSessions,
+    RedeemLoginCode,
+    RevokeToken,
+    TouchSessions,
+    TouchTokens,
+    TrimAudit,
+)
+from tunesmith_service.once import Idempotency
+from tunesmith_service.origin import Audited
+from tunesmith_service.wishes import DeleteStudy, PruneNow, PutAway, Retry, TagTrials, WriteNote
 
 # --- leases: what workers say ---------------------------------------------------------------------
 
@@ -161,7 +176,12 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Expire what has run out, and note the tick. Outcome: Swept."""
+    """Expire what has run out, and note the tick. Outcome: Swept.
+
+    `only` names one trial, or none that there is: then nothing else is looked at.
+    """
+
+    only: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,26 +266,21 @@ class FailStage:
 
 
 @dataclass(frozen=True, slots=True)
-class Idempotency:
-    """A person's Idempotency-Key: same key and body, stored answer; other body, refused key_reused."""
+class CreateStudy(Audited):
+    """Outcome: study id. `spec` is a checked StudySpec as JSON; the first stage starts active.
 
-    scope: str
-    key: str
-    body_hash: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CreateStudy:
-    """Outcome: study id. `spec` is a checked StudySpec as JSON; the first stage starts active."""
+    `cloned_from` is the id of the study that it was cloned from; the log keeps it.
+    """
 
     project_id: int
     spec: Mapping[str, Any]
     actor: str
     idempotency: Idempotency | None = None
+    cloned_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class AddStage:
+class AddStage(Audited):
     """Append a stage to a study that runs or has completed. Outcome: None, or refused (conflict)."""
 
     study_id: int
@@ -274,7 +289,7 @@ class AddStage:
 
 
 @dataclass(frozen=True, slots=True)
-class SkipStage:
+class SkipStage(Audited):
     """Outcome: None, or refused. Its waiting trials are cancelled; running ones go on."""
 
     study_id: int
@@ -284,7 +299,7 @@ class SkipStage:
 
 
 @dataclass(frozen=True, slots=True)
-class OverrideStage:
+class OverrideStage(Audited):
     """Let a study go on past a stage whose result blocks it. The stage stays failed; who, why and when
     are kept with it. Outcome: None, or refused (conflict)."""
 
@@ -295,7 +310,7 @@ class OverrideStage:
 
 
 @dataclass(frozen=True, slots=True)
-class MoveStudy:
+class MoveStudy(Audited):
     """Pause, resume or stop. Stopping cancels waiting and running trials; a study that a stage's result
     blocks is not resumed. Outcome: the new state."""
 
@@ -306,8 +321,11 @@ class MoveStudy:
 
 
 @dataclass(frozen=True, slots=True)
-class Enqueue:
-    """Queue trials by hand, all or none, under keys `hand:n`. Outcome: their numbers."""
+class Enqueue(Audited):
+    """Queue trials by hand, all or none, under keys `hand:n`. Outcome: their numbers.
+
+    `variant_of` is the number of the trial whose settings theirs began with.
+    """
 
     study_id: int
     stage: str
@@ -315,10 +333,11 @@ class Enqueue:
     work: Mapping[str, Any]
     actor: str
     idempotency: Idempotency | None = None
+    variant_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class CancelTrial:
+class CancelTrial(Audited):
     """Outcome: Ended; a no-op on a final trial."""
 
     study_id: int
@@ -327,63 +346,12 @@ class CancelTrial:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainWorker:
-    """Outcome: None."""
+class DrainWorker(Audited):
+    """Give a worker no new trial, or trials again, also one that was set aside. Outcome: None."""
 
     project_id: int
     worker_id: str
     draining: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CreateToken:
-    """Outcome: token row id. The secret itself is made by the caller and never stored."""
-
-    project_id: int | None
-    name: str
-    role: str
-    key_id: str
-    secret_hash: bytes
-    expires_us: int | None
-    actor: str
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeToken:
-    key_id: str
-    actor: str
-
-
-@dataclass(frozen=True, slots=True)
-class TouchTokens:
-    """Note when tokens were last used; at most once a minute each. Outcome: None."""
-
-    used: Mapping[int, int] = field(default_factory=dict)  # token row id → us
-
-
-@dataclass(frozen=True, slots=True)
-class CreateLoginCode:
-    """A one-time code for the dashboard's login link. Outcome: None."""
-
-    code_hash: bytes
-    token_id: int
-    expires_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class RedeemLoginCode:
-    """Exchange a code for a session, once. Outcome: None, or refused (login_code_invalid)."""
-
-    code_hash: bytes
-    session_hash: bytes
-    expires_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class EndSession:
-    """Log out. Outcome: None, also if there is no such session."""
-
-    session_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,5 +365,6 @@ Command = (
     Register | Claim | Renew | Report | CommitSnapshot | AppendLog | CommitArtifact | Finish | Release
     | Sweep | Grace | Propose | Redraw | Prune | EndStage | FailStage | CreateStudy | AddStage | SkipStage
     | OverrideStage | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken
-    | TouchTokens | CreateLoginCode | RedeemLoginCode | EndSession | ForgetBlobs
+    | TouchTokens | CreateLoginCode | RedeemLoginCode | TouchSessions | EndSession | EndSessions
+    | ForgetBlobs | TrimAudit | Retry | PruneNow | PutAway | DeleteStudy | WriteNote | TagTrials
 )  # fmt: skip

@@ -13,6 +13,7 @@ import fcntl
 import functools
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -41,6 +42,13 @@ from tunesmith_service.clock import SECOND
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 5_000
+ANSWER_SECONDS = 8.0
+"""Whoever waits for a PostgreSQL that says nothing is told so after this long: a server that is frozen or
+beyond a network that is cut ends no statement by itself."""
+_DEAD_PEER = {
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2, "tcp_user_timeout": 10_000,
+}  # fmt: skip
+"""The connections themselves are given up, so that new ones are made once the network is back."""
 
 
 class WeakDurability(RuntimeError):
@@ -71,8 +79,9 @@ def open_engine(url: str | URL) -> Engine:
             json_serializer=dumps,
             pool_size=5,
             max_overflow=10,
+            pool_timeout=STATEMENT_TIMEOUT_MS / 1000,
             pool_pre_ping=True,
-            connect_args={"options": options, "connect_timeout": 3},
+            connect_args={"options": options, "connect_timeout": 3, **_DEAD_PEER},
         )
     raise ValueError(f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}")
 
@@ -121,6 +130,16 @@ def check(conn: Connection) -> None:
             raise WeakDurability(
                 f"PostgreSQL must run with {name}=on, got {name}={got}; set it and start again"
             )
+
+
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_DISK_FULL = "53100"  # PostgreSQL's sqlstate
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the database could not write because its disk has no room."""
+    said = getattr(error, "orig", None)
+    return getattr(said, "sqlite_errorcode", None) in _FULL or getattr(said, "sqlstate", None) == _DISK_FULL
 
 
 def wall_us(engine: Engine) -> int:

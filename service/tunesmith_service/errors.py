@@ -10,14 +10,17 @@ problem document; the one error handler in `app` turns any of them into problem+
     │   │   ├── SeqGap          409 seq_gap          (with expected_seq)
     │   │   ├── SeqReused       409 seq_reused
     │   │   ├── ClaimStale      409 claim_stale
+    │   │   ├── AlreadyCreated  409 already_created
     │   │   └── SnapshotReused  409 snapshot_reused
     │   ├── Unprocessable       422 unprocessable    (with errors: pointer and message)
     │   │   └── KeyReused       422 key_reused
     │   ├── Unauthorized        401 unauthorized
     │   │   └── LoginCodeInvalid 401 login_code_invalid
     │   ├── Forbidden           403 forbidden
+    │   ├── Changed             412 changed          (with what it is now)
     │   ├── TooSlow             408 too_slow
     │   ├── TooLarge            413 too_large
+    │   ├── TooMany             429 too_many         (with Retry-After)
     │   └── NoSpace             507 no_space
     └── Unavailable             503 unavailable      (the database is away; try again)
 """
@@ -92,6 +95,12 @@ class ClaimStale(Conflict):
     type = "claim_stale"
 
 
+class AlreadyCreated(Conflict):
+    """This key has made a token before; its secret is never shown twice."""
+
+    type = "already_created"
+
+
 class SnapshotReused(Conflict):
     """This attempt has committed other bytes for this step."""
 
@@ -125,6 +134,13 @@ class Forbidden(Refused):
     type = "forbidden"
 
 
+class Changed(Refused):
+    """It is no longer what If-Match names; `outcome` has what it is now."""
+
+    status = 412
+    type = "changed"
+
+
 class TooSlow(Refused):
     status = 408
     type = "too_slow"
@@ -133,6 +149,17 @@ class TooSlow(Refused):
 class TooLarge(Refused):
     status = 413
     type = "too_large"
+
+
+class TooMany(Refused):
+    """Too often; `retry_after_seconds` says when to try again."""
+
+    status = 429
+    type = "too_many"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int = 1, **more: Any) -> None:
+        super().__init__(detail, **more)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NoSpace(Refused):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, String, cast, select, type_coerce
 from tunesmith_studies.log import Entry
 
 from tunesmith_service import tables
@@ -17,16 +19,25 @@ def entries_since(conn: Connection, study_id: int, n: int, limit: int | None = N
     """The study's log after event `n`, in order and without gaps; at most `limit` entries."""
     e, r = tables.events, tables.reports
     until = n + limit if limit is not None else 2**62
-    happened = select(e.c.n, e.c.kind, e.c.trial_number, e.c.stage, e.c.data)
-    reported = select(r.c.n, r.c.trial_number, r.c.stage, r.c.attempt, r.c.seq, r.c.points)
+
+    def raw(column: Column[Any]) -> Any:  # as it is stored: SQLAlchemy's own reading of JSON takes longer
+        return type_coerce(column, String) if conn.dialect.name == "sqlite" else cast(column, String)
+
+    happened = select(e.c.n, e.c.kind, e.c.trial_number, e.c.stage, raw(e.c.data))
+    reported = select(r.c.n, r.c.trial_number, r.c.stage, r.c.attempt, r.c.seq, raw(r.c.points))
     found = [
-        Entry(n=row.n, kind=row.kind, trial=row.trial_number, stage=row.stage, data=row.data)
-        for row in conn.execute(happened.where(e.c.study_id == study_id, e.c.n > n, e.c.n <= until))
+        Entry(at, kind, trial, stage, json.loads(data))
+        for at, kind, trial, stage, data in conn.execute(
+            happened.where(e.c.study_id == study_id, e.c.n > n, e.c.n <= until)
+        )
     ]
-    for row in conn.execute(reported.where(r.c.study_id == study_id, r.c.n > n, r.c.n <= until)):
-        data = {"attempt": row.attempt, "seq": row.seq, "points": row.points}
-        found.append(Entry(n=row.n, kind="reported", trial=row.trial_number, stage=row.stage, data=data))
-    return _without_gap(sorted(found, key=lambda entry: entry.n), n)
+    for at, trial, stage, attempt, seq, points in conn.execute(
+        reported.where(r.c.study_id == study_id, r.c.n > n, r.c.n <= until)
+    ):
+        data = {"attempt": attempt, "seq": seq, "points": json.loads(points)}
+        found.append(Entry(at, "reported", trial, stage, data))
+    found.sort(key=attrgetter("n"))
+    return _without_gap(found, n)
 
 
 def _without_gap(entries: list[Entry], n: int) -> list[Entry]:
@@ -65,3 +76,16 @@ def page(conn: Connection, study_id: int, after: int, limit: int) -> list[Event]
             Event(row.n, "reported", row.trial_number, row.stage, row.at_us, "worker", "report", data)
         )
     return sorted(found, key=lambda event: event.n)
+
+
+def newest(
+    conn: Connection, study_id: int, *, before: int | None, kind: str | None, limit: int
+) -> list[Event]:
+    """The newest events below number `before`, the newest first; of one kind if asked, without reports."""
+    e = tables.events
+    wanted = select(*columns(Event, e)).where(e.c.study_id == study_id)
+    if before is not None:
+        wanted = wanted.where(e.c.n < before)
+    if kind is not None:
+        wanted = wanted.where(e.c.kind == kind)
+    return values(conn, Event, wanted.order_by(e.c.n.desc()).limit(limit))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ CHUNK_BYTES = 256 * 1024  # small enough that reading one does not hold up a bea
 FLOOR_SECONDS = 0.5
 CAP_SECONDS = 30.0
 RETRY_AFTER_LIMIT_SECONDS = 120.0  # a proxy's mistake must not put a worker to sleep for a day
+
+_SENT = re.compile(r"[\x21-\x7e]*")
+"""What a header can carry of a token."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -149,12 +153,18 @@ def read(response: httpx.Response, model: type[M]) -> M:
 
 
 def options(url: str, token: str) -> dict[str, Any]:
-    """What both kinds of httpx client are made with. Raises ValueError for a URL that cannot be one."""
+    """What both kinds of httpx client are made with. Raises ValueError for a URL or a token that cannot be
+    one: sent, such a token would fail as if the network had, and be tried again for ever."""
+    if not _SENT.fullmatch(token):
+        raise ValueError(
+            "the token is not one: it holds blanks, line breaks or letters that no token has; "
+            "copy it whole, and nothing else, such as tsm_5f0c8a3e9b7d4c21_…"
+        )
     base = httpx.URL(url)
     if base.scheme not in ("http", "https") or not base.host:
         raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
     return {
-        "base_url": base.join("/api/v1/"),
+        "base_url": base.copy_with(path=f"{base.path.rstrip('/')}/api/v1/", query=None, fragment=None),
         "headers": {"Authorization": f"Bearer {token}"},
         "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith_studies import diagnosis, trial
+from tunesmith_studies import diagnosis
 from tunesmith_studies.findings import GRAVEST_FIRST, Finding
 from tunesmith_studies.study import StudySpec
 from tunesmith_studies.trial import Point
 
+from tunesmith_service import trial_store
 from tunesmith_service.store import Slots, StageRow
 from tunesmith_service.trial_store import ReadOfTest, Trial
 
@@ -47,20 +48,7 @@ def of_trial(
     """What a trial's curve shows so far, judged by what a preflight among `stages` has measured."""
     measured = [((s.result or {}).get("chosen") or {}).get("prior_entropy") for s in stages]
     chance = next((float(c) for c in measured if isinstance(c, int | float)), None)
-    seen = trial.Trial(
-        number=row.number,
-        stage=row.stage,
-        key=row.key,
-        ordinal=row.ordinal,
-        params=row.params,
-        work=trial.Work.from_json(row.work),
-        state=trial.TrialState(row.state),
-        stop_reason=trial.StopReason(row.stop_reason) if row.stop_reason else None,
-        start=trial.Start.from_json(row.start) if row.start else None,
-        value=row.value,
-        curve=tuple(curve),
-    )
-    return diagnosis.of_trial(seen, study, chance=chance)
+    return diagnosis.of_trial(trial_store.as_planned(row, curve), study, chance=chance)
 
 
 def test_set_warnings(task: str, reads: Sequence[ReadOfTest]) -> list[str]:

@@ -14,7 +14,7 @@ from tunesmith_studies.curves import objective_value
 from tunesmith_studies.study import Objective
 from tunesmith_studies.trial import Point
 
-from tunesmith_service import moves, reading
+from tunesmith_service import faulty, moves, reading
 from tunesmith_service.commands import Ended, Finish, Kept, Lease, Release, Renew
 from tunesmith_service.db import batch, dumps, rows
 from tunesmith_service.errors import AlreadyFinal, Refused
@@ -86,7 +86,11 @@ def seen(tx: Tx, worker_ids: Sequence[str], now_us: int) -> None:
 
 def apply_finish(tx: Tx, commands: Sequence[Finish], now_us: int) -> list[Ended | Refused]:
     """First wins; the objective is worked out here, from the points of the current curve."""
-    where = standings(tx, list(dict.fromkeys(c.lease for c in commands)))
+    leases = list(dict.fromkeys(c.lease for c in commands))
+    where = standings(tx, leases)
+    forgiven = faulty.judge(tx, _broken_early(commands, where, now_us), now_us)
+    if forgiven:
+        where = standings(tx, leases)
     held = [s.trial for s in where.values() if isinstance(s, Held)]
     specs = _specs(tx, held)
     complete = {c.lease.trial_id for c in commands if c.state == "complete"}
@@ -97,10 +101,24 @@ def apply_finish(tx: Tx, commands: Sequence[Finish], now_us: int) -> list[Ended 
         standing = where[c.lease]
         if isinstance(standing, Held) and c.lease not in ends:
             curve = curves.get(standing.trial.id, [])
-            ends[c.lease] = _ending(c, standing.trial, curve, specs[standing.trial.study_id], now_us)
+            spec, free = specs[standing.trial.study_id], standing.trial.id in forgiven
+            ends[c.lease] = _ending(c, standing.trial, curve, spec, now_us, free=free)
         outcomes.append(_answer(c.lease, standing, said(c), ends))
     moves.change(tx, list(ends.values()), now_us)
     return outcomes
+
+
+def _broken_early(commands: Sequence[Finish], where: Mapping[Lease, Standing], now_us: int) -> list[Row[Any]]:
+    """The trials that a fault of their machine ends soon after their claim; the first word of each counts."""
+    first: dict[Lease, Finish] = {}
+    for c in commands:
+        first.setdefault(c.lease, c)
+    found = [(c, where[lease]) for lease, c in first.items()]
+    return [s.trial for c, s in found if isinstance(s, Held) and _is_early_fault(c, s.trial, now_us)]
+
+
+def _is_early_fault(c: Finish, trial: Row[Any], now_us: int) -> bool:
+    return c.state == "failed" and c.retryable and faulty.is_early(trial, now_us)
 
 
 def apply_release(tx: Tx, commands: Sequence[Release], now_us: int) -> list[Ended | Refused]:
@@ -165,12 +183,14 @@ def _release(c: Release, trial: Row[Any]) -> Move:
     )
 
 
-def _ending(c: Finish, trial: Row[Any], curve: Sequence[Point], spec: Mapping[str, Any], now_us: int) -> Move:
-    """T4, T5b, T11 or T12, as the worker's word and the reports say."""
+def _ending(
+    c: Finish, trial: Row[Any], curve: Sequence[Point], spec: Mapping[str, Any], now_us: int, *, free: bool
+) -> Move:
+    """T4, T5b, T11 or T12, as the worker's word and the reports say; `free`: a failure costs no retry."""
     if c.state == "complete":
         return _complete(c, trial, curve, Objective.model_validate(spec["objective"]))
     if c.state == "failed":
-        return _failed(c, trial, spec.get("retries", 2), now_us)
+        return _failed(c, trial, spec.get("retries", 2), now_us, free=free)
     return Move(trial, "pruned", "finish", _actor(trial), c.stop_reason, error=c.error, said=said(c))
 
 
@@ -191,14 +211,19 @@ def _complete(c: Finish, trial: Row[Any], curve: Sequence[Point], objective: Obj
     return Move(trial, "failed", "finish", _actor(trial), "error", error=error, said=said(c))
 
 
-def _failed(c: Finish, trial: Row[Any], retries: int, now_us: int) -> Move:
-    failures = trial.failures + 1
-    if c.retryable and failures <= retries:
-        counts = {"failures": failures, "not_before_us": now_us + moves.backoff_us(failures)}
-        return Move(trial, "waiting", "retry", _actor(trial), error=c.error, counts=counts, said=said(c))
+def _failed(c: Finish, trial: Row[Any], retries: int, now_us: int, *, free: bool) -> Move:
+    early, actor = _is_early_fault(c, trial, now_us), _actor(trial)
+    failures = trial.failures + (not free)
+    if free or (c.retryable and failures <= retries):
+        counts = {"failures": failures, "not_before_us": 0 if free else now_us + moves.backoff_us(failures)}
+        return Move(
+            trial, "waiting", "retry", actor, error=c.error, counts=counts, said=said(c), early_fault=early
+        )
     error = c.error or _error("unknown", "The worker gave no reason; look at the trial's log.")
     counts = {"failures": failures}
-    return Move(trial, "failed", "finish", _actor(trial), "error", error=error, counts=counts, said=said(c))
+    return Move(
+        trial, "failed", "finish", actor, "error", error=error, counts=counts, said=said(c), early_fault=early
+    )
 
 
 def _error(kind: str, message: str) -> dict[str, Any]:

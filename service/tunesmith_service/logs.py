@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 import structlog.tracebacks
 
+from tunesmith_service.printable import printable
+
 _NO_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they may hold secrets
+
+
+def _tame(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What strangers send, such as a path, is not obeyed by the terminal that shows the log."""
+    return {k: printable(v) if isinstance(v, str) else v for k, v in event.items()}
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
@@ -24,6 +31,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
         last = structlog.processors.JSONRenderer()
         shared.append(structlog.processors.ExceptionRenderer(_NO_LOCALS))
     else:
+        shared.append(_tame)
         last = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )

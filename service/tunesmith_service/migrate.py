@@ -8,6 +8,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine
 
 from tunesmith_service.db import writing
@@ -25,9 +26,15 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         config.attributes["connection"] = conn
         if conn.dialect.name == "postgresql":  # a check of a large table takes longer than any request may
             conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        before = applied(conn)
         command.upgrade(config, revision)
-        if conn.dialect.name == "sqlite":
+        if conn.dialect.name == "sqlite" and applied(conn) != before:
             _check_references(conn)
+
+
+def applied(conn: Connection) -> str | None:
+    """The newest migration that the database has."""
+    return MigrationContext.configure(conn).get_current_revision()
 
 
 @contextmanager

@@ -36,6 +36,7 @@ class Move:
         counts: columns among losses, failures, preemptions and not_before_us that change with it.
         said: digest of the finish or release that asks for it, so that a repeated one is known.
         extra: more for the event's data, such as the verdict's `planned_at`.
+        early_fault: a fault of the machine ended the attempt soon after its claim; see `faulty`.
     """
 
     trial: Row[Any]
@@ -48,6 +49,7 @@ class Move:
     counts: Mapping[str, int] = field(default_factory=dict)
     said: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    early_fault: bool = False
 
     @property
     def outcome(self) -> dict[str, str | None]:
@@ -134,6 +136,7 @@ _ATTEMPTS = (
         ending=bindparam("ending"),
         said=bindparam("said"),
         outcome=bindparam("outcome"),
+        early_fault=bindparam("early_fault"),
     )
 )
 _STAGES = update(stages).where(stages.c.id == bindparam("b_id")).values(last_end_n=bindparam("last_end_n"))
@@ -150,6 +153,7 @@ def change(tx: Tx, moves: Sequence[Move], now_us: int) -> None:
         add_count(counts, m.trial.study_id, **_counted(m, now_us))
     numbers = record(tx, [_event(m) for m in moves], now_us, counts)
     ended = {m.trial.stage_id: n for m, n in zip(moves, numbers, strict=True) if m.to in FINAL}
+    tx.moved.update((m.cause, m.to) for m in moves if m.trial.state == "running")
     tx.update_each(_STAGES, [{"b_id": stage, "last_end_n": n} for stage, n in ended.items()])
 
 
@@ -178,6 +182,7 @@ def _attempt_values(m: Move, now_us: int) -> dict[str, Any]:
         "ending": m.cause,
         "said": m.said,
         "outcome": m.outcome,
+        "early_fault": m.early_fault,
     }
 
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, literal, null, or_, select, union_all
-from tunesmith_studies.trial import TrialState
+from sqlalchemy import Connection, Row, Select, func, literal, null, select, union_all
+from tunesmith_studies.trial import StudyState, TrialState
 
-from tunesmith_service import store, trial_store
+from tunesmith_service import again, store, trial_store
+from tunesmith_service.errors import NotFound
 from tunesmith_service.tables import attempts, events, logs, reports, stages, studies, trials, workers
-
-Order = Literal["newest", "best"]
 
 _OF_TRIAL = tuple(trials.c[f.name] for f in fields(trial_store.Trial) if f.name != "stage")
 
@@ -24,68 +23,42 @@ def _trials() -> Select[Any]:
     return select(*_OF_TRIAL, stages.c.name.label("stage")).join(stages, stages.c.id == trials.c.stage_id)
 
 
-def _better(study: store.Study) -> Any:
-    """Ascending is best first."""
-    return trials.c.value if study.direction == "minimize" else -trials.c.value
-
-
 def _read(conn: Connection, wanted: Select[Any]) -> list[trial_store.Trial]:
     return [trial_store.Trial(**row._mapping) for row in conn.execute(wanted)]
 
 
-def visible_study(conn: Connection, project_id: int | None, study_id: int) -> store.Study | None:
-    """A study by id alone (a name may look like one), if it is of this project; of any if None."""
+def visible_study(conn: Connection, project_id: int | None, study_id: int) -> store.Study:
+    """A study by id alone (a name may look like one), if it is of this project; of any if None.
+
+    Raises: NotFound, also for a study of another project.
+    """
     wanted = select(*(studies.c[f.name] for f in fields(store.Study))).where(studies.c.id == study_id)
     if project_id is not None:
         wanted = wanted.where(studies.c.project_id == project_id)
     row = conn.execute(wanted).one_or_none()
-    return store.Study(**row._mapping) if row else None
+    if row is None:
+        raise NotFound(f"there is no study {study_id}")
+    return store.Study(**row._mapping)
+
+
+def largest_active(conn: Connection, *, limit: int) -> list[int]:
+    """Ids of the active studies that have the most trials."""
+    wanted = select(studies.c.id).where(studies.c.state == StudyState.ACTIVE)
+    return list(conn.execute(wanted.order_by(studies.c.trial_n.desc(), studies.c.id).limit(limit)).scalars())
 
 
 def stage_bests(conn: Connection, study: store.Study) -> list[trial_store.Trial]:
     """The best complete trial of each stage, best first; ties go to the lower number."""
-    ranking = (_better(study), trials.c.number)
-    place = func.row_number().over(partition_by=trials.c.stage_id, order_by=ranking).label("place")
-    ranked = (
-        select(trials.c.id, place)
-        .where(trials.c.study_id == study.id, trials.c.value.is_not(None))
-        .subquery()
-    )
-    wanted = _trials().join(ranked, ranked.c.id == trials.c.id).where(ranked.c.place == 1)
-    return _read(conn, wanted.order_by(*ranking))
-
-
-def trials_page(
-    conn: Connection,
-    study: store.Study,
-    *,
-    order: Order = "newest",
-    stage: str | None = None,
-    state: str | None = None,
-    after: int | None = None,
-    limit: int = 50,
-) -> list[trial_store.Trial]:
-    """A study's trials, a page at a time.
-
-    Args:
-        order: by number, highest first; or complete ones by objective, best first.
-        after: number of the last trial of the page before.
-    """
-    wanted = _trials().where(trials.c.study_id == study.id)
-    if stage is not None:
-        wanted = wanted.where(stages.c.name == stage)
-    if state is not None:
-        wanted = wanted.where(trials.c.state == state)
-    if order == "newest":
-        if after is not None:
-            wanted = wanted.where(trials.c.number < after)
-        return _read(conn, wanted.order_by(trials.c.number.desc()).limit(limit))
-    better = _better(study)
-    wanted = wanted.where(trials.c.value.is_not(None))
-    if after is not None:
-        last = select(better).where(trials.c.study_id == study.id, trials.c.number == after).scalar_subquery()
-        wanted = wanted.where(or_(better > last, and_(better == last, trials.c.number > after)))
-    return _read(conn, wanted.order_by(better, trials.c.number).limit(limit))
+    sign = 1 if study.direction == "minimize" else -1
+    best_first = trials.c.value if sign > 0 else trials.c.value.desc()
+    found: list[trial_store.Trial] = []
+    for stage_id in conn.scalars(select(stages.c.id).where(stages.c.study_id == study.id)).all():
+        # a look into an index for each stage; ranking all trials by a window would read all of them
+        here = (trials.c.study_id == study.id, trials.c.stage_id == stage_id)
+        complete = (trials.c.state == TrialState.COMPLETE, trials.c.value.is_not(None))
+        wanted = _trials().where(*here, *complete).order_by(best_first, trials.c.number).limit(1)
+        found += _read(conn, wanted)
+    return sorted(found, key=lambda t: (sign * (t.value or 0.0), t.number))
 
 
 def running_trials(conn: Connection, study: store.Study, *, limit: int) -> list[trial_store.Trial]:
@@ -99,6 +72,30 @@ def trials_of_kind(conn: Connection, study: store.Study, kind: str, *, limit: in
     """A study's first trials of a kind of work."""
     wanted = _trials().where(trials.c.study_id == study.id, trials.c.kind == kind)
     return _read(conn, wanted.order_by(trials.c.number).limit(limit))
+
+
+def later_tries(conn: Connection, trial: trial_store.Trial) -> Sequence[Row[Any, Any]]:
+    """Number and state of the trials that tried the same key again after this one, oldest first."""
+    wanted = select(trials.c.number, trials.c.state).join(stages, stages.c.id == trials.c.stage_id)
+    wanted = wanted.where(
+        stages.c.study_id == trial.study_id, stages.c.name == trial.stage,
+        trials.c.key.in_(again.keys_of_tries(trial.key)), trials.c.number > trial.number,
+    )  # fmt: skip
+    return conn.execute(wanted.order_by(trials.c.number)).all()
+
+
+def variants_of(conn: Connection, trial: trial_store.Trial, *, limit: int) -> list[int]:
+    """Numbers of the newest trials that people queued like this one, oldest first."""
+    wanted = select(trials.c.number).where(
+        trials.c.study_id == trial.study_id, trials.c.variant_of == trial.number
+    )
+    return sorted(conn.execute(wanted.order_by(trials.c.number.desc()).limit(limit)).scalars())
+
+
+def names_like(conn: Connection, project_id: int, name: str) -> set[str]:
+    """Names of a project's studies that begin with this one."""
+    wanted = select(studies.c.name).where(studies.c.project_id == project_id)
+    return set(conn.execute(wanted.where(studies.c.name.startswith(name, autoescape=True))).scalars())
 
 
 def attempts_of(conn: Connection, trial_id: int) -> Sequence[Row[Any]]:

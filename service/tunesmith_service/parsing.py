@@ -47,15 +47,15 @@ def _int(text: str) -> int:
 _decoder = json.JSONDecoder(parse_constant=_no_constant, parse_float=_float, parse_int=_int)
 
 
-def parse_json(body: bytes, *, free_text: bool = False) -> Any:
+def parse_json(body: bytes, *, free_text: bool = False, most_depth: int = MAX_DEPTH) -> Any:
     """The value that a JSON text stands for.
 
     Args:
         free_text: NUL may stand in strings, which then must not reach the database (log lines).
     Raises: Unprocessable, with the place if the text is not JSON.
     """
-    if (depth := _depth(body)) > MAX_DEPTH:
-        raise Unprocessable(f"the body is nested {depth} deep; at most {MAX_DEPTH} is read")
+    if (depth := _depth(body)) > most_depth:
+        raise Unprocessable(f"the body is nested {depth} deep; at most {most_depth} is read")
     try:
         value = _decoder.decode(body.decode("utf-8"))
     except UnicodeDecodeError as e:
@@ -65,6 +65,20 @@ def parse_json(body: bytes, *, free_text: bool = False) -> Any:
     if b"\\u" in body:  # raw control characters and surrogates never get past the decoders above
         _check_text(value, free_text=free_text)
     return value
+
+
+def as_sent(data: Any) -> Any:
+    """Plain data as if it had come as a body. Raises as `parse_json` does."""
+    return parse_json(json.dumps(data).encode())
+
+
+def whole_number(text: str) -> int | None:
+    """An id or a number that somebody wrote; None where it is none, or longer than any of ours.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("²"), whole_number("")
+    (12, None, None, None)
+    """
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
 
 
 def _depth(body: bytes) -> int:

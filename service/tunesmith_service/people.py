@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, func, insert, select, update
 
-from tunesmith_service import moves
+from tunesmith_service import faulty, moves, once
 from tunesmith_service.commands import (
     AddStage,
     CancelTrial,
@@ -16,7 +16,6 @@ from tunesmith_service.commands import (
     DrainWorker,
     Ended,
     Enqueue,
-    Idempotency,
     MoveStudy,
     OverrideStage,
     SkipStage,
@@ -32,40 +31,12 @@ from tunesmith_service.courses import (
     stop_study,
     study_row,
 )
-from tunesmith_service.errors import Conflict, KeyReused, NotFound, Refused, Unprocessable
+from tunesmith_service.errors import Conflict, NotFound, Refused, Unprocessable
 from tunesmith_service.plans import insert_trials
-from tunesmith_service.tables import idempotency, projects, stages, studies, trials, workers
+from tunesmith_service.tables import projects, stages, studies, trials, workers
 from tunesmith_service.tx import Counts, Happened, Tx, count, record
 
 MOST_ENQUEUED = 1000
-
-# --- the same request again -----------------------------------------------------------------------
-
-
-def _stored(tx: Tx, asked: Idempotency | None) -> Any | Refused | None:
-    """What this key was answered, a refusal if it came with another body, None if it is new."""
-    if asked is None:
-        return None
-    row = tx.execute(
-        select(idempotency).where(idempotency.c.scope == asked.scope, idempotency.c.key == asked.key)
-    ).one_or_none()
-    if row is None:
-        return None
-    if row.body_hash != asked.body_hash:
-        return KeyReused(
-            f"Idempotency-Key {asked.key} was used with another body; use a new key for a new request."
-        )
-    return row.answer
-
-
-def _store(tx: Tx, asked: Idempotency | None, answer: Any, now_us: int) -> None:
-    if asked is not None:
-        tx.execute(
-            insert(idempotency).values(
-                scope=asked.scope, key=asked.key, body_hash=asked.body_hash, answer=answer, created_us=now_us
-            )
-        )
-
 
 # --- studies --------------------------------------------------------------------------------------
 
@@ -75,7 +46,7 @@ def apply_create_study(tx: Tx, commands: Sequence[CreateStudy], now_us: int) -> 
 
 
 def _create_study(tx: Tx, c: CreateStudy, now_us: int) -> int | Refused:
-    stored = _stored(tx, c.idempotency)
+    stored = once.stored(tx, c.idempotency)
     if stored is not None:
         return stored
     # the project's row orders servers that create a study of one name at the same moment
@@ -89,9 +60,12 @@ def _create_study(tx: Tx, c: CreateStudy, now_us: int) -> int | Refused:
         return Unprocessable(f"Two stages are named {twice}; give each stage a name of its own.")
     study_id = tx.execute(insert(studies).values(_study_row(c, now_us)).returning(studies.c.id)).scalar_one()
     tx.execute(insert(stages), [_new_stage(study_id, i, s) for i, s in enumerate(c.spec["stages"])])
-    record(tx, [Happened(study_id, "study", c.actor, {"state": "active", "reason": None})], now_us)
+    began: dict[str, Any] = {"state": "active", "reason": None}
+    if c.cloned_from is not None:
+        began["cloned_from"] = c.cloned_from
+    record(tx, [Happened(study_id, "study", c.actor, began)], now_us)
     go_on(tx, study_id, c.actor, now_us)
-    _store(tx, c.idempotency, study_id, now_us)
+    once.store(tx, c.idempotency, study_id, now_us)
     return int(study_id)
 
 
@@ -110,6 +84,7 @@ def _study_row(c: CreateStudy, now_us: int) -> dict[str, Any]:
         "max_gpu_us": round(hours * 3_600_000_000) if hours is not None else None,
         "deadline_us": _instant_us(limits.get("deadline")),
         "created_us": now_us,
+        "created_by": c.actor,
     }
 
 
@@ -145,7 +120,10 @@ def _add_stage(tx: Tx, c: AddStage, now_us: int) -> Refused | None:
     if study is None:
         return NotFound(f"There is no study {c.study_id}.")
     if study.state == "stopped":
-        return Conflict(f"Study {study.name} was stopped ({study.reason}); create a new study to go on.")
+        return Conflict(
+            f"Study {study.name} was stopped ({study.reason}) and takes no stage. A clone of it does: "
+            f"`tunesmith study clone {study.name} NAME`."
+        )
     name = _stage_name(c.stage)
     if stage_row(tx, c.study_id, name) is not None:
         return Conflict(
@@ -251,7 +229,7 @@ def apply_enqueue(tx: Tx, commands: Sequence[Enqueue], now_us: int) -> list[list
 
 
 def _enqueue(tx: Tx, c: Enqueue, now_us: int) -> list[int] | Refused:
-    stored = _stored(tx, c.idempotency)
+    stored = once.stored(tx, c.idempotency)
     if stored is not None:
         return stored
     study = study_row(tx, c.study_id)
@@ -262,7 +240,8 @@ def _enqueue(tx: Tx, c: Enqueue, now_us: int) -> list[int] | Refused:
         return Unprocessable(
             "A trial by hand trains: only stages measure, and only `final` reads the test set."
         )
-    if refused := _cannot_enqueue(study, stage, len(c.params)):
+    n = len(c.params)
+    if refused := cannot_enqueue(study, stage, n) or tx.bounds.refuse_queueing(tx, study.project_id, n):
         return refused
     ordinals = select(func.coalesce(func.max(trials.c.ordinal), -1)).where(trials.c.stage_id == stage.id)
     first: int = tx.execute(ordinals).scalar_one() + 1
@@ -270,11 +249,11 @@ def _enqueue(tx: Tx, c: Enqueue, now_us: int) -> list[int] | Refused:
     count(tx, {c.study_id: Counts(hand=len(new))})
     insert_trials(tx, new, {stage.id: stage.name}, c.actor, now_us)
     numbers: list[int] = [row["number"] for row in new]
-    _store(tx, c.idempotency, numbers, now_us)
+    once.store(tx, c.idempotency, numbers, now_us)
     return numbers
 
 
-def _cannot_enqueue(study: Row[Any], stage: Row[Any], n: int) -> Refused | None:
+def cannot_enqueue(study: Row[Any], stage: Row[Any], n: int) -> Refused | None:
     if not 1 <= n <= MOST_ENQUEUED:
         return Unprocessable(f"Between 1 and {MOST_ENQUEUED} trials can be enqueued at once, got {n}.")
     if study.state not in OPEN:
@@ -304,6 +283,7 @@ def _hand_row(c: Enqueue, study: Row[Any], stage: Row[Any], i: int, now_us: int)
         "planned_at": study.event_n,
         "draft": False,
         "hand": True,
+        "variant_of": c.variant_of,
         "created_us": now_us,
     }
 
@@ -329,11 +309,13 @@ def _cancel_trial(tx: Tx, c: CancelTrial, now_us: int) -> Ended | Refused:
 
 
 def apply_drain_worker(tx: Tx, commands: Sequence[DrainWorker], now_us: int) -> list[Refused | None]:
-    return [_drain_worker(tx, c) for c in commands]
+    return [_drain_worker(tx, c, now_us) for c in commands]
 
 
-def _drain_worker(tx: Tx, c: DrainWorker) -> Refused | None:
+def _drain_worker(tx: Tx, c: DrainWorker, now_us: int) -> Refused | None:
     theirs = (workers.c.id == c.worker_id, workers.c.project_id == c.project_id)
     if tx.execute(update(workers).where(*theirs).values(draining=c.draining)).rowcount == 0:
         return NotFound(f"There is no worker {c.worker_id}; `GET /api/v1/workers` lists those there are.")
+    if not c.draining:
+        tx.execute(faulty.let_work(c.worker_id, now_us))
     return None

@@ -1,10 +1,10 @@
-"""The server's end of the planner process: feeds it logs, submits what it decides.
+"""The server's end of the planner process: asks it about studies, submits what it decides.
 
-One task walks the studies whose logs have grown. For each it sends what the process has not seen of
-the log, asks it to decide, submits the commands that come back, and goes on to the next. Commands that
-change the log make the study due again, so planning goes on until nothing is left to add.
+One task walks the studies whose logs have grown. For each it asks the process to read on and decide, submits
+the commands that come back, and goes on to the next. Commands that change the log make the study due again,
+so planning goes on until nothing is left to add.
 
-Whatever goes wrong, the process is started again and fed from event 0. A study on which that happens
+Whatever goes wrong, the process is started again and reads from event 0. A study on which that happens
 again and again comes last and ever more rarely, so that it stops no other.
 """
 
@@ -21,18 +21,18 @@ from typing import Any
 import structlog
 from sqlalchemy import Engine
 
-from tunesmith_service import event_log, store
+from tunesmith_service import store
 from tunesmith_service.commands import Command, EndStage, FailStage, Propose, Prune, Redraw
-from tunesmith_service.errors import Refused
+from tunesmith_service.errors import NoSpace, Refused
 from tunesmith_service.writer import Writer
 
 LOOK_EVERY_SECONDS = 1.0
 """Without a word from the writer, look for changes this often: new slots, other servers' writes."""
 
-CHUNK = 5_000
-"""Log entries in one message to the process."""
-
 LINE_LIMIT = 64 * 2**20
+
+NO_ROOM_REST_SECONDS = 5.0
+"""A study whose trials found no room on the disk is planned again after this long, until they do."""
 
 LONGEST_REST_SECONDS = 300.0
 """A study on which the process fails each time is tried again after 0, 1, 3, 7, … s, at most this."""
@@ -62,7 +62,7 @@ class PlannerLink:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._sent: dict[int, int] = {}  # study → newest event that the process has seen
+        self._known: set[int] = set()  # studies whose specification the process has
         self._asked: dict[int, tuple[int, int]] = {}  # study → (event, slots) it last decided about
         self._troubles: dict[int, _Trouble] = {}
 
@@ -101,9 +101,9 @@ class PlannerLink:
                 await self._wake.wait()
         self._wake.clear()
         studies = await asyncio.to_thread(self._read_studies)
-        for gone in self._sent.keys() - {s.id for s in studies}:
+        for gone in self._known - {s.id for s in studies}:
             await self._send({"study": gone, "forget": True})
-            del self._sent[gone]
+            self._known.remove(gone)
             self._asked.pop(gone, None)
             self._troubles.pop(gone, None)
         now = asyncio.get_running_loop().time()
@@ -117,7 +117,7 @@ class PlannerLink:
 
     async def _try_to_plan(self, study: store.PlannedStudy) -> None:
         try:
-            await self._plan(study)
+            had_room = await self._plan(study)
         except Exception:
             times = self._trouble(study.id).times + 1
             rest = min(2.0 ** min(times - 1, 30) - 1, LONGEST_REST_SECONDS)
@@ -125,46 +125,49 @@ class PlannerLink:
             log.warning("planner.failed", study=study.id, times=times, rest_seconds=rest)
             raise
         self._troubles.pop(study.id, None)
+        if not had_room:
+            del self._asked[study.id]
+            until = asyncio.get_running_loop().time() + NO_ROOM_REST_SECONDS
+            self._troubles[study.id] = _Trouble(until=until)
 
     def _read_studies(self) -> list[store.PlannedStudy]:
         with self._engine.connect() as conn:
             return store.planned_studies(conn)
 
-    async def _plan(self, study: store.PlannedStudy) -> None:
-        """Bring the process up to date with one study, let it decide, and submit what it says."""
-        if study.id not in self._sent:
+    async def _plan(self, study: store.PlannedStudy) -> bool:
+        """Let the process decide about one study, and submit what it says.
+
+        Returns: whether there was room for all of it.
+        """
+        if study.id not in self._known:
             await self._send({"study": study.id, "spec": study.spec})
-            self._sent[study.id] = 0
-        while entries := await asyncio.to_thread(self._read_log, study.id, self._sent[study.id]):
-            await self._send({"study": study.id, "entries": entries})
-            self._sent[study.id] = entries[-1][0]
-            if len(entries) < CHUNK:
-                break
+            self._known.add(study.id)
         await self._send({"study": study.id, "plan": study.slots})
-        self._asked[study.id] = (self._sent[study.id], study.slots)
+        had_room = True
         while True:
             answer = await self._receive()
-            await self._submit(study.id, answer["commands"])
+            self._asked[study.id] = (answer["at"], study.slots)
+            had_room &= await self._submit(study.id, answer["commands"])
             if answer["done"]:
-                return
+                return had_room
 
-    def _read_log(self, study_id: int, after: int) -> list[list[Any]]:
-        with self._engine.connect() as conn:
-            entries = event_log.entries_since(conn, study_id, after, limit=CHUNK)
-        return [[e.n, e.kind, e.trial, e.stage, e.data] for e in entries]
+    async def _submit(self, study_id: int, commands: list[dict[str, Any]]) -> bool:
+        """Returns: whether there was room for all of it.
 
-    async def _submit(self, study_id: int, commands: list[dict[str, Any]]) -> None:
-        """Raises: what the writer does, but for refusals: what was refused did not fit a log that has
-        grown since, and the study is planned again from that."""
+        Raises: what the writer does, but for refusals: what was refused did not fit a log that has
+            grown since, and the study is planned again from that.
+        """
         waiting = [self._writer.submit(_command(study_id, c)) for c in commands]
-        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-            if isinstance(outcome, Refused):
-                log.warning("planner.refused", study=study_id, reason=outcome.detail)
-            elif isinstance(outcome, BaseException):
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        for reason in {o.detail for o in outcomes if isinstance(o, Refused)}:
+            log.warning("planner.refused", study=study_id, reason=reason)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Refused):
                 raise outcome
+        return not any(isinstance(o, NoSpace) for o in outcomes)
 
     async def _start_process(self) -> None:
-        self._sent.clear()
+        self._known.clear()
         self._asked.clear()
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -174,6 +177,7 @@ class PlannerLink:
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,
         )
+        await self._send({"database": self._engine.url.render_as_string(hide_password=False)})
         self._wake.set()
         log.info("planner.started", pid=self._process.pid)
 

@@ -180,7 +180,8 @@ def _planned(row: Mapping[str, Any], trial_id: int, stage: str, actor: str) -> H
         study_id=row["study_id"],
         kind="planned",
         actor=actor,
-        data={name: row[name] for name in _TOLD},
+        data={name: row[name] for name in _TOLD}
+        | {name: row[name] for name in ("retry_of", "variant_of") if row.get(name) is not None},
         trial_id=trial_id,
         trial_number=row["number"],
         stage=stage,

@@ -15,7 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from tunesmith_service.errors import NotFound, TunesmithError, Unauthorized, Unavailable, Unprocessable
+from tunesmith_service.errors import (
+    NotFound,
+    TooMany,
+    TunesmithError,
+    Unauthorized,
+    Unavailable,
+    Unprocessable,
+)
+from tunesmith_service.headers import harden
 
 RETRY_AFTER_SECONDS = 1
 CLIENT_CLOSED = 499  # nobody is there to read it; only the log sees the number
@@ -37,13 +45,22 @@ def answer(request: Request, error: TunesmithError) -> Response:
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    headers |= retry_after(error)
     if error.status in (408, 413):
         headers["Connection"] = "close"  # what is left of the body shall not be taken for a request
     return _document(
         request, error.status, error.type, error.detail, headers, errors=error.errors, outcome=error.outcome
     )
+
+
+def retry_after(error: TunesmithError) -> dict[str, str]:
+    """The header that says when to try again, if that may help."""
+    match error:
+        case TooMany():
+            return {"Retry-After": str(error.retry_after_seconds)}
+        case Unavailable():
+            return {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return {}
 
 
 def _document(
@@ -89,7 +106,9 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def _bug(request: Request, error: Exception) -> Response:
     log.error("request.failed", path=request.url.path, exc_info=error)
     detail = "this is a fault of the service; its log has the details under the request id"
-    return _document(request, 500, "internal", detail, {})
+    answered = _document(request, 500, "internal", detail, {})
+    harden(answered.headers, request.scope)  # it passes by the front door
+    return answered
 
 
 def unprocessable(errors: Sequence[Any], body: Any, *, prefix: Sequence[str] = ("body",)) -> Unprocessable:

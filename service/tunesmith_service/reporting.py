@@ -52,7 +52,7 @@ class _Curve:
         self.new: list[tuple[int, str, list[dict[str, Any]]]] = []
         self.heard = False  # a report came that was not refused: the lease is renewed
 
-    def add(self, c: Report, known: Mapping[int, str]) -> Kept | Refused:
+    def add(self, tx: Tx, c: Report, known: Mapping[int, str]) -> Kept | Refused:
         points: list[dict[str, Any]] = [
             {"step": s, "metrics": {k: show_number(v) for k, v in m.items()}} for s, m in c.points
         ]
@@ -67,7 +67,7 @@ class _Curve:
         if c.seq > self.seq + 1:
             told = f"Report {c.seq} came before report {self.seq + 1}; send again from there."
             return SeqGap(told, outcome={"expected_seq": self.seq + 1})
-        if refused := self._unfit(c):
+        if refused := self._unfit(c) or tx.bounds.refuse_report(tx, self.trial, self.seq, c):
             return refused
         self.heard = True
         self.seq = c.seq
@@ -115,7 +115,7 @@ def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept |
     for i, c in sorted(enumerate(commands), key=lambda each: each[1].seq):
         standing = where[c.lease]
         if isinstance(standing, Held):
-            outcomes[i] = curves[c.lease].add(c, known.get(standing.trial.id, {}))
+            outcomes[i] = curves[c.lease].add(tx, c, known.get(standing.trial.id, {}))
         else:
             outcomes[i] = standing.refusal
     grown = [curve for curve in curves.values() if curve.heard]

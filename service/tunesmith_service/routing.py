@@ -72,21 +72,26 @@ class Route(APIRoute):
         assert policy is not None
         rule = getattr(self.endpoint, "tunesmith_body", _BodyRule())
         reads_json = self.body_field is not None
+        priorities = {method: policy.priority(method) for method in self.methods or ()}
 
         async def guarded(request: Request) -> Response:
             service = request.app.state.service
-            request.state.who = await service.gate.admit(request, policy)
+            request.state.priority = priorities.get(request.method)
+            request.state.who = who = await service.gate.admit(request, policy)
+            if who is not None:
+                service.rates.check(who, request)
             if reads_json:
                 limit = rule.limit or service.settings.body_bytes
                 body = await read_body(request, limit=limit, seconds=service.settings.body_seconds)
-                value = _parsed(request, body, free_text=rule.free_text)
+                depth = service.settings.json_depth
+                value = _parsed(request, body, free_text=rule.free_text, depth=depth)
                 request = JsonRequest(request.scope, request.receive, body, value)
             return await answer(request)
 
         return guarded
 
 
-def _parsed(request: Request, body: bytes, *, free_text: bool) -> Any:
+def _parsed(request: Request, body: bytes, *, free_text: bool, depth: int) -> Any:
     if not body:
         return None
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -94,7 +99,7 @@ def _parsed(request: Request, body: bytes, *, free_text: bool) -> Any:
         raise Unprocessable(
             f"send the body as Content-Type: application/json, not {kind[:100] or 'without one'}"
         )
-    return parse_json(body, free_text=free_text)
+    return parse_json(body, free_text=free_text, most_depth=depth)
 
 
 router: Callable[..., APIRouter] = partial(APIRouter, route_class=Route, redirect_slashes=False)

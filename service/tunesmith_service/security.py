@@ -16,17 +16,20 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from tunesmith_service import wire
 from tunesmith_service.commands import Lease
 from tunesmith_service.errors import Forbidden, Unauthorized, Unprocessable
+from tunesmith_service.places import Priority
 from tunesmith_service.tokens import Token, hash_secret
 
 CACHE_SECONDS = 1.0
@@ -39,6 +42,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(:[0-9]{1,5})?")
 CSRF_HEADER = "Tunesmith-CSRF"
 UI_PREFIX = "/ui/"
+HOST_COOKIE = "__Host-"
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -64,6 +68,7 @@ class Who:
     role: Role
     project_id: int | None
     csrf: str = ""  # what a page of this session must send back with each change
+    session: str = ""  # which session, by its key; empty for a bearer token
 
     def may(self, needed: Role) -> bool:
         if needed is Role.WORKER or self.role is Role.WORKER:
@@ -86,20 +91,48 @@ class Who:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a route asks of a request; `role` None: nothing."""
+    """What a route asks of a request; `role` None: nothing.
+
+    `declared` is its priority where that does not follow from the rest (`priority`); None there: a request
+    that costs next to nothing, which holds no place.
+    """
 
     role: Role | None
     by: Literal["bearer", "session"] = "bearer"
+    declared: Priority | Literal["by role"] | None = "by role"
+
+    def priority(self, method: str) -> Priority | None:
+        """What a request is worth under load."""
+        if self.declared != "by role":
+            return self.declared
+        if self.role is Role.WORKER:
+            return Priority.REPORT
+        return Priority.DASHBOARD if self.role is None else usual_priority(method)
 
 
-def allow(role: Role, *, by: Literal["bearer", "session"] = "bearer") -> Callable[[Endpoint], Endpoint]:
+def usual_priority(method: str) -> Priority:
+    """Of what people do."""
+    return Priority.DASHBOARD if method in SAFE_METHODS else Priority.CREATE
+
+
+def allow(
+    role: Role,
+    *,
+    by: Literal["bearer", "session"] = "bearer",
+    priority: Priority | Literal["by role"] = "by role",
+) -> Callable[[Endpoint], Endpoint]:
     """Declare a route's policy; stands below the router's decorator."""
-    return lambda endpoint: _declare(endpoint, Policy(role, by))
+    return lambda endpoint: _declare(endpoint, Policy(role, by, priority))
 
 
 def public(endpoint: Endpoint) -> Endpoint:
     """Declare that a route needs no token."""
     return _declare(endpoint, Policy(None))
+
+
+def public_and_free(endpoint: Endpoint) -> Endpoint:
+    """Declare that a route needs no token and costs next to nothing: it is answered under any load."""
+    return _declare(endpoint, Policy(None, declared=None))
 
 
 def _declare(endpoint: Endpoint, policy: Policy) -> Endpoint:
@@ -122,6 +155,7 @@ class Credential:
     secret_hash: bytes
     expires_us: int | None
     revoked: bool
+    seen_us: int = 0  # of a session: when it was last used, as the database knows
 
 
 FindCredential = Callable[[str], Awaitable[Credential | None]]
@@ -133,15 +167,25 @@ class Gate:
     Args:
         find_token: by key id; find_session: by the hex hash of the cookie's secret.
         now_us: the service's clock.
+        idle_us: a session ends when nothing has come from it for so long.
     """
 
     def __init__(
-        self, find_token: FindCredential, find_session: FindCredential, now_us: Callable[[], int]
+        self,
+        find_token: FindCredential,
+        find_session: FindCredential,
+        now_us: Callable[[], int],
+        idle_us: int,
     ) -> None:
         self._find_token, self._find_session, self._now_us = find_token, find_session, now_us
+        self._idle_us = idle_us
         self._cache: dict[tuple[str, str], tuple[float, Credential | None]] = {}
         self._asked: dict[tuple[str, str], asyncio.Lock] = {}
-        self.used: dict[int, int] = {}  # token id → µs of its last use, until the sweeper notes it
+        self._forgot_at = 0.0
+        # When tokens (by id) and sessions (by hash) were last used, in µs, until the sweeper notes it.
+        self._live: dict[str, bytes] = {}  # key id → hash of the secret; see `vouches`
+        self.used: dict[int, int] = {}
+        self.seen: dict[bytes, int] = {}
         self.cookie = ""  # set once the instance is known
 
     async def admit(self, request: Request, policy: Policy) -> Who | None:
@@ -163,11 +207,10 @@ class Gate:
         return who
 
     async def _bearer(self, request: Request) -> Credential:
-        header = request.headers.get("authorization", "")
-        scheme, _, text = header.partition(" ")
-        if scheme.lower() != "bearer":
+        text = _bearer(request.headers.get("authorization", ""))
+        if text is None:
             raise Unauthorized("send a token: Authorization: Bearer tsm_…")
-        token = Token.read(text.strip())
+        token = Token.read(text)
         credential = await self._cached("token", token.key_id, self._find_token) if token else None
         if (
             token is None
@@ -179,19 +222,39 @@ class Gate:
 
     async def _session(self, request: Request) -> Credential:
         secret = request.cookies.get(self.cookie, "")
-        if not request.url.path.startswith(UI_PREFIX) or not secret:
+        if not own_path(request).startswith(UI_PREFIX) or not secret:
             raise Unauthorized("no session; run `tunesmith login` for a link")
         credential = await self._cached("session", hash_secret(secret).hex(), self._find_session)
-        if credential is None:
+        if credential is None or self._is_idle(credential):
             raise Unauthorized("the session has ended; run `tunesmith login` for a new link")
         csrf = csrf_of(secret)
         if request.method not in SAFE_METHODS and not hmac.compare_digest(
-            request.headers.get(CSRF_HEADER, "").encode(), csrf.encode()
+            unmasked(request.headers.get(CSRF_HEADER, "")).encode(), csrf.encode()
         ):
             raise Forbidden("the page is out of date; reload it and try again")
-        who = credential.who
-        signed = Who(who.token_id, who.key_id, who.name, who.role, who.project_id, csrf)
-        return Credential(signed, credential.secret_hash, credential.expires_us, credential.revoked)
+        self.seen[credential.secret_hash] = self._now_us()
+        return replace(credential, who=replace(credential.who, csrf=csrf))
+
+    def _is_idle(self, session: Credential) -> bool:
+        last_us = max(session.seen_us, self.seen.get(session.secret_hash, 0))
+        return last_us + self._idle_us <= self._now_us()
+
+    def know(self, live: Mapping[str, bytes]) -> None:
+        """The tokens there are, hash of the secret by key id, as just read."""
+        self._live = dict(live)
+
+    def vouches(self, authorization: str) -> bool:
+        """Whether a request's header names a token that there was a minute ago: told without asking the
+        database, for who may use what is reserved. It admits nobody."""
+        text = _bearer(authorization)
+        token = Token.read(text) if text else None
+        known = self._live.get(token.key_id) if token else None
+        return known is not None and token is not None and hmac.compare_digest(known, token.secret_hash)
+
+    def forget(self) -> None:
+        """What was ended through this server counts at once here; elsewhere within `CACHE_SECONDS`."""
+        self._forgot_at = time.monotonic()
+        self._cache.clear()
 
     async def _cached(self, kind: str, key: str, find: FindCredential) -> Credential | None:
         slot = (kind, key)
@@ -203,11 +266,54 @@ class Gate:
             if known is None or time.monotonic() - known[0] >= CACHE_SECONDS:
                 asked_at = time.monotonic()
                 known = (asked_at, await find(key))
-                self._cache[slot] = known
+                if asked_at > self._forgot_at:
+                    self._cache[slot] = known
                 if len(self._cache) > 10_000:  # strangers guess key ids; ours are found again
                     self._cache.clear()
                     self._asked.clear()
         return known[1]
+
+
+def _bearer(authorization: str) -> str | None:
+    """The token in an Authorization header; None if that is of another kind."""
+    scheme, _, text = authorization.partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else None
+
+
+def masked(word: str) -> str:
+    """A hexadecimal secret under a key of its own, which stands before it: another text each time, so that
+    lengths of compressed pages tell nothing of it (BREACH). `unmasked` undoes it."""
+    secret = bytes.fromhex(word)
+    key = secrets.token_bytes(len(secret))
+    return (key + bytes(a ^ b for a, b in zip(key, secret, strict=True))).hex()
+
+
+def unmasked(sent: str) -> str:
+    """
+    >>> unmasked(masked("00ff")), unmasked("not one")
+    ('00ff', '')
+    """
+    try:
+        both = bytes.fromhex(sent)
+    except ValueError:
+        return ""
+    half, is_odd = divmod(len(both), 2)
+    return "" if is_odd else bytes(a ^ b for a, b in zip(both[:half], both[half:], strict=True)).hex()
+
+
+def cookie_name(uuid: str, *, is_secure: bool, prefix: str) -> str:
+    """What an instance's session cookie is called; browsers hold it to what the name begins with.
+
+    `__Host-` asks for the whole host as its path. Behind a prefix the host is shared with others, who must
+    not be sent the cookie, so there it is `__Secure-` and has a path.
+
+    >>> cookie_name("5eed" * 8, is_secure=True, prefix="/lab")
+    '__Secure-tunesmith-5eed5eed5eed'
+    >>> cookie_name("5eed" * 8, is_secure=False, prefix="")
+    'tunesmith-5eed5eed5eed'
+    """
+    kind = ("__Secure-" if prefix else HOST_COOKIE) if is_secure else ""
+    return f"{kind}tunesmith-{uuid[:12]}"
 
 
 def csrf_of(session_secret: str) -> str:
@@ -228,6 +334,12 @@ def lease_of(request: Request, trial_id: int) -> Lease:
     return Lease(trial_id, int(parts[0]), int(parts[1]), hash_secret(parts[2]))
 
 
+def own_path(request: Request) -> str:
+    """The path as our routes name it, without the prefix that a proxy adds."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))
+
+
 # --- browsers -------------------------------------------------------------------------------------
 
 
@@ -245,5 +357,13 @@ def check_origin(method: str, origin: str | None, *, scheme: str, host: str, pub
     """Refuse a change that a page of another origin asked for. Programs send no Origin."""
     if method in SAFE_METHODS or origin is None:
         return
-    if origin.lower() not in (f"{scheme}://{host}".lower(), public_url.rstrip("/").lower()):
+    public = urlsplit(public_url)  # an origin has no path
+    if origin.lower() not in (f"{scheme}://{host}".lower(), f"{public.scheme}://{public.netloc}".lower()):
         raise Forbidden(f"a page of {origin[:100]!r} may not change anything here")
+
+
+def check_site(method: str, site: str | None) -> None:
+    """Refuse a change that a browser says began on another site; what it says no page can forge.
+    Programs, and browsers from before 2023, send no Sec-Fetch-Site."""
+    if method not in SAFE_METHODS and site is not None and site.lower() != "same-origin":
+        raise Forbidden(f"a page that is {site[:20]!r} to this one may not change anything here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -18,9 +19,13 @@ from fastapi import FastAPI
 from tunesmith_service import logs
 from tunesmith_service.app import create_app
 from tunesmith_service.core import Service
+from tunesmith_service.quick_refusals import refusing
 from tunesmith_service.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
+
+HEAD_MARGIN_BYTES = 8192
+"""So much longer may a request's head be, for us to say what is too long about it."""
 
 Hook = Callable[[Service, str], Awaitable[None]]
 
@@ -40,6 +45,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=refusing(app.state.shedding),
                 host=settings.host,
                 port=settings.port,
                 lifespan="off",
@@ -51,7 +57,7 @@ class Server(uvicorn.Server):
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
                 timeout_graceful_shutdown=int(settings.shutdown_seconds) or 1,
-                h11_max_incomplete_event_size=32 * 1024,
+                h11_max_incomplete_event_size=settings.url_bytes + settings.header_bytes + HEAD_MARGIN_BYTES,
             )
         )
 
@@ -111,6 +117,7 @@ def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing)
     _check_port(settings)
     app = create_app(settings)
     server = Server(app, settings, on_ready, on_exit)
+    gc.freeze()  # what is loaded stays; looking through it again and again took a third of reading columns
 
     async def main() -> None:
         async with app.router.lifespan_context(app):

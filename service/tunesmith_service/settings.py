@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PREFIX = "TUNESMITH_"
 FILE = Path("tunesmith.toml")
 MIB = 2**20
+SWEEPS_A_LEASE = 1.5
+"""How many sweeps a lease lives through at least."""
+_PREFIX = re.compile(r"(?!/(?:ui|api)(?:/|$))(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
 class SettingsError(ValueError):
@@ -47,8 +52,14 @@ class Settings(BaseModel):
     tls_cert: Path | None = _setting(None, "PEM file", "Certificate chain, to speak TLS without a proxy.")
     tls_key: Path | None = _setting(None, "PEM file", "Private key of the certificate.")
     public_url: str = _setting("", "URL", "How people reach this server; empty: from host and port.")
+    root_path: str = _setting(
+        "", "path", "Where a proxy serves this, such as /lab/tunesmith; empty: the path of --public-url."
+    )
     allowed_hosts: tuple[str, ...] = _setting(
         (), "host names", "Names that requests may give in their Host header, beside loopback's and --host."
+    )
+    accept_restore: bool = _setting(
+        False, "yes or no", "Serve a database older than the one served before; all leases end."
     )
     ttl_seconds: float = _setting(
         30.0, "seconds", "A lease lives this long after each sign of life.", ge=1, le=3600
@@ -57,19 +68,51 @@ class Settings(BaseModel):
     planner: bool = _setting(True, "yes or no", "Run the planner process beside this server.")
     body_bytes: int = _setting(MIB, "bytes", "Largest JSON body.", ge=1024, le=8 * MIB)
     body_seconds: float = _setting(10.0, "seconds", "A JSON body must have come within this time.", gt=0)
+    json_depth: int = _setting(16, "levels", "Deepest nesting of a JSON body.", ge=8, le=64)
+    url_bytes: int = _setting(4096, "bytes", "Longest URL.", ge=1024, le=65_536)
+    header_bytes: int = _setting(16_384, "bytes", "A request's headers, in all.", ge=4096, le=262_144)
+    in_flight: int = _setting(64, "requests", "So many are worked on at once.", ge=4, le=10_000)
+    waiting: int = _setting(128, "requests", "So many more may wait for that.", ge=0, le=100_000)
+    waiting_seconds: float = _setting(5.0, "seconds", "A request waits no longer than this.", gt=0, le=60)
+    person_rate: float = _setting(50.0, "requests a second", "What a person's token may ask.", gt=0)
+    person_burst: int = _setting(100, "requests", "So many of them at once.", ge=1)
+    slot_rate: float = _setting(50.0, "requests a second", "What a worker's slot may ask.", gt=0)
+    slot_burst: int = _setting(100, "requests", "So many of them at once.", ge=1)
+    uploads: int = _setting(64, "uploads", "So many run at once.", ge=1)
+    study_params: int = _setting(256, "hyperparameters", "In a study's space and fixed values.", ge=1)
+    study_metrics: int = _setting(256, "names", "Metrics that a study's trials may report.", ge=1)
+    trial_points: int = _setting(100_000, "points", "In a trial's curve, over all attempts.", ge=1)
+    project_queued: int = _setting(100_000, "trials", "Those by hand are refused beyond so many.", ge=1)
+    project_snapshots_bytes: int = _setting(
+        500 * 1024 * MIB, "bytes", "Snapshots of a project, beyond which no more are taken.", ge=0
+    )
+    snapshot_header_bytes: int = _setting(8 * MIB, "bytes", "Longest header of a snapshot.", ge=1024)
+    snapshot_tensors: int = _setting(65_536, "tensors", "Tensors in a snapshot.", ge=1)
     upload_bytes: int = _setting(2048 * MIB, "bytes", "Largest snapshot or artifact.", ge=1024)
     upload_idle_seconds: float = _setting(
         30.0, "seconds", "An upload that sends nothing for this long is cut off.", gt=0
     )
     reserve_bytes: int = _setting(
-        2048 * MIB, "bytes", "With less free disk than this, studies and uploads are refused.", ge=0
+        2048 * MIB, "bytes", "With less free disk than this, new studies, trials and uploads wait.", ge=0
+    )
+    reserve_percent: float = _setting(
+        10.0, "per cent", "With less of the disk free than this, they wait as well.", ge=0, lt=100
+    )
+    ballast_bytes: int = _setting(
+        256 * MIB, "bytes", "Room beside SQLite that is given up when the disk is full; 0: none.", ge=0
     )
     blob_grace_seconds: float = _setting(
         86_400.0, "seconds", "Bytes and snapshots that nothing needs are kept this much longer.", ge=0
     )
     collect_seconds: float = _setting(3600.0, "seconds", "How often unneeded bytes are looked for.", gt=0)
     login_code_seconds: float = _setting(600.0, "seconds", "A one-time login code works this long.", gt=0)
-    session_seconds: float = _setting(604_800.0, "seconds", "A dashboard session lasts this long.", gt=0)
+    session_seconds: float = _setting(
+        604_800.0, "seconds", "A dashboard session lasts this long at most.", gt=0
+    )
+    session_idle_seconds: float = _setting(
+        43_200.0, "seconds", "A dashboard session that sends nothing for this long ends.", ge=600
+    )
+    audit_days: float = _setting(400.0, "days", "Entries of the audit log are kept this long.", ge=1)
     shutdown_seconds: float = _setting(
         5.0, "seconds", "Requests under way at shutdown get this long to end.", gt=0, le=60
     )
@@ -84,6 +127,37 @@ class Settings(BaseModel):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("root_path", "public_url", mode="after")
+    @classmethod
+    def _no_slash_at_the_end(cls, value: str) -> str:
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _a_usable_prefix(self) -> Settings:
+        public = urlsplit(self.public_url).path
+        if self.root_path and self.public_url and public != self.root_path:
+            raise ValueError(
+                f"--root-path {self.root_path} and --public-url {self.public_url} do not end alike; "
+                "give the URL with that path, and --root-path is not needed"
+            )
+        if self.prefix and not _PREFIX.fullmatch(self.prefix):
+            raise ValueError(
+                f"the path {self.prefix} cannot be a prefix: it begins with a slash, has letters, digits and "
+                "._~- between slashes, and does not begin with /ui or /api, which are this server's own"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _leases_are_swept_in_time(self) -> Settings:
+        """A round that comes later than a lease lives would look like an outage, which prolongs leases."""
+        if self.sweep_seconds * SWEEPS_A_LEASE > self.ttl_seconds:
+            raise ValueError(
+                f"--ttl-seconds {self.ttl_seconds:g} is too short for --sweep-seconds "
+                f"{self.sweep_seconds:g}: leases would never be taken back; sweep every "
+                f"{self.ttl_seconds / SWEEPS_A_LEASE:.3g} seconds or more often"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_plain_http_abroad(self) -> Settings:
@@ -130,9 +204,14 @@ class Settings(BaseModel):
     def address(self) -> str:
         """How people reach this server, without a slash at the end."""
         if self.public_url:
-            return self.public_url.rstrip("/")
+            return self.public_url
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}{self.prefix}"
+
+    @property
+    def prefix(self) -> str:
+        """What stands before each path of ours in the addresses that people see, or nothing."""
+        return self.root_path or urlsplit(self.public_url).path
 
 
 def unit_of(name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, or_, select
+from sqlalchemy import Connection, Row, and_, case, func, or_, select
 
 from tunesmith_service import tables
 from tunesmith_service.clock import SECOND
@@ -37,7 +37,7 @@ def instance(conn: Connection) -> Instance:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A token; in what `session_token` finds, hash and expiry are the session's."""
+    """A row of `tokens`."""
 
     id: int
     project_id: int | None
@@ -64,17 +64,14 @@ def tokens(conn: Connection, project_id: int | None) -> list[TokenRow]:
     return values(conn, TokenRow, wanted)
 
 
-def session_token(conn: Connection, session_hash: bytes) -> TokenRow | None:
-    """The token behind a browser's session; it ends with the session or the token, whichever is first."""
-    t, s = tables.tokens, tables.sessions
-    first = case((t.c.expires_us < s.c.expires_us, t.c.expires_us), else_=s.c.expires_us).label("expires_us")
-    kept = [c for c in columns(TokenRow, t) if c.name not in ("secret_hash", "expires_us")]
-    wanted = (
-        select(*kept, s.c.session_hash.label("secret_hash"), first)
-        .join(s, s.c.token_id == t.c.id)
-        .where(s.c.session_hash == session_hash)
-    )
-    return next(iter(values(conn, TokenRow, wanted)), None)
+def live_tokens(conn: Connection, now_us: int) -> dict[str, bytes]:
+    """Hash of the secret by key id, of all tokens that work."""
+    t = tables.tokens
+    works = (t.c.revoked_us.is_(None), or_(t.c.expires_us.is_(None), t.c.expires_us > now_us))
+    return {
+        row.key_id: bytes(row.secret_hash)
+        for row in conn.execute(select(t.c.key_id, t.c.secret_hash).where(*works))
+    }
 
 
 # --- studies and stages ---------------------------------------------------------------------------
@@ -105,6 +102,7 @@ class Study:
     gpu_us: int
     deadline_us: int | None
     created_us: int
+    created_by: str | None
     ended_us: int | None
 
     @property
@@ -121,6 +119,19 @@ def find_study(conn: Connection, project_id: int | None, study: str) -> Study | 
         wanted = wanted.where(s.c.project_id == project_id)
     by_name_first = case((s.c.name == study, 0), else_=1)
     return next(iter(values(conn, Study, wanted.order_by(by_name_first, s.c.id).limit(1))), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    text: str
+    version: int  # goes up with each change
+
+
+def note(conn: Connection, study_id: int) -> Note:
+    """What people wrote about a study; empty if there is no such study."""
+    s = tables.studies
+    row = conn.execute(select(s.c.note, s.c.note_version).where(s.c.id == study_id)).one_or_none()
+    return Note(row.note, row.note_version) if row else Note("", 0)
 
 
 def studies(
@@ -196,6 +207,27 @@ def demand(conn: Connection) -> list[Demand]:
     return values(conn, Demand, wanted.order_by(s.c.id))
 
 
+@dataclass(frozen=True, slots=True)
+class TrialCounts:
+    """Trials by what they are up to, over all studies; `claimable` are those waiting that a slot could be
+    given now, but for backoffs and drafts."""
+
+    waiting: int
+    claimable: int
+    running: int
+
+
+def trial_counts(conn: Connection) -> TrialCounts:
+    """From the studies' own counters: as many rows are read as there are studies with trials to end."""
+    s = tables.studies
+    room = s.c.max_concurrent - s.c.running
+    open_ = case((room < s.c.waiting, room), else_=s.c.waiting)
+    claimable = case((s.c.state == "active", open_), else_=0)
+    wanted = select(*(func.coalesce(func.sum(n), 0) for n in (s.c.waiting, claimable, s.c.running)))
+    row = conn.execute(wanted.where(or_(s.c.waiting > 0, s.c.running > 0))).one()
+    return TrialCounts(*map(int, row))
+
+
 # --- what the planner reads -----------------------------------------------------------------------
 
 
@@ -236,11 +268,18 @@ def slots_for(conn: Connection, study: Study) -> Slots:
     return _slots_for(study, _live_workers(conn))
 
 
+def slots_of(conn: Connection, studies: Iterable[Study]) -> dict[int, Slots]:
+    """By study; each as if it were alone."""
+    live = _live_workers(conn)
+    return {study.id: _slots_for(study, live) for study in studies}
+
+
 def _live_workers(conn: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
     w = tables.workers
     since_us = instance(conn).last_tick_us - LIVE_US
+    takes = and_(w.c.draining.is_(False), func.coalesce(w.c.aside_until_us, 0) <= since_us + LIVE_US)
     wanted = select(w.c.project_id, w.c.tasks, w.c.slots)
-    return conn.execute(wanted.where(w.c.draining.is_(False), w.c.last_seen_us >= since_us)).all()
+    return conn.execute(wanted.where(takes, w.c.last_seen_us >= since_us)).all()
 
 
 def _slots_for(study: Study, live: Iterable[Any]) -> Slots:
@@ -275,18 +314,22 @@ class Worker:
     last_seen_us: int
     live: bool
     running: int
+    aside_until_us: int | None  # None, or later than now: it broke one trial after another
 
 
 def workers(conn: Connection, project_id: int | None) -> list[Worker]:
     """A project's workers by name; all there are if None."""
     w, t = tables.workers, tables.trials
-    since_us = instance(conn).last_tick_us - LIVE_US
+    now_us = instance(conn).last_tick_us
     counted = select(t.c.worker_id, func.count().label("n")).where(t.c.state == "running")
     running = {row.worker_id: row.n for row in conn.execute(counted.group_by(t.c.worker_id))}
     wanted = select(*columns(Worker, w)).order_by(w.c.name, w.c.id)
     if project_id is not None:
         wanted = wanted.where(w.c.project_id == project_id)
-    return [
-        Worker(**row._mapping, live=row.last_seen_us >= since_us, running=running.get(row.id, 0))
-        for row in conn.execute(wanted)
-    ]
+    return [_worker(row, running.get(row.id, 0), now_us) for row in conn.execute(wanted)]
+
+
+def _worker(row: Row[*tuple[Any, ...]], running: int, now_us: int) -> Worker:
+    until_us = row.aside_until_us if (row.aside_until_us or 0) > now_us else None
+    live = row.last_seen_us >= now_us - LIVE_US
+    return Worker(**{**row._mapping, "aside_until_us": until_us}, live=live, running=running)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
+    Text,
     UniqueConstraint,
     false,
     text,
@@ -122,7 +123,41 @@ sessions = Table(
     metadata,
     Column("session_hash", LargeBinary(32), primary_key=True),
     _to("token_id", "tokens.id"),
+    _us("begun_us", nullable=False),
+    _us("last_seen_us", nullable=False),
     _us("expires_us", nullable=False),
+    Column("browser", String(64), nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("n", BigId, primary_key=True, autoincrement=False),  # from 1, without gaps
+    _us("at_us", nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("actor", String(128), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("project_id", BigId, index=True),  # no foreign key: entries outlive what they are about
+    Column("subject", String(255), nullable=False),
+    _json("detail", nullable=False),
+    Column("before", String(64)),  # digests of what it is about; null where that was not there
+    Column("after", String(64)),
+    Column("previous", String(64), nullable=False),  # the hash of entry n - 1
+    Column("hash", String(64), nullable=False),
+)
+
+audit_chain = Table(
+    "audit_chain",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("head_n", BigInteger, nullable=False),  # the newest entry
+    Column("head_hash", String(64), nullable=False),
+    Column("anchor_n", BigInteger, nullable=False),  # the last that was removed after its time
+    Column("anchor_hash", String(64), nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("anchor_n <= head_n", name="order"),
 )
 
 idempotency = Table(
@@ -152,6 +187,8 @@ workers = Table(
     _flag("draining"),
     _us("first_seen_us", nullable=False),
     _us("last_seen_us", nullable=False),
+    _us("aside_until_us"),  # it broke one trial after another, and gets none before then
+    _count("times_aside"),  # in a row; each lasts twice as long
 )
 
 slots = Table(
@@ -190,6 +227,9 @@ studies = Table(
     _us("deadline_us"),
     _us("created_us", nullable=False),
     _us("ended_us"),
+    Column("note", Text, nullable=False, server_default=text("''")),  # plain text, by people
+    _count("note_version"),  # goes up with each change, so that two who edit at once are told
+    Column("created_by", String(128)),  # null for those of the first releases
     UniqueConstraint("project_id", "name"),
     _one_of("state", tuple(StudyState), "state"),
     CheckConstraint("running >= 0 AND waiting >= 0 AND finished >= 0", name="counts"),
@@ -271,6 +311,8 @@ trials = Table(
     _us("ended_us"),
     Column("kind", String(16), nullable=False, server_default="train"),  # `work.kind`; others measure
     Column("test_read", BigInteger),  # the nth trial of its project to read this task's test split
+    _json("tags"),  # a sorted list of words that people gave it
+    Column("variant_of", BigInteger),  # the trial whose settings a trial by hand began with
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("stage_id", "key"),
     _one_of("state", tuple(TrialState), "state"),
@@ -288,6 +330,20 @@ trials = Table(
     Index(
         "ix_trials_running", "lease_expires_us",
         sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'"),
+    ),
+    # counts and bests of each stage, and a study's best, without reading its trials
+    Index(None, "study_id", "stage_id", "state", "value"),
+    Index(None, "study_id", "value"),
+    # Those of a state, the newest first. SQLite, which has no figures of ours, would take an index that
+    # begins with study_id for any question about a study.
+    Index(None, "state", "study_id", "number"),
+    Index(
+        "ix_trials_test_read", "study_id", "test_read",
+        sqlite_where=text("test_read IS NOT NULL"), postgresql_where=text("test_read IS NOT NULL"),
+    ),
+    Index(
+        "ix_trials_variant_of", "study_id", "variant_of",
+        sqlite_where=text("variant_of IS NOT NULL"), postgresql_where=text("variant_of IS NOT NULL"),
     ),
     Index(
         "uq_trials_slot", "slot_id", unique=True,
@@ -309,10 +365,11 @@ attempts = Table(
     _us("claimed_us", nullable=False),
     Column("resume_step", BigInteger, nullable=False),
     Column("resume_snapshot_id", BigId),
-    _us("ended_us"),
+    Column("ended_us", BigInteger, index=True),  # the fleet asks for the last hours
     Column("ending", String(32)),  # the cause that ended it, such as finish, release, expired
     Column("said", String(64)),  # digest of the finish or release that ended it
     _json("outcome"),  # what that was answered
+    _flag("early_fault"),  # a fault of its machine ended it soon after its claim; see `faulty`
     PrimaryKeyConstraint("trial_id", "attempt"),
     CheckConstraint("(ended_us IS NULL) = (ending IS NULL)", name="ending"),
 )

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, and_, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Float,
+    Select,
+    String,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+)
+from tunesmith_studies import trial as planned
 from tunesmith_studies.trial import Point
 
-from tunesmith_service import reading, tables
+from tunesmith_service import reading, tables, trial_filter
 from tunesmith_service.commands import Lease
 from tunesmith_service.db import batch, columns, rows, values
+from tunesmith_service.errors import Unprocessable
 from tunesmith_service.retention import named_by_rows
 from tunesmith_service.store import Study
 
@@ -49,6 +66,8 @@ class Trial:
     started_us: int | None
     ended_us: int | None
     test_read: int | None
+    tags: Sequence[str] | None
+    variant_of: int | None
     stage: str
 
 
@@ -63,39 +82,137 @@ def find_trial(conn: Connection, study_id: int, number: int) -> Trial | None:
     return next(iter(values(conn, Trial, wanted)), None)
 
 
+def as_planned(row: Trial, curve: Sequence[Point] = ()) -> planned.Trial:
+    """The trial as planning and diagnosis know it, with these points of its curve."""
+    return planned.Trial(
+        number=row.number,
+        stage=row.stage,
+        key=row.key,
+        ordinal=row.ordinal,
+        params=row.params,
+        work=planned.Work.from_json(row.work),
+        state=planned.TrialState(row.state),
+        stop_reason=planned.StopReason(row.stop_reason) if row.stop_reason else None,
+        start=planned.Start.from_json(row.start) if row.start else None,
+        value=row.value,
+        curve=tuple(curve),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page of trials ends: what its last trial was sorted by, and its number."""
+
+    by: float | None
+    number: int
+
+    def __str__(self) -> str:
+        """A cursor, which `Place.read` reads."""
+        return base64.urlsafe_b64encode(json.dumps([self.by, self.number]).encode()).decode().rstrip("=")
+
+    @classmethod
+    def read(cls, cursor: str) -> Place:
+        """Raises: Unprocessable for what is no cursor."""
+        try:
+            by, number = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+            if type(number) is int and 0 <= number < 2**53 and (by is None or math.isfinite(by)):
+                return cls(by, number)
+        except (ValueError, TypeError, OverflowError):
+            pass
+        raise Unprocessable("cursor is not one of ours; begin again without it")
+
+
 def trials(
     conn: Connection,
-    study_id: int,
+    study: Study,
     *,
-    after: int | None = None,
+    filter: str = "",
+    after: Place | int | None = None,
     limit: int = 100,
     stage: str | None = None,
     state: str | None = None,
     sort: str = "number",
 ) -> list[Trial]:
-    """A page of a study's trials, from behind the one numbered `after`.
+    """A page of a study's trials, from behind a place, or behind where the trial of this number stands now.
 
     Args:
-        sort: number or value (those that have one); `-` before it: downwards.
+        filter: in the words of `filters`.
+        sort: a name that filters know; trials that have none come last. `-` before it: downwards.
+
+    Raises: Unprocessable for a filter or an order that means nothing here.
     """
     t = tables.trials
-    by, down = t.c[sort.removeprefix("-")], sort.startswith("-")
-    wanted = _trials().where(t.c.study_id == study_id, by.is_not(None))
-    if after is not None:
-        at = select(by).where(t.c.study_id == study_id, t.c.number == after).scalar_subquery()
-        behind = by < at if down else by > at
-        wanted = wanted.where(or_(behind, and_(by == at, t.c.number > after)))
+    by, down = trial_filter.order(conn, study, sort.removeprefix("-")), sort.startswith("-")
+    wanted = _trials().where(t.c.study_id == study.id)
+    if filter:
+        wanted = wanted.where(trial_filter.clause(conn, study, filter))
     if stage is not None:
         wanted = wanted.where(tables.stages.c.name == stage)
     if state is not None:
         wanted = wanted.where(t.c.state == state)
-    order = by.desc() if down else by
-    return values(conn, Trial, wanted.order_by(order, t.c.number).limit(limit))
+    if isinstance(after, int):
+        after = place(conn, study, sort, after)
+    way = by.desc() if down else by
+    if by is t.c.number:
+        if after is not None:
+            wanted = wanted.where(by < after.number if down else by > after.number)
+        return values(conn, Trial, wanted.order_by(way).limit(limit))
+    # first those that have such a value, which an index may have in this order; then the others
+    found: list[Trial] = []
+    if after is None or after.by is not None:
+        having = wanted.where(by.is_not(None), *([_behind(by, after, down=down)] if after else []))
+        found = values(conn, Trial, having.order_by(way, t.c.number).limit(limit))
+        after = None
+    if len(found) < limit:
+        lacking = wanted.where(by.is_(None), *([t.c.number > after.number] if after else []))
+        found += values(conn, Trial, lacking.order_by(t.c.number).limit(limit - len(found)))
+    return found
+
+
+def numbers(conn: Connection, study: Study, *, filter: str = "", sort: str = "number") -> list[int]:
+    """Numbers of all trials that a filter picks, in order. Raises what `trials` does."""
+    t, g = tables.trials, tables.stages
+    by, down = trial_filter.order(conn, study, sort.removeprefix("-")), sort.startswith("-")
+    wanted = select(t.c.number).join(g, g.c.id == t.c.stage_id)
+    wanted = wanted.where(t.c.study_id == study.id, trial_filter.clause(conn, study, filter))
+    order = (by.is_(None), by.desc() if down else by, t.c.number)
+    return list(conn.execute(wanted.order_by(*order)).scalars())
+
+
+def numbered(conn: Connection, study_id: int, numbers: Sequence[int]) -> list[Trial]:
+    """The trials of these numbers, in their order."""
+    b = batch(conn, number=BigInteger)
+    t = tables.trials
+    wanted = _trials().where(t.c.study_id == study_id, t.c.number.in_(select(b.c.number)))
+    found = conn.execute(wanted, {"batch": rows({"number": n} for n in numbers)})
+    by_number = {row.number: Trial(**row._mapping) for row in found}
+    return [by_number[n] for n in numbers if n in by_number]
+
+
+def _behind(by: ColumnElement[Any], place: Place, *, down: bool) -> ColumnElement[bool]:
+    """Of those that have such a value: behind this one, or level with it and of a higher number."""
+    at = literal(place.by, Float)
+    from_here = by <= at if down else by >= at  # on its own, so that an index can begin there
+    return and_(from_here, or_(by != at, tables.trials.c.number > place.number))
+
+
+def place(conn: Connection, study: Study, sort: str, number: int) -> Place:
+    """Where a trial stands in this order; the last of a page is where the next one begins."""
+    by = trial_filter.order(conn, study, sort.removeprefix("-"))
+    t = tables.trials
+    found = conn.scalar(select(by).where(t.c.study_id == study.id, t.c.number == number))
+    return Place(None if found is None else float(found), number)
 
 
 def project_of_trial(conn: Connection, trial_id: int) -> int | None:
     t, s = tables.trials, tables.studies
     return conn.scalar(select(s.c.project_id).join(t, t.c.study_id == s.c.id).where(t.c.id == trial_id))
+
+
+def run_out(conn: Connection, now_us: int) -> list[int]:
+    """Trials whose leases have run out, by id."""
+    t = tables.trials.c
+    return list(conn.scalars(select(t.id).where(t.state == "running", t.lease_expires_us < now_us)))
 
 
 FOLDED = "cross_validation"
@@ -233,6 +350,18 @@ def largest_snapshot(conn: Connection, project_id: int, task: str) -> int | None
         .where(studies.c.project_id == project_id, studies.c.task == task)
     )
     return conn.execute(wanted).scalar()
+
+
+def snapshot_bytes(conn: Connection, project_id: int) -> int:
+    """Bytes of all snapshots that a project has."""
+    t, s, studies = tables.trials, tables.snapshots, tables.studies
+    wanted = (
+        select(func.coalesce(func.sum(s.c.size), 0))
+        .join(t, t.c.id == s.c.trial_id)
+        .join(studies, studies.c.id == t.c.study_id)
+        .where(studies.c.project_id == project_id, s.c.forgotten_us.is_(None))
+    )
+    return int(conn.execute(wanted).scalar_one())
 
 
 def may_fetch(conn: Connection, lease: Lease, sha256: str) -> bool:

@@ -7,7 +7,7 @@ given in the same UPDATE (`count`), so a reader who has seen number n will never
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Connection, CursorResult, Executable, insert, select, update
 from tunesmith_studies.log import EntryKind
 
+from tunesmith_service.bounds import Bounds
 from tunesmith_service.clock import SECOND
 from tunesmith_service.db import batch, rows
 from tunesmith_service.tables import events, studies
@@ -29,10 +30,14 @@ class Tx:
     Attributes:
         ttl_us: how long a lease lives after each renewal.
         changed: collects the studies whose log grew.
+        bounds: what rows may hold.
+        moved: counts the trials that stopped running, by cause and new state.
     """
 
     conn: Connection
     ttl_us: int = TTL_US
+    bounds: Bounds = field(default_factory=Bounds)
+    moved: Counter[tuple[str, str]] = field(default_factory=Counter)
     changed: set[int] = field(default_factory=set)
 
     def execute(self, statement: Executable, values: Any = None) -> CursorResult[Any]:

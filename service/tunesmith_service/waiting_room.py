@@ -104,9 +104,15 @@ class WaitingRoom:
         self._changed.set()
 
     async def claim(
-        self, claim: Claim, *, wait_seconds: float, gone: asyncio.Future[None]
+        self,
+        claim: Claim,
+        *,
+        wait_seconds: float,
+        gone: asyncio.Future[None],
+        parked: Callable[[], None] = lambda: None,
     ) -> Granted | Nothing:
-        """Try, and wait for up to `wait_seconds`. A client that is `gone` leaves the queue.
+        """Try, and wait for up to `wait_seconds`. A client that is `gone` leaves the queue. `parked` is
+        called whenever it begins to wait: from then on it costs next to nothing.
 
         Raises: what the writer refuses the claim with.
         """
@@ -134,6 +140,7 @@ class WaitingRoom:
                     stale_at = min(until, loop.time() + outcome.fresh_wait_us / 1e6)
                 if loop.time() >= until and (accept_stale or stale_at == math.inf):
                     return outcome
+                parked()
                 await self._park(waiter, min(until, stale_at, self._backoff_ends(outcome)), gone)
                 if self._closing or gone.done():
                     return outcome

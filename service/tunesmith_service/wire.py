@@ -39,7 +39,10 @@ Number: TypeAlias = Annotated[
     BeforeValidator(_read_number),
     PlainSerializer(show_number, return_type=float | str, when_used="json"),
 ]
-Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128)]
+PRINTED = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+"""As in a study: no control characters, and none that turns the text around them."""
+
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTED)]
 Hex128: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar: TypeAlias = bool | int | float | str

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from sqlalchemy import Engine
 
-from tunesmith_service import batches
+from tunesmith_service import batches, db
 from tunesmith_service import commands as c
+from tunesmith_service.bounds import Bounds
 from tunesmith_service.clock import Clock
 from tunesmith_service.commands import Command
+from tunesmith_service.disk import Disk
 from tunesmith_service.errors import Refused, TunesmithError, Unavailable
 from tunesmith_service.tx import TTL_US
 
@@ -45,10 +48,25 @@ class Writer:
     engine: where to write.
     clock: read once a batch.
     ttl_us: how long leases live after each renewal.
+    bounds: what rows may hold.
+    disk: says what must wait for room, and makes some when the database cannot be written.
+    on_batch: told of each batch in the writer's thread: its commands, what became of them, seconds.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, *, ttl_us: int = TTL_US) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        ttl_us: int = TTL_US,
+        bounds: Bounds | None = None,
+        disk: Disk | None = None,
+        on_batch: Callable[[Sequence[Command], batches.Batch, float], None] = lambda *_: None,
+    ) -> None:
+        self._engine, self._disk = engine, disk
+        self._answer_seconds = None if engine.dialect.name == "sqlite" else db.ANSWER_SECONDS
+        self._bounds = bounds or Bounds()
+        self._on_batch = on_batch
         self._clock = clock
         self._ttl_us = ttl_us
         self._queue: deque[_Waiting] = deque()
@@ -86,6 +104,8 @@ class Writer:
             queue is full, or the writer stops. If the caller is cancelled, the command may still
             be committed.
         """
+        if self._disk is not None:
+            self._disk.admit(command)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(command, loop.create_future(), loop)
         with self._arrived:
@@ -98,7 +118,11 @@ class Writer:
                 )
             self._queue.append(waiting)
             self._arrived.notify()
-        outcome = await waiting.answer
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                outcome = await waiting.answer
+        except TimeoutError:
+            raise Unavailable("The database does not answer; send the same request again.") from None
         if isinstance(outcome, Refused):
             raise outcome
         return outcome
@@ -107,14 +131,32 @@ class Writer:
 
     def _run(self) -> None:
         while taken := self._take():
-            try:
-                now_us = self._clock.now_us()
-                batch = batches.commit(self._engine, [w.command for w in taken], now_us, self._ttl_us)
-            except BaseException as e:
-                log.exception("writer.failed")
-                told = e if isinstance(e, TunesmithError) else Unavailable("The write failed; send it again.")
-                batch = batches.Batch([told] * len(taken))
-            self._answer(taken, batch)
+            self._write(taken)
+
+    def _write(self, taken: list[_Waiting]) -> None:
+        """Commit a batch and answer it, whatever happens."""
+        commands, started = [w.command for w in taken], time.monotonic()
+        try:
+            batch = self._commit(commands)
+        except BaseException as e:
+            log.exception("writer.failed")
+            told = e if isinstance(e, TunesmithError) else Unavailable("The write failed; send it again.")
+            batch = batches.Batch([told] * len(taken))
+        try:
+            self._on_batch(commands, batch, time.monotonic() - started)
+        except Exception:
+            log.exception("writer.callback_failed")
+        self._answer(taken, batch)
+
+    def _commit(self, commands: list[Command]) -> batches.Batch:
+        batch = self._try(commands)
+        if batch.found_no_room and self._disk is not None and self._disk.give_up_ballast():
+            batch = self._try(commands)
+        return batch
+
+    def _try(self, commands: list[Command]) -> batches.Batch:
+        now_us = self._clock.now_us()
+        return batches.commit(self._engine, commands, now_us, self._ttl_us, self._bounds)
 
     def _take(self) -> list[_Waiting]:
         """Wait for work; empty once the writer shall end and nothing is left."""

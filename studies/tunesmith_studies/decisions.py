@@ -26,12 +26,12 @@ def ask(log: StudyLog, stage: AnyStage, n: int) -> Plan:
     result of a stage that is done gets what its trials' curves show."""
     history = log.history(stage.name)
     plan = stage.plan(history, n, Seed(log.study.seed))
-    return Done(_diagnosed(history, plan.result)) if isinstance(plan, Done) else plan
+    return Done(_diagnosed(stage, history, plan.result)) if isinstance(plan, Done) else plan
 
 
-def _diagnosed(history: History, result: StageResult) -> StageResult:
+def _diagnosed(stage: AnyStage, history: History, result: StageResult) -> StageResult:
     try:
-        shown = of_stage(history, result)
+        shown = of_stage(stage, history, result)
     except Exception as error:  # a stage is worth more than its diagnosis
         told = f"The diagnosis of this stage raised {type(error).__name__}: {error}"
         shown = (Finding("diagnosis_failed", "info", told, next_step="Report it as a fault of Tunesmith."),)

@@ -27,6 +27,7 @@ class Finding:
         next_step: what to do; empty where nothing is to be done.
         numbers: what the sentence was written from; JSON, numbers that are not finite as on the wire.
         trials: numbers of the trials it was seen in.
+        proposes: a stage as JSON that would go on from there, for a person to look at and add; or None.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Finding:
     next_step: str = ""
     numbers: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[int, ...] = ()
+    proposes: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,6 +48,7 @@ class Finding:
             "next_step": self.next_step,
             "numbers": dict(self.numbers),
             "trials": list(self.trials),
+            "proposes": None if self.proposes is None else dict(self.proposes),
         }
 
     @classmethod

@@ -6,11 +6,12 @@ entries into the histories that stages plan from. The planner process feeds it i
 that replays a decision feeds it the log cut at the proposal's `planned_at`. It is the same fold.
 
 What `data` holds, by kind (JSON; non-finite numbers as "NaN", "Infinity", "-Infinity"):
-  study      {state, reason}
+  study      {state, reason, cloned_from}     `cloned_from` (a study's id) when it is created as a clone
   stage      {state, reason, result, spec, override}    the stage named by `stage` was created or changed;
              `spec` (the stage as JSON) when it is created, `result` once it is done or failed,
              `override` ({reason, actor, at_us}) when the study goes on past a result that blocks
-  planned    {key, ordinal, params, work, start, sampler_state, planned_at, draft, hand, retry_of}
+  planned    {key, ordinal, params, work, start, sampler_state, planned_at, draft, hand, retry_of,
+             variant_of}
   redrawn    {params, sampler_state, planned_at, old_params, old_planned_at}
   moved      {from, to, attempt, cause, stop_reason, value, resume_step}
              to running: the points after `resume_step` (0 without a snapshot) are thrown away
@@ -25,12 +26,13 @@ says otherwise; a stage that the specification lacks joins it, last, with the `s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from tunesmith_studies.packed import packed
 from tunesmith_studies.planning import Earlier, History, StageResult
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import StudySpec
@@ -166,12 +168,17 @@ class StudyLog:
             self.study = self.study.model_copy(update={"stages": (*self.study.stages, added)})
         log = self._stages[name]
         log.state = StageState(entry.data["state"])
+        if log.state is StageState.ACTIVE and log.stage.ranges:
+            self._widen(log.stage.ranges)
         if entry.data.get("result") is not None:
             log.result = StageResult.from_json(entry.data["result"])
             if past := log.result.chosen.get("widened"):  # the border rule: later stages look there too
-                self.study = self.study.model_copy(update={"space": self.study.space.widened(past)})
+                self._widen(past)
         for other in self._stages.values():  # results and the list of stages stand in every history
             other.history = None
+
+    def _widen(self, ranges: Mapping[str, Sequence[float]]) -> None:
+        self.study = self.study.model_copy(update={"space": self.study.space.widened(ranges)})
 
     def _fold_planned(self, entry: Entry) -> None:
         assert entry.trial is not None, f"event {entry.n} plans no trial"
@@ -242,6 +249,7 @@ def _moved(trial: Trial, entry: Entry) -> Trial:
         stop_reason=StopReason(reason) if reason else None,
         value=data.get("value"),
         ended_at=entry.n,
+        curve=packed(trial.curve),
     )
 
 
@@ -250,7 +258,7 @@ def _reported(trial: Trial, entry: Entry) -> Trial:
         Point(p["step"], {name: float(value) for name, value in p["metrics"].items()})
         for p in entry.data["points"]
     )
-    return replace(trial, curve=trial.curve + new)
+    return replace(trial, curve=(*trial.curve, *new))
 
 
 def _snapshot(trial: Trial, entry: Entry) -> Trial:

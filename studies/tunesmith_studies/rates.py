@@ -21,6 +21,7 @@ from tunesmith_studies.space import Params, Scalar, tidy
 
 if TYPE_CHECKING:
     from tunesmith_studies.planning import History, StageResult
+    from tunesmith_studies.trial import Point
 
 Scaling = Literal["linear", "sqrt", "auto", "none"]
 
@@ -47,6 +48,10 @@ CYCLE_SPAN = 10.0
 """1cycle begins at its peak over this (Smith 1803.09820: max/10 or max/20)."""
 
 
+LOSS, RATE = "train/loss", "sys/lr"
+"""Metrics of a sweep's points."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """One range test: `rates` rise, `losses[i]` is the training loss at `rates[i]`; shapes (points,)."""
@@ -54,13 +59,37 @@ class Sweep:
     rates: Sequence[float]
     losses: Sequence[float]
 
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> Sweep:
+        """Of a trial's curve: its points that have a loss and a rate."""
+        told = [p.metrics for p in points if LOSS in p.metrics and p.metrics.get(RATE, 0.0) > 0]
+        return cls([m[RATE] for m in told], [m[LOSS] for m in told])
+
+    def finite(self) -> Sweep:
+        """What comes before its first loss that is not finite."""
+        end = next((i for i, loss in enumerate(self.losses) if not math.isfinite(loss)), len(self.losses))
+        return Sweep(self.rates[:end], self.losses[:end])
+
+    def smoothed(self) -> tuple[list[float], float]:
+        """What `read` reads of a sweep that is finite: see `smoothed`. A blow-up is cut off."""
+        return smoothed(self.rates, _capped(self.losses))
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one sweep says: the suggested rate, and the one at which the smoothed loss turns up."""
+    """What one sweep says.
+
+    Attributes:
+        lr: the suggested rate.
+        turn_up: at which the smoothed loss turns up.
+        begun: at which it has begun to fall; what comes before is burn-in.
+        steepest: at which it falls most for the same ratio of rates.
+    """
 
     lr: float
     turn_up: float
+    begun: float
+    steepest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +184,13 @@ def read(sweep: Sweep) -> Reading | str:
     300 losses by a decade. And the slow fall at rates too small to learn is no part of the valley. In
     fastai's rule the two errors go against each other, and cancel on some tasks; see docs/measured.md.
     """
-    finite = next((i for i, loss in enumerate(sweep.losses) if not math.isfinite(loss)), len(sweep.losses))
-    if finite < FEWEST:
-        first = sweep.rates[min(finite, len(sweep.rates) - 1)]
+    finite = sweep.finite()
+    rates = finite.rates
+    if len(rates) < FEWEST:
+        first = sweep.rates[min(len(rates), len(sweep.rates) - 1)]
         return f"the loss broke away at once, at a rate of {first:.3g}"
-    rates, losses = sweep.rates[:finite], _capped(sweep.losses[:finite])
-    smooth, error = smoothed(rates, losses)
-    bottom = min(range(finite), key=smooth.__getitem__)
+    smooth, error = finite.smoothed()
+    bottom = min(range(len(rates)), key=smooth.__getitem__)
     fall = smooth[0] - smooth[bottom]
     if fall <= max(CERTAIN * error, 1e-9 * abs(smooth[0])):
         return (
@@ -169,7 +198,17 @@ def read(sweep: Sweep) -> Reading | str:
             f"alone gives a standard error of {error:.2g}"
         )
     begun = max(i for i in range(bottom + 1) if smooth[i] >= smooth[0] - BEGUN * fall)
-    return Reading(lr=math.sqrt(rates[begun] * rates[bottom]), turn_up=rates[bottom])
+    return Reading(
+        lr=math.sqrt(rates[begun] * rates[bottom]), turn_up=rates[bottom], begun=rates[begun],
+        steepest=_steepest(rates[begun : bottom + 1], smooth[begun : bottom + 1]),
+    )  # fmt: skip
+
+
+def _steepest(rates: Sequence[float], smooth: Sequence[float]) -> float:
+    """The middle of the two neighbours between which a loss that ends lower than it begins falls most."""
+    found = zip(pairwise(rates), pairwise(smooth), strict=True)
+    falls = [((b - a) / math.log(end / start), start * end) for (start, end), (a, b) in found if end > start]
+    return math.sqrt(min(falls)[1])
 
 
 def _capped(losses: Sequence[float]) -> list[float]:

@@ -17,6 +17,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
+PRINTED = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
+"""Names that people see hold no control characters, and none that turns the text around them."""
+
+Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTED)]
 Scalar: TypeAlias = bool | int | float | str
 Params: TypeAlias = Mapping[str, Scalar]
 
@@ -260,7 +264,7 @@ def _written_short(name: str, written: Any) -> Any:
     return written
 
 
-class Space(RootModel[dict[str, Parameter]]):
+class Space(RootModel[dict[Name, Parameter]]):
     """Named parameters; a condition may only name a choice, and conditions have no cycle."""
 
     model_config = ConfigDict(frozen=True)
@@ -364,6 +368,20 @@ class Space(RootModel[dict[str, Parameter]]):
                 ends = {"low": min(parameter.low, low), "high": max(parameter.high, high)}
                 wider[name] = parameter.model_copy(update=ends)
         return Space.model_construct(root=wider)
+
+    def within(self, ranges: Mapping[str, Sequence[float]]) -> Space:
+        """This space with [low, high] of these ranges instead of their own, and nothing beside them: no
+        zero, no values outside. Names that are no range here are left out."""
+        other = dict(self.root)
+        for name, (low, high) in ranges.items():
+            parameter = other.get(name)
+            if isinstance(parameter, Float | Int):
+                narrow = parameter.model_copy(update={"low": low, "high": high, "values": ()})
+                if isinstance(narrow, Float):
+                    narrow = narrow.positive()
+                kept = tuple(v for v in parameter.values if narrow.contains(v))
+                other[name] = narrow.model_copy(update={"values": kept})
+        return Space.model_construct(root=other)
 
     def _can_be_active(self, name: str, held: Params) -> bool:
         return all(

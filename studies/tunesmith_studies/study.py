@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,10 +19,11 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tunesmith_studies.recipe import Recipe, expanded
-from tunesmith_studies.space import Scalar, Space
+from tunesmith_studies.space import Name, Scalar, Space
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.stages.base import Forecast
 from tunesmith_studies.stages.budget import budget_problems
+from tunesmith_studies.stages.ranges import range_problems
 
 STORED = {"stored": True}
 """Context of a validation that reads a study which was checked before."""
@@ -33,7 +34,7 @@ class Objective(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metric: str = Field(default="val/loss", min_length=1, max_length=128)
+    metric: Name = "val/loss"
     direction: Literal["minimize", "maximize"] = "minimize"
     reduce: Literal["last", "best", "mean"] = "last"
     k: int = Field(default=3, ge=1, description="For reduce: mean, how many of the last points.")
@@ -73,11 +74,13 @@ class StudySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, max_length=128)
-    task: str = Field(min_length=1, max_length=128, description="Key in the workers' own registry.")
+    name: Name
+    task: Name = Field(description="Key in the workers' own registry.")
     objective: Objective = Objective()
     space: Space
-    fixed: Mapping[str, Scalar] = Field(default_factory=dict, description="Hyperparameters that do not vary.")
+    fixed: Mapping[Name, Scalar] = Field(
+        default_factory=dict, description="Hyperparameters that do not vary."
+    )
     recipe: Recipe | None = Field(
         default=None,
         description="Writes the stages of a study that names none: quick, standard (the default) or "
@@ -151,10 +154,18 @@ class StudySpec(BaseModel):
                 ("recipe",),
                 "a recipe writes the stages, and this study names its own; leave one of them out",
             )
-        for i, stage in enumerate(self.stages):
-            earlier = self.stages[:i]
-            for sentence in stage_problems(self, stage, earlier):
+        for i, (study, stage) in enumerate(self.as_found()):
+            for sentence in stage_problems(study, stage, self.stages[:i]):
                 yield ("stages", i), f"stage {stage.name}: {sentence}"
+
+    def as_found(self) -> Iterator[tuple[StudySpec, AnyStage]]:
+        """This study as each stage finds it, and the stage: earlier ones may have widened the space by
+        their own ranges."""
+        study = self
+        for stage in self.stages:
+            yield study, stage
+            if stage.ranges and stage.takes_ranges:
+                study = study.model_copy(update={"space": study.space.widened(stage.ranges)})
 
     def with_stage(self, stage: AnyStage) -> StudySpec:
         """This study with one more stage at its end, checked. Raises ValidationError as creation does."""
@@ -177,15 +188,23 @@ class StudySpec(BaseModel):
         return cls.model_validate(data, context=STORED)
 
 
+def free_name(name: str, taken: Container[str]) -> str:
+    """
+    >>> free_name("random", ["random", "random_2"]), free_name("sobol", [])
+    ('random_3', 'sobol')
+    """
+    n, free = 1, name
+    while free in taken:
+        n += 1
+        free = f"{name}_{n}"
+    return free
+
+
 def complete_stage(stage: AnyStage, taken: list[str]) -> AnyStage:
     """The stage with a name (its kind, then kind_2, kind_3, …) and a pruner without `auto`."""
     update: dict[str, Any] = {}
     if not stage.name:
-        n, name = 1, str(stage.kind)
-        while name in taken:
-            n += 1
-            name = f"{stage.kind}_{n}"
-        update["name"] = name
+        update["name"] = free_name(stage.kind, taken)
     if stage.pruner is not None:
         update["pruner"] = stage.pruner.resolved(stage.epochs)
     return stage.model_copy(update=update) if update else stage
@@ -199,12 +218,14 @@ def stage_problems(study: StudySpec, stage: AnyStage, earlier: tuple[AnyStage, .
     if stage.source is not None and stage.source not in names:
         known = ", ".join(names) if names else "none, for it is the first"
         return [f"its source {stage.source!r} is no earlier stage; earlier ones are: {known}"]
+    if wrong := list(range_problems(stage, study)):
+        return wrong
     return [*stage.problems(study), *budget_problems(stage, study)]
 
 
 def forecast(study: StudySpec) -> dict[str, Forecast]:
     """What each stage runs at most, by name, before anything has run."""
     planned: dict[str, Forecast] = {}
-    for stage in study.stages:
-        planned[stage.name] = stage.forecast(study, planned)
+    for found, stage in study.as_found():
+        planned[stage.name] = stage.forecast(found, planned)
     return planned

@@ -107,8 +107,9 @@ class Timing:
         whole = math.fsum(weights)
 
         def mean(name: str) -> float:
-            found = [w * float(getattr(c, name)) for w, (_, c) in zip(weights, self.points, strict=True)]
-            return math.fsum(found) / whole
+            costs = (float(getattr(c, name)) for _, c in self.points)
+            found = [(weight / whole, cost) for weight, cost in zip(weights, costs, strict=True)]
+            return _between(found) if along is not None else math.fsum(w * cost for w, cost in found)
 
         return Costs(*(mean(field.name) for field in fields(Costs)))
 
@@ -122,6 +123,15 @@ class Timing:
         if along is None:
             return AT_AN_END
         return max(1 - 2 * abs(along - place.along), 0.0)
+
+
+def _between(weighted: Sequence[tuple[float, float]]) -> float:
+    """A cost between two places: by ratio, for costs grow as powers of a width; in a straight line where one
+    is nothing."""
+    found = [(w, cost) for w, cost in weighted if w > 0]
+    if all(cost > 0 for _, cost in found):
+        return math.exp(math.fsum(w * math.log(cost) for w, cost in found))
+    return math.fsum(w * cost for w, cost in found)
 
 
 def _position(space: Space, name: str, value: Scalar) -> float:

@@ -5,7 +5,7 @@ Nothing here needs Optuna, so workers may import it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -210,7 +210,7 @@ class Trial:
     stop_reason: StopReason | None = None
     start: Start | None = None
     value: float | None = None
-    curve: tuple[Point, ...] = ()
+    curve: Sequence[Point] = ()
     snapshots: tuple[int, ...] = ()
     sampler_state: Mapping[str, Any] = field(default_factory=dict)
     planned_at: int = 0

@@ -6,12 +6,13 @@ meaning. The trainer says what it cannot use, and stages ask here what may chang
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith_studies.space import Scalar
+from tunesmith_studies.space import Choice, Scalar, Space
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 SCHEDULES = (
@@ -182,3 +183,56 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
         mid_training=True,
     ),
 }
+
+
+def misfit(name: str, value: object) -> str | None:
+    """Why the trainer cannot use a value of a word, in one sentence; None if it can.
+
+    >>> misfit("mixup", -1)
+    'mixup must be a number from 0 up, got -1'
+    """
+    known = HYPERPARAMETERS[name]
+    if known.choices:
+        fits, wanted = value in known.choices, f"one of {', '.join(known.choices)}"
+    elif known.type == "str":
+        fits, wanted = isinstance(value, str), "a text"
+    elif known.type == "bool":
+        fits, wanted = isinstance(value, bool), "true or false"
+    else:
+        fits, wanted = _is_within(known, value), _bounds(known)
+    return None if fits else f"{name} must be {wanted}, got {value!r}"
+
+
+def _is_within(known: Hyperparameter, value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return known.low <= value <= known.high and (known.type == "float" or value == int(value))
+
+
+def _bounds(known: Hyperparameter) -> str:
+    kind = "a whole number" if known.type == "int" else "a number"
+    return f"{kind} " + (
+        f"from {known.low:g} up" if math.isinf(known.high) else f"from {known.low:g} to {known.high:g}"
+    )
+
+
+def doubts(space: Space, fixed: Mapping[str, Scalar]) -> Iterator[str]:
+    """What the built-in trainer would make of these names and values that nobody may have meant.
+
+    Doubts, not errors: a loop of one's own may give a word another meaning, a model take any name.
+    """
+    for name, values in _values(space, fixed):
+        if name in HYPERPARAMETERS:
+            wrong = (misfit(name, value) for value in values)
+            if why := next((w for w in wrong if w), None):
+                yield f"{why}: the built-in trainer fails such trials; only a loop of your own may read it so"
+        elif near := difflib.get_close_matches(name, HYPERPARAMETERS, n=1, cutoff=0.8):
+            yield f"{name} is no word of the trainer, so it goes to the model; did you mean {near[0]}?"
+
+
+def _values(space: Space, fixed: Mapping[str, Scalar]) -> Iterator[tuple[str, tuple[Scalar, ...]]]:
+    """Of each name its value, its choices or the ends of its range."""
+    for name, parameter in space.items():
+        yield name, parameter.values if isinstance(parameter, Choice) else (parameter.low, parameter.high)
+    for name, value in fixed.items():
+        yield name, (value,)

@@ -58,7 +58,7 @@ class TimedStudy(LocalStudy):
 def study(name: str) -> dict[str, Any]:
     trials = TRIALS[name]
     axes = {"lr": 3, "batch_size": [16, 64, 256]}
-    grid = {"kind": "coarse_grid", "epochs": max(trials // 4, 4), "axes": axes}
+    grid = {"kind": "coarse_grid", "epochs": trials, "axes": axes}
     stages = [
         {"kind": "preflight"},
         {"kind": "random", "trials": trials, "epochs": 10},

@@ -39,6 +39,10 @@ FIXED: dict[str, dict[str, Any]] = {
     "cifar10_4k": {"batch_size": 64, "weight_decay": 1e-3},
     "mnist10k": {"batch_size": 128, "weight_decay": 1e-4},
 }
+AUGMENTED: dict[str, dict[str, Any]] = {
+    "cifar10_4k": {"batch_norm": True, "crop": 4, "flip": 0.5},
+    "mnist10k": {"batch_norm": True, "crop": 2},
+}
 CNN = {"optimizer": "momentum", "momentum": 0.9, "model": "cnn", "hidden": 64, "depth": 2}
 
 
@@ -48,7 +52,7 @@ def study(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "task": name,
         "objective": {"metric": "val/accuracy", "direction": "maximize", "reduce": "mean", "k": 3},
         "space": {"lr": {"low": min(RATES), "high": max(RATES), "log": True, "values": RATES}},
-        "fixed": {**CNN, **FIXED[name]},
+        "fixed": {**CNN, **FIXED[name], **(AUGMENTED[name] if options.augmented else {})},
         "stages": [
             {"kind": "coarse_grid", "epochs": options.sweep_epochs},
             {"kind": "final", "epochs": LONG, "one_cycle_epochs": SHORT, "top": 1, "seeds": options.seeds,
@@ -81,7 +85,7 @@ def one_set(name: str, options: argparse.Namespace, scratch: Path) -> dict[str, 
 
 def compared(log: StudyLog, seeds: int) -> bool:
     """Whether the gate can be asked: the further seeds and the evaluation tell nothing more about it."""
-    done = [t for t in log.trials("final") if t.key.startswith("one_cycle/") and t.state.is_finished]
+    done = [t for t in log.trials("final") if t.key.startswith("one_cycle:") and t.state.is_finished]
     return len(done) == seeds
 
 
@@ -115,6 +119,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(FIXED), choices=list(FIXED))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="the final stage's peak_scale")
+    parser.add_argument("--augmented", action="store_true", help="with batch normalisation, crops and flips")
     parser.add_argument("--sweep-epochs", type=int, default=20)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()

@@ -40,6 +40,8 @@ def study(name: str = "study", **changed: Any) -> dict[str, Any]:
 class Served:
     """`tunesmith serve` in a process of its own, killed at the end."""
 
+    program: tuple[str, ...] = ("-m", "tunesmith_service")
+
     def __init__(self, home: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
         self.home, self.port = home, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -59,7 +61,7 @@ class Served:
         self.close()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(self.home)]
+        command = [sys.executable, *self.program, "serve", "--home", str(self.home)]
         command += ["--port", str(self.port), "--reserve-bytes", "0", *self._flags]
         self.process = Process(command, directory=self.home, environ=self._environ)
         until(self._answers, 60, saw=lambda: self.process.said)
@@ -196,6 +198,8 @@ async def running(home: Path, url: str = "", **changed: Any) -> AsyncIterator[Ap
             "database_url": url,
             "planner": False,
             "reserve_bytes": 0,
+            "reserve_percent": 0,
+            "ballast_bytes": 0,
             "sweep_seconds": 10,
             **changed,
         }

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import struct
 import time
 
 import pytest
 from tunesmith_service.blobs import BlobStore
+from tunesmith_service.disk import Disk
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
 
 from .conftest import Api, study
 
-BYTES = b"weights" * 50_000
+HEADER = b'{"w": {"dtype": "U8", "shape": [350000], "data_offsets": [0, 350000]}}'
+BYTES = struct.pack("<Q", len(HEADER)) + HEADER + b"weights" * 50_000
 SHA256 = hashlib.sha256(BYTES).hexdigest()
 COARSE = {"kind": "coarse_grid", "epochs": 3, "axes": {"lr": 4}}
 REFINE = {"kind": "refine_grid", "epochs": 6, "continue_snapshots": True}
@@ -75,7 +78,7 @@ def test_a_name_that_is_no_hash_reaches_no_path(blobs, name):
 
 
 def test_a_full_disk_is_said_with_the_numbers(tmp_path):
-    store = BlobStore(tmp_path, reserve_bytes=2**60)
+    store = BlobStore(tmp_path, Disk(tmp_path, reserve_bytes=2**60).check)
     store.prepare()
     with pytest.raises(NoSpace, match=r"MiB free and keeps 1099511627776 MiB in reserve; make room"):
         asyncio.run(store.put(pieces(), SHA256))
@@ -173,7 +176,7 @@ def test_unneeded_bytes_are_deleted_and_needed_ones_stay(play):
         lease = await api.lease()
         blobs = api.service.blobs
         for n, committed in ((1, True), (2, False)):
-            body = f"snapshot {n}".encode()
+            body = BYTES[:-1] + b"%d" % n
             sha256 = hashlib.sha256(body).hexdigest()
             put = f"/leases/{lease.trial_id}/blobs/{sha256}"
             await api.call("PUT", put, role="worker", headers=lease.headers, content=body)

@@ -40,7 +40,7 @@ def test_findings_come_the_gravest_first_with_their_stage(play):
         assert [(f["stage"], f["level"], f["kind"]) for f in found] == [
             ("range", "fail", "initial_loss"), ("range", "warn", "balance"), ("range", "pass", "labels"),
         ]  # fmt: skip
-        assert found[0] == FINDINGS[1] | {"stage": "range"}
+        assert found[0] == FINDINGS[1] | {"stage": "range", "proposes": None}
         only = (await api.get("/studies/study/findings?level=warn&stage=range")).json()["items"]
         assert [f["kind"] for f in only] == ["balance"]
         assert (await api.get("/studies/study/findings?stage=coarse")).json()["items"] == []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -340,3 +341,35 @@ def test_a_study_pins_the_digest_that_it_began_with(home, tunesmith, study):
     asyncio.run(claim_once())
     assert done(tunesmith("study", "show", study, "--json"))["task_digest"] == DIGEST
     assert re.search(rf"ok  study {study}: \d worker\(s\) serve {TASK}", tunesmith("doctor").stdout)
+
+
+def test_browsers_are_listed_and_logged_out_from_the_command_line(tunesmith, home, tmp_path):
+    held = tmp_path / "viewer.token"
+    held.write_text(tunesmith("token", "create", "at three desks", "--role", "viewer", "--quiet").output)
+    url = said_address(home)
+    mine = ("--token-file", held)
+
+    def log_in() -> str:
+        link = done(tunesmith("login", *mine, "--json"))["url"]
+        code = {"code": link.partition("code=")[2]}
+        return httpx.post(f"{url}/ui/login", data=code, headers={"Origin": url}).headers["set-cookie"]
+
+    browsers = [log_in().partition(";")[0] for _ in range(3)]
+
+    def open_() -> list[bool]:
+        pages = [httpx.get(f"{url}/ui/studies", headers={"Cookie": cookie}) for cookie in browsers]
+        return [page.status_code == 200 for page in pages]
+
+    assert open_() == [True] * 3
+    listed = done(tunesmith("session", "list", *mine, "--json"))
+    assert len(listed) == 3
+    assert "another browser" in tunesmith("session", "list", *mine).output
+    key = min(listed, key=lambda s: s["begun_at"])["key"]
+    assert f"Session {key} has ended." in tunesmith("session", "end", key, *mine, "--yes").output
+    assert open_() == [False, True, True]
+    refused(tunesmith("session", "end", key, *mine, "--yes"), ExitCode.NOT_FOUND)
+    for wrong in ((), (key, "--all")):
+        assert tunesmith("session", "end", *wrong, *mine).exit_code == ExitCode.USAGE
+    assert "You are logged out everywhere." in tunesmith("session", "end", "--all", *mine, "--yes").output
+    assert open_() == [False] * 3
+    assert tunesmith("study", "list", *mine).exit_code == ExitCode.OK  # the token goes on working

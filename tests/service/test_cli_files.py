@@ -205,7 +205,7 @@ DIGEST, OTHER = "a" * 64, "b" * 64
 
 
 def worker(digest: str = DIGEST, *, draining: bool = False, name: str = "gpu-a") -> dict[str, object]:
-    return {"name": name, "tasks": {"digits": digest}, "draining": draining}
+    return {"name": name, "tasks": {"digits": digest}, "draining": draining, "aside_until": None}
 
 
 def study(digest: str | None = DIGEST, task: str = "digits") -> dict[str, object]:

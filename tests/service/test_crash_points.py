@@ -6,6 +6,7 @@ engine and connections are thrown away and the database is opened anew; one test
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from factories import DIGEST, PROJECT, TASK, TTL, WORK, Bench, report, sha256, s
 from sqlalchemy import event, select
 from tunesmith_service import batches, db, event_log, migrate, tables, wire
 from tunesmith_service import commands as c
+from tunesmith_service.audit import DAY_US
 from tunesmith_service.clock import ManualClock
 from tunesmith_service.errors import TunesmithError
 
@@ -69,6 +71,29 @@ def override(w: World) -> c.Command:
     return c.OverrideStage(w.study, "random", "test", "on purpose")
 
 
+def again(w: World) -> c.Command:
+    w.bench.do(c.CancelTrial(w.study, 2, "test"))
+    return c.Retry(w.study, (2,), "test", c.Idempotency("s", "k", b"h" * 32))
+
+
+def put_away(w: World) -> c.Command:
+    w.bench.do(c.MoveStudy(w.study, "paused", "test", "later"))
+    return c.PutAway(w.study, True, "test")
+
+
+def delete(w: World) -> c.Command:
+    """The last piece: the trials have gone with the first."""
+    w.bench.do(c.MoveStudy(w.study, "stopped", "test", "enough"))
+    assert w.bench.do(c.DeleteStudy(w.study, "study", "test")) is False
+    return c.DeleteStudy(w.study, "study", "test")
+
+
+def trim(w: World) -> c.Command:
+    """What the log holds is older than that by more than a day."""
+    w.bench.clock.advance(3 * DAY_US)
+    return c.TrimAudit(w.bench.clock.now_us() - DAY_US)
+
+
 def expire(w: World) -> c.Command:
     w.bench.clock.advance(TTL + 1)
     return c.Sweep()
@@ -112,7 +137,19 @@ COMMANDS: dict[str, Callable[[World], c.Command]] = {
     "create login code": lambda w: c.CreateLoginCode(b"d" * 32, w.bench.token_id, w.bench.clock.now_us() + 9),
     "redeem login code": lambda w: c.RedeemLoginCode(b"c" * 32, b"e" * 32, w.bench.clock.now_us() + 9),
     "end session": lambda w: c.EndSession(b"f" * 32),
+    "replace a session": lambda w: c.RedeemLoginCode(
+        b"c" * 32, b"e" * 32, w.bench.clock.now_us() + 9, "Firefox on Linux", b"f" * 32
+    ),
+    "touch sessions": lambda w: c.TouchSessions({b"f" * 32: w.bench.clock.now_us() + 61 * 1_000_000}, 1),
+    "end sessions": lambda w: c.EndSessions(w.bench.token_id),
+    "trim the audit log": trim,
     "forget blobs": lambda w: c.ForgetBlobs(w.bench.clock.now_us() + 1),
+    "try again": again,
+    "prune now": lambda w: c.PruneNow(w.study, 0, "test"),
+    "put away": put_away,
+    "delete study": delete,
+    "write note": lambda w: c.WriteNote(w.study, "seen", 0, "test"),
+    "tag trials": lambda w: c.TagTrials(w.study, (0, 2), ("good",), ()),
 }
 
 SECOND_ANSWERS: dict[str, Any] = {
@@ -127,8 +164,10 @@ SECOND_ANSWERS: dict[str, Any] = {
     "fail stage": False,
     "forget blobs": [],
     "add stage": "conflict",
-    "create token": "conflict",
+    "write note": "changed",
+    "create token": "already_created",
     "redeem login code": "login_code_invalid",
+    "replace a session": "login_code_invalid",
 }
 """What is answered to a command that had been committed already, where it differs from the first answer."""
 
@@ -141,7 +180,7 @@ OWNERS = {
 
 def dump(bench: Bench) -> dict[str, list[Any]]:
     """Every row there is, but for the instance's random name. Ids count as their rank: PostgreSQL
-    burns one in a transaction that is rolled back."""
+    burns one in a transaction that is rolled back. So do those in the audit log, whose hashes cover them."""
     rows = {t.name: bench.rows(select(t)) for t in tables.metadata.sorted_tables if t.name != "instance"}
     rank = {
         name: {row.id: i for i, row in enumerate(sorted(found, key=lambda r: r.id))}
@@ -153,6 +192,10 @@ def dump(bench: Bench) -> dict[str, list[Any]]:
         owner = table if column == "id" else OWNERS.get(column)
         if (table, column) == ("idempotency", "answer"):
             return type(value)  # of a study it is the id
+        if (table, column) == ("audit", "subject"):
+            return re.sub(r" \d+", " id", value)
+        if column in ("previous", "hash", "head_hash"):
+            return len(value)
         return rank[owner][value] if owner is not None and value is not None else value
 
     return {

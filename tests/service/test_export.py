@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import math
 from collections.abc import Iterator
@@ -229,3 +230,25 @@ def test_runs_of_others_are_never_overwritten(exported: Exported, tmp_path: Path
 def test_somebody_s_own_document_is_told_from_ours(document: dict[str, Any]):
     with pytest.raises(ValueError, match="none of ours"):
         event_files.drawn("predictions.json", document)
+
+
+def test_a_table_of_trials_is_read_back_as_csv(exported: Exported, tmp_path: Path):
+    environ = {"TUNESMITH_URL": exported.url, "TUNESMITH_TOKEN": exported.operator}
+    words = [
+        "export",
+        "trials",
+        str(exported.study),
+        "--filter",
+        "state:complete,failed",
+        "--sort",
+        "-number",
+    ]
+    out = tmp_path / "some.csv"
+    done = CliRunner().invoke(main, [*words, "--columns", "number,lr,value", "-o", str(out)], env=environ)
+    assert done.exit_code == 0, done.output
+    head, *rows = csv.reader(out.read_text().splitlines())
+    assert (head, [r[0] for r in rows]) == (["number", "lr", "val/loss"], ["2", "0"])
+    assert float(rows[1][2]) == exported.api("GET", f"/studies/{exported.study}/trials/0").json()["value"]
+    unnamed = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "some")], env=environ)
+    assert (unnamed.exit_code, list(tmp_path.iterdir())) == (ExitCode.USAGE, [out])
+    assert "add --format, one of csv, parquet, markdown, latex" in unnamed.output

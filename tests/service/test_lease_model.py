@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,10 +22,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from invariants import look, violations
 from lease_model import MOST_RUNNING, MOST_TRIALS, RETRIES, Model, word
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from tunesmith_service import commands as c
-from tunesmith_service import db, event_log, tables, trial_store, wire
+from tunesmith_service import db, event_log, tables, trial_store, wire, wishes
 
 FINAL = ("complete", "pruned", "failed", "cancelled")
 
@@ -46,15 +48,20 @@ class LeaseMachine(RuleBasedStateMachine):
         self.study = self.bench.study(f"study {hex128()}", limits=limits, retries=RETRIES, stages=[stage()])
         self.model = Model()
         self.slots = [self.bench.register()[0] for _ in range(3)]
+        self.model.slot_of = {s.worker_id: s.slot_id for s in self.slots}
         self.model.boots = {s.slot_id: s.boot_id for s in self.slots}
+        with self.engine.connect() as conn:
+            self.model.incarnation = conn.execute(select(tables.instance.c.incarnation)).scalar_one()
         self.acknowledged: list[tuple[int, int, int]] = []
 
     def teardown(self) -> None:
         if hasattr(self, "study"):
+            assert violations(look(self.engine, studies={self.study}, judge_decisions=False)) == []
             self.bench.do(c.MoveStudy(self.study, "stopped", "test", "the example ends"))
 
     def send(self, *commands: c.Command) -> list[Any]:
         """Apply to both, in one batch, and compare. Returns the service's outcomes."""
+        self.model.plan_at = self.bench.event_n(self.study)
         outcomes = self.bench.batch(*commands)
         told = [word(self.model, o) for o in outcomes]
         expected = self.model.batch(list(commands), self.bench.clock.now_us())
@@ -69,23 +76,30 @@ class LeaseMachine(RuleBasedStateMachine):
 
     # --- rules ------------------------------------------------------------------------------------
 
-    @rule(key=st.sampled_from("abcdefgh"))
-    def propose(self, key: str) -> None:
-        self.send(self.proposal(key))
+    @rule(key=st.sampled_from("abcdefgh"), draft=st.booleans(), late=st.booleans())
+    def propose(self, key: str, draft: bool, late: bool) -> None:
+        self.send(self.proposal(key, draft, late))
 
-    def proposal(self, key: str) -> c.Propose:
+    def proposal(self, key: str, draft: bool = False, late: bool = False) -> c.Propose:
         work = WORK | {"kind": "preflight"} if key in MEASURING else WORK
+        at = 0 if late else self.bench.event_n(self.study)
         return c.Propose(
-            self.study, "random", key, ord(key) - ord("a"), {"lr": 0.1}, work, None, {}, 0, False
+            self.study, "random", key, ord(key) - ord("a"), {"lr": 0.1}, work, None, {}, at, draft
         )
+
+    @rule(which=st.integers(0, MOST_TRIALS), late=st.booleans())
+    def redraw(self, which: int, late: bool) -> None:
+        if which < len(self.model.trials):
+            at = 0 if late else self.bench.event_n(self.study)
+            self.send(c.Redraw(self.study, which, {"lr": 0.7}, {}, at))
 
     @rule(n=st.integers(1, 3))
     def enqueue(self, n: int) -> None:
         self.send(c.Enqueue(self.study, "random", ({"lr": 0.5},) * n, WORK, "test"))
 
-    @rule(target=grants, slot=st.integers(0, 2))
-    def claim(self, slot: int) -> Any:
-        asked = self.bench.ask(self.slots[slot])
+    @rule(target=grants, slot=st.integers(0, 2), accept_stale=st.booleans())
+    def claim(self, slot: int, accept_stale: bool) -> Any:
+        asked = self.bench.ask(self.slots[slot], accept_stale=accept_stale)
         return self.grant(asked, self.send(asked)[0])
 
     @rule(target=grants, order=st.permutations((0, 1, 2)), key=st.sampled_from("abcdefgh"))
@@ -104,9 +118,16 @@ class LeaseMachine(RuleBasedStateMachine):
         self.send(c.Renew(grant.lease), c.Renew(grant.lease))
 
     @rule(grant=grants)
-    def renew_with_another_secret(self, grant: Grant) -> None:
-        lease = c.Lease(grant.trial_id, grant.lease.incarnation, grant.lease.attempt, b"x" * 32)
-        assert word(self.model, self.bench.do(c.Renew(lease))) == "lease_lost"
+    def renew_with_another_secret_or_incarnation(self, grant: Grant) -> None:
+        self.send(c.Renew(replace(grant.lease, secret_hash=b"x" * 32)))
+        self.send(c.Renew(replace(grant.lease, incarnation=grant.lease.incarnation + 1)))
+
+    @rule()
+    def the_incarnation_rises(self) -> None:
+        """What is granted from now on belongs to it; leases that are held keep theirs."""
+        self.model.incarnation += 1
+        with db.writing(self.engine).begin() as conn:
+            conn.execute(update(tables.instance).values(incarnation=self.model.incarnation))
 
     @rule(
         grant=grants,
@@ -141,6 +162,11 @@ class LeaseMachine(RuleBasedStateMachine):
         step = self.step(grant)
         digest = sha256(f"{grant.trial_id} {grant.attempt} {step} {other}")
         self.send(c.CommitSnapshot(grant.lease, step, digest, 100))
+
+    @rule(grant=grants, seq=st.integers(1, 2), other=st.booleans())
+    def log_and_artifact(self, grant: Grant, seq: int, other: bool) -> None:
+        digest = sha256(f"log {other}")
+        self.send(c.AppendLog(grant.lease, seq, digest, 3), c.CommitArtifact(grant.lease, "plot", digest, 3))
 
     @rule(
         grant=grants, how=st.sampled_from(("complete", "pruned", "failed", "retryable")), twice=st.booleans()
@@ -208,6 +234,29 @@ class LeaseMachine(RuleBasedStateMachine):
         if which < len(self.model.trials):
             self.send(c.CancelTrial(self.study, which, "test"))
 
+    @rule(which=st.integers(0, MOST_TRIALS))
+    def prune_by_hand(self, which: int) -> None:
+        if which < len(self.model.trials):
+            self.send(wishes.PruneNow(self.study, which, "test"))
+
+    @rule(which=st.integers(0, MOST_TRIALS))
+    def try_again(self, which: int) -> None:
+        if which < len(self.model.trials):
+            self.send(wishes.Retry(self.study, (which,), "test"))
+
+    @rule(which=st.integers(0, 2), draining=st.booleans())
+    def drain(self, which: int, draining: bool) -> None:
+        self.send(c.DrainWorker(PROJECT, self.slots[which].worker_id, draining))
+
+    @rule(state=st.sampled_from(("paused", "active", "active")))
+    def pause_or_resume(self, state: str) -> None:
+        self.send(c.MoveStudy(self.study, state, "test", ""))
+
+    @rule(really=st.integers(0, 9))
+    def stop(self, really: int) -> None:
+        if really == 0:
+            self.send(c.MoveStudy(self.study, "stopped", "test", "enough"))
+
     @rule(which=st.integers(0, 2))
     def restart_worker(self, which: int) -> None:
         old = self.slots[which]
@@ -250,6 +299,7 @@ class LeaseMachine(RuleBasedStateMachine):
             assert row.value == value
         states = Counter(trial.state for trial in self.model.trials)
         study = self.bench.study_row(self.study)
+        assert study.state == self.model.state
         assert (study.waiting, study.running) == (states["waiting"], states["running"])
         assert study.finished == sum(states[s] for s in FINAL)
         assert study.trial_n == len(self.model.trials)
@@ -265,6 +315,10 @@ class LeaseMachine(RuleBasedStateMachine):
             found.setdefault(row.number, []).append(row)
         for number, tried in found.items():
             assert [row.attempt for row in tried] == list(range(1, len(tried) + 1))
+            modelled = self.model.trials[number].attempts
+            assert [(a.incarnation, a.resume_step) for a in tried] == [
+                (a.incarnation, a.resumed) for a in modelled
+            ]
             still_open = [row for row in tried if row.ended_us is None]
             assert len(still_open) == (self.model.trials[number].state == "running")
 

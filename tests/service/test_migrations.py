@@ -149,7 +149,8 @@ def test_a_database_of_the_first_release_is_brought_up_to_date_with_all_it_holds
     for table in tables:
         for old, new in zip(before[table], after[table], strict=True):
             assert {name: new[name] for name in old} == old
-    assert [(t["kind"], t["test_read"]) for t in after["trials"]] == [("train", None)] * 2
+    assert [(t["kind"], t["test_read"], t["tags"]) for t in after["trials"]] == [("train", None, None)] * 2
+    assert [(s["note"], s["note_version"], s["created_by"]) for s in after["studies"]] == [("", 0, None)]
 
 
 @pytest.mark.parametrize(

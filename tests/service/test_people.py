@@ -8,7 +8,7 @@ import pytest
 from factories import PROJECT, WORK, Bench, spec, stage
 from sqlalchemy import select
 from tunesmith_service import commands as c
-from tunesmith_service import event_log, store, tables
+from tunesmith_service import event_log, session_store, store, tables
 from tunesmith_service.errors import Conflict, KeyReused, LoginCodeInvalid, NotFound, Unprocessable
 
 KEY = c.Idempotency("token:route", "key", b"h" * 32)
@@ -180,16 +180,16 @@ def test_a_token_is_found_by_its_key_and_revoked_with_its_sessions(bench: Bench)
     bench.do(c.CreateLoginCode(b"c" * 32, token_id, later))
     bench.do(c.RedeemLoginCode(b"c" * 32, b"e" * 32, later))
     with bench.engine.connect() as conn:
-        found, session = store.token_by_key(conn, "key"), store.session_token(conn, b"e" * 32)
+        found, session = store.token_by_key(conn, "key"), session_store.behind(conn, b"e" * 32)
     assert found is not None
     assert session is not None
     assert (found.secret_hash, found.role) == (b"s" * 32, "researcher")
-    assert (session.id, session.secret_hash, session.expires_us) == (token_id, b"e" * 32, later)
+    assert (session.id, session.session_hash, session.expires_us) == (token_id, b"e" * 32, later)
     assert bench.do(c.RevokeToken("key", "ann")) is None
     assert bench.do(c.RevokeToken("key", "ann")) is None
     with bench.engine.connect() as conn:
         revoked = store.token_by_key(conn, "key")
-        assert store.session_token(conn, b"e" * 32) is None
+        assert session_store.behind(conn, b"e" * 32) is None
     assert revoked is not None
     assert revoked.revoked_us == bench.clock.now_us()
 
@@ -200,7 +200,7 @@ def test_a_session_ends_with_its_token_at_the_latest(bench: Bench) -> None:
     bench.do(c.CreateLoginCode(b"c" * 32, token_id, now + 1000))
     bench.do(c.RedeemLoginCode(b"c" * 32, b"e" * 32, now + 1000))
     with bench.engine.connect() as conn:
-        session = store.session_token(conn, b"e" * 32)
+        session = session_store.behind(conn, b"e" * 32)
     assert session is not None
     assert session.expires_us == now + 5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from factories import WORK, Bench, stage
 from processes import until
 from sqlalchemy import select, update
 from tunesmith_service import planner as planning
-from tunesmith_service import tables
+from tunesmith_service import planner_link, tables
 from tunesmith_service.db import writing
+from tunesmith_service.disk import Disk
+from tunesmith_service.errors import NoSpace
 from tunesmith_service.planner import StudyPlanner
 from tunesmith_service.planner_link import PlannerLink
 from tunesmith_service.writer import Writer
@@ -21,9 +24,9 @@ from tunesmith_studies.log import Entry
 
 
 @asynccontextmanager
-async def linked(bench: Bench) -> AsyncIterator[PlannerLink]:
+async def linked(bench: Bench, disk: Disk | None = None) -> AsyncIterator[PlannerLink]:
     """A planner process beside the bench's database."""
-    writer = Writer(bench.engine, bench.clock)
+    writer = Writer(bench.engine, bench.clock, disk=disk)
     await writer.start()
     link = PlannerLink(bench.engine, writer)
     writer.on_commit(link.changed)
@@ -73,6 +76,32 @@ def test_a_refused_proposal_does_not_start_the_planner_again(bench: Bench) -> No
 
     asyncio.run(scene())
     assert bench.row(study, 0).key == "b"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_planning_goes_on_by_itself_once_the_disk_has_room(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner_link, "NO_ROOM_REST_SECONDS", 0.01)
+    study, asked = bench.study(), []
+
+    class Full(Disk):
+        full = True
+
+        def check(self, size: int = 0) -> None:
+            asked.append(size)
+            if self.full:
+                raise NoSpace("full")
+
+    async def scene() -> None:
+        disk = Full(tmp_path)
+        async with linked(bench, disk):
+            await asyncio.to_thread(until, lambda: asked)
+            assert proposed(bench, study) == 0
+            disk.full = False
+            await asyncio.to_thread(until, lambda: proposed(bench, study) > 0)
+
+    asyncio.run(scene())
 
 
 def test_a_pruner_that_raises_fails_its_stage_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,3 +68,31 @@ def test_hosts_may_be_listed_with_commas():
         "service",
         "lab.example.org",
     )
+
+
+def test_the_prefix_is_the_path_of_how_people_reach_the_server():
+    for path in ("", "/lab/tunesmith"):
+        assert load({"public_url": f"https://lab.example.org{path}/"}, {}, NO_FILE).prefix == path
+    rooted = load({"root_path": "/lab/tunesmith/"}, {}, NO_FILE)
+    assert (rooted.prefix, rooted.address) == ("/lab/tunesmith", "http://127.0.0.1:8787/lab/tunesmith")
+
+
+@pytest.mark.parametrize(
+    "path", ["lab", "/lab//tunesmith", "/lab/../x", "/lab/%2e", "/ui", "/api/x", "/la b", '/"><script>']
+)
+def test_a_prefix_that_cannot_be_one_is_refused(path):
+    with pytest.raises(SettingsError, match="cannot be a prefix"):
+        load({"root_path": path}, {}, NO_FILE)
+
+
+def test_two_prefixes_that_differ_are_refused():
+    with pytest.raises(SettingsError, match="do not end alike"):
+        load({"root_path": "/lab", "public_url": "https://lab.example.org"}, {}, NO_FILE)
+
+
+@pytest.mark.parametrize(("ttl", "sweep"), [(1, 2), (2, 2), (2.9, 2)])
+def test_leases_shorter_than_the_sweeps_are_refused(ttl, sweep):
+    """Each round would come later than a lease lives, which looks like an outage and prolongs them all."""
+    with pytest.raises(SettingsError, match=r"too short for --sweep-seconds 2.* or more often"):
+        load({"ttl_seconds": ttl, "sweep_seconds": sweep}, {}, NO_FILE)
+    assert load({"ttl_seconds": ttl, "sweep_seconds": ttl / 2}, {}, NO_FILE).ttl_seconds == ttl

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from tunesmith_service import commands as c
 from tunesmith_service import event_log, store, tables, trial_store
-from tunesmith_service.clock import JUMP_US, ManualClock, SystemClock
+from tunesmith_service.clock import JUMP_US, SECOND, ManualClock, SystemClock
 from tunesmith_service.db import writing
 from tunesmith_studies.log import StudyLog
 
@@ -77,10 +77,11 @@ def test_trials_come_in_pages_by_stage_and_state(bench: Bench) -> None:
     study = bench.study()
     completed(bench, study, 0.3, 0.1)
     bench.trial(study)
-    assert [t.number for t in read(bench, trial_store.trials, study, limit=2)] == [0, 1]
-    assert [t.number for t in read(bench, trial_store.trials, study, after=1)] == [2]
-    assert [t.number for t in read(bench, trial_store.trials, study, state="waiting")] == [2]
-    assert read(bench, trial_store.trials, study, stage="other") == []
+    row = read(bench, store.find_study, PROJECT, "study")
+    assert [t.number for t in read(bench, trial_store.trials, row, limit=2)] == [0, 1]
+    assert [t.number for t in read(bench, trial_store.trials, row, after=1)] == [2]
+    assert [t.number for t in read(bench, trial_store.trials, row, state="waiting")] == [2]
+    assert read(bench, trial_store.trials, row, stage="other") == []
     row = read(bench, store.find_study, PROJECT, "study")
     assert [t.number for t in read(bench, trial_store.best_trials, row, limit=5)] == [1, 0]
 
@@ -128,7 +129,8 @@ def forget(bench: Bench) -> list[str]:
 def kept(bench: Bench, study: int) -> list[tuple[int, int]]:
     """(trial, step) of the snapshots that still have their bytes."""
     found = []
-    for trial in read(bench, trial_store.trials, study):
+    row = read(bench, store.find_study, PROJECT, str(study))
+    for trial in read(bench, trial_store.trials, row):
         found += [
             (trial.number, s.step)
             for s in read(bench, trial_store.snapshots, trial.id)
@@ -253,3 +255,20 @@ def test_time_never_goes_back_however_the_wall_is_set(jump: int) -> None:
     assert (told == 0) == (abs(told) <= JUMP_US)
     if jump > 2 * JUMP_US:
         assert clock.now_us() >= wall.now_us() + jump
+
+
+def test_a_wall_that_was_set_back_is_told_of_once_and_so_is_its_way_back() -> None:
+    """Told of at each look, every sweep would prolong all leases, and none would ever run out."""
+    hour, set_to = 3600 * SECOND, [0]
+    wall = ManualClock(2 * 10**15)
+    clock = SystemClock(wall=lambda: wall.now_us() + set_to[0])
+    set_to[0] = -hour
+    assert clock.resync() < -hour + JUMP_US
+    assert [clock.resync() for _ in range(3)] == [0, 0, 0]
+    before = clock.now_us()
+    set_to[0] = 0  # set right again: our time has gone on meanwhile, so no lease needs grace
+    assert [clock.resync() for _ in range(2)] == [0, 0]
+    assert clock.now_us() - before < JUMP_US
+    set_to[0] = hour
+    assert clock.resync() > hour - JUMP_US
+    assert clock.resync() == 0

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from tunesmith_studies.diagnosis import decomposed, of_stage, of_trial
 from tunesmith_studies.findings import GRAVEST_FIRST, Finding, gravest_first
 from tunesmith_studies.planning import History, Ranked, StageResult
+from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import Objective, StudySpec
 from tunesmith_studies.trial import Point, Start, StopReason, Trial, TrialState, Work
 
@@ -185,12 +187,16 @@ def test_findings_come_gravest_first():
 # --- stages -------------------------------------------------------------------------------------------
 
 
-def stage_of(trials: Sequence[Trial], **result: Any) -> tuple[Finding, ...]:
+def stage_of(
+    trials: Sequence[Trial], ranges: dict[str, Any] | None = None, **result: Any
+) -> tuple[Finding, ...]:
     """Findings of a stage with these trials, ranked by their values."""
     ranked = sorted((t for t in trials if t.value is not None), key=lambda t: t.value or 0.0)
     ranking = tuple(Ranked(t.number, t.value) for t in ranked if t.value is not None)
     done = StageResult(ranking, "because", **result)
-    return of_stage(History(study(), tuple(trials)), done)
+    spec = study(stages=[{"kind": "random", "epochs": 10, "trials": 8, "ranges": ranges or {}}])
+    spec = spec.model_copy(update={"space": spec.space.widened(ranges or {})})
+    return of_stage(spec.stages[0], History(spec, tuple(trials)), done)
 
 
 def grid(rates: Sequence[float], best: float) -> list[Trial]:
@@ -210,6 +216,48 @@ def test_a_best_value_on_the_end_of_a_grid_is_told():
         f for f in stage_of(grid(RATES, 1.0), chosen={"axes": {"lr": RATES}}) if f.kind == "best_at_edge"
     ]
     assert found.numbers == {"parameter": "lr", "best": 1.0, "side": "high", "tried": list(RATES)}
+
+
+def edge_of(trials: Sequence[Trial], **result: Any) -> Finding:
+    (found,) = [f for f in stage_of(trials, **result) if f.kind == "best_at_edge"]
+    return found
+
+
+def test_a_best_value_on_an_edge_proposes_a_stage_that_runs_beyond_it():
+    proposes = edge_of(grid(RATES, 1.0), chosen={"axes": {"lr": RATES}}).proposes
+    assert proposes == {
+        "kind": "coarse_grid", "name": "lr_beyond", "source": "random", "epochs": 10, "around_best": True,
+        "axes": {"lr": 3}, "ranges": {"lr": [1.0, 10.0]},
+    }  # fmt: skip
+    stage = study().with_stage(TypeAdapter(AnyStage).validate_python(proposes)).stages[-1]
+    assert [round(v, 3) for v in stage.axis_values(study())["lr"]] == [1.0, 3.162, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "ranges"),
+    [
+        ((1.2e-3, 5e-3, 0.02, 0.3), 1.2e-3, [1e-4, 1.2e-3]),  # no grid: a decade past the end
+        ((1e-3, 5e-3, 0.02, 0.9), 0.9, [0.9, 10.0]),
+    ],
+)
+def test_where_there_is_no_grid_a_step_is_a_decade(rates, best, ranges):
+    assert edge_of(grid(rates, best)).proposes["ranges"] == {"lr": ranges}
+
+
+def test_no_stage_is_proposed_where_trials_diverge_or_the_hyperparameter_ends():
+    lost = trial([2.0, math.nan], [2.0, math.nan], params={"lr": 1.0}, number=9, state=TrialState.PRUNED,
+                 stop_reason=StopReason.DIVERGED, value=None)  # fmt: skip
+    found = edge_of([*grid(RATES, 1.0), lost], chosen={"axes": {"lr": RATES}})
+    assert found.proposes is None
+    below = edge_of([*grid(RATES, 1e-3), lost], chosen={"axes": {"lr": RATES}})
+    assert below.proposes is not None, "what diverges at the other end says nothing"
+
+
+def test_the_inner_end_of_a_stages_own_range_is_no_edge():
+    rates, beyond = (1.0, 3.0, 10.0), {"lr": [1.0, 10.0]}
+    axes = {"axes": {"lr": rates}}
+    assert "best_at_edge" not in kinds(stage_of(grid(rates, 1.0), beyond, chosen=axes))
+    assert "best_at_edge" in kinds(stage_of(grid(rates, 10.0), beyond, chosen=axes))
 
 
 def test_a_best_value_within_a_grid_is_not():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from contracts import COMPLETE, Ending, Runner
 from pydantic import ValidationError
-from tunesmith_studies.planning import Done, Proposals, Seed
+from tunesmith_studies.planning import Done, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.space import Params
 from tunesmith_studies.stages.final import Final, one_cycle_params
 from tunesmith_studies.statistics import interval
@@ -77,6 +77,10 @@ def final(**changes: Any) -> dict[str, Any]:
     return {"kind": "final", "epochs": 8, **changes}
 
 
+def is_seed(trial: Trial, what: str, seed: int) -> bool:
+    return trial.key.startswith(f"{what}:") and trial.key.endswith(f"/seed:{seed}")
+
+
 def findings(done: Done) -> Mapping[str, Any]:
     return {f.kind: f for f in done.result.findings}
 
@@ -91,12 +95,31 @@ def test_all_candidates_have_the_same_fresh_seeds_and_the_honest_ones_are_new() 
     assert all(len(set(seeds.values())) == 3 for seeds in by_candidate)
     assert len({tuple(seeds.values()) for seeds in by_candidate}) == 1
     chosen_by = set(by_candidate[0].values())
-    assert set(runner.seeds("one_cycle/").values()) == chosen_by
+    assert set(runner.seeds("one_cycle:").values()) == chosen_by
     honest = set(runner.seeds("honest:").values())
     searched = {t.work.seed for t in runner.log.trials("coarse_grid")}
     assert len(honest) == 5
     assert not honest & (chosen_by | searched)
     assert not chosen_by & searched
+
+
+def test_a_seed_tried_again_that_makes_another_the_winner_gives_it_trainings_of_its_own() -> None:
+    failing = "candidate:1/seed:0"
+    runner = Trainings([COARSE, final()])
+    runner.levels[1.0] = 0.25  # the loser, whose third seed fails at first, so that it counts for less
+    runner.final(ending=lambda t: ("failed", "error") if t.key == failing else COMPLETE)
+    before = {t.key for t in runner.log.trials("final")}
+    failed = next(t for t in runner.log.trials("final") if t.key == failing)
+    again = Proposal(f"{failing}/retry:1", failed.ordinal, failed.params, failed.work)
+    runner.levels[1.0] = -10.0
+    number = runner.queue("final", again)
+    assert isinstance(runner.ask("final", 4), Wait)
+    runner.start(number)
+    runner.end(number)
+    plan = runner.ask("final", 4)
+    assert isinstance(plan, Proposals)
+    assert {p.key for p in plan.items} == {f"one_cycle:1/seed:{j}" for j in range(3)}
+    assert not {p.key for p in plan.items} & before
 
 
 def test_everything_is_trained_from_scratch_at_full_length() -> None:
@@ -105,7 +128,7 @@ def test_everything_is_trained_from_scratch_at_full_length() -> None:
     for trial in runner.log.trials("final"):
         assert trial.start is None
         if trial.work.kind == "train":
-            assert trial.work.epochs == (5 if trial.key.startswith("one_cycle/") else 8)
+            assert trial.work.epochs == (5 if trial.key.startswith("one_cycle:") else 8)
 
 
 def test_configurations_that_the_final_stage_holds_alike_are_one() -> None:
@@ -222,7 +245,7 @@ def test_one_cycle_that_is_better_by_less_leaves_the_constant_run_and_both_stand
 def test_one_cycle_with_a_diverged_seed_is_not_kept() -> None:
     runner = Trainings([COARSE, final()])
     runner.cycle = 0.01
-    done = runner.final(ending=lambda t: ("pruned", "diverged") if t.key == "one_cycle/seed:0" else COMPLETE)
+    done = runner.final(ending=lambda t: ("pruned", "diverged") if is_seed(t, "one_cycle", 0) else COMPLETE)
     assert done.result.numbers["one_cycle"]["kept"] is False
     assert "none diverges, so the run without it stays" in done.result.why
     assert "better by more than" not in done.result.why
@@ -266,7 +289,7 @@ def test_one_cycle_runs_to_its_end_and_is_not_tried_where_there_is_nothing_to_co
     assert one_cycle_params({"depth": 3}, 1.0, 0.1) is None
     runner = Trainings([COARSE, final(one_cycle=False)])
     assert "1cycle was not tried" in runner.final().result.why
-    assert not runner.seeds("one_cycle/")
+    assert not runner.seeds("one_cycle:")
 
 
 def test_what_the_comparisons_say_can_be_asked_before_the_stage_ends() -> None:
@@ -330,7 +353,7 @@ def test_a_claim_is_judged_by_seeds_without_one_cycle_even_where_that_is_kept() 
 
 def test_further_seeds_that_diverge_are_told() -> None:
     runner = Trainings([COARSE, final()])
-    done = runner.final(ending=lambda t: ("pruned", "diverged") if t.key == "honest:2" else COMPLETE)
+    done = runner.final(ending=lambda t: ("pruned", "diverged") if is_seed(t, "honest", 2) else COMPLETE)
     assert "1 of 5 further seeds of the winner diverged" in findings(done)["winner_diverged"].sentence
     assert "4 fresh seeds that chose nothing (1 more diverged) say" in done.result.why
 
@@ -388,14 +411,14 @@ def test_a_snapshot_from_before_a_trainings_end_is_no_member() -> None:
 
     def put(kind: str, **entry: Any) -> None:
         """The first honest training's last snapshot is the one of a hand-over, at epoch 3."""
-        early = kind == "snapshot" and runner.log.trial(entry["trial"]).key == "honest:0"
+        early = kind == "snapshot" and is_seed(runner.log.trial(entry["trial"]), "honest", 0)
         keeps(kind, **(entry | {"step": 3} if early else entry))
 
     runner.put = put  # type: ignore[method-assign]
     runner.final()
     (evaluation,) = [t for t in runner.log.trials("final") if t.work.kind == "evaluate"]
     keys = {runner.log.trial(m.trial).key for m in evaluation.work.members}
-    assert keys == {f"honest:{j}" for j in range(1, 5)}
+    assert {key.rpartition("/")[2] for key in keys} == {f"seed:{j}" for j in range(1, 5)}
 
 
 def test_a_final_stage_may_leave_the_test_set_alone() -> None:
@@ -422,7 +445,7 @@ def test_a_test_loss_far_above_the_validation_loss_is_told() -> None:
 
 def test_a_snapshot_that_does_not_say_again_what_its_trial_logged_is_told() -> None:
     runner, done = evaluated({})
-    first = next(t for t in runner.log.trials("final") if t.key == "honest:0")
+    first = next(t for t in runner.log.trials("final") if is_seed(t, "honest", 0))
     assert first.value is not None
     for again, disagrees in ((first.value * 1.0005, False), (first.value * 1.01, True)):
         _, done = evaluated({"member/0/val/loss": again})
@@ -453,7 +476,7 @@ def test_nothing_that_ranks_fails_the_stage() -> None:
     runner = Trainings([COARSE, final()])
     done = runner.final(ending=lambda t: ("pruned", "diverged") if t.stage == "final" else COMPLETE)
     assert done.result.failed
-    assert not any(t.key.startswith("one_cycle/") for t in runner.log.trials("final"))
+    assert not any(t.key.startswith("one_cycle:") for t in runner.log.trials("final"))
 
 
 def test_a_trial_by_hand_comes_after_the_means() -> None:

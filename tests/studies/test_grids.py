@@ -139,6 +139,7 @@ def test_of_several_range_tests_the_last_one_counts_unless_one_is_named() -> Non
         tell(runner, "again", suggestion(0.02))
         runner.run("coarse_grid")
         assert trained(runner, "coarse_grid", "lr") == [(expected,)]
+        assert spec.stages[-1].range_test_in(spec) == (named or "again")
 
 
 # --- around the best --------------------------------------------------------------------------------------

@@ -46,6 +46,13 @@ def by_rung(trials: tuple[Trial, ...]) -> dict[int, list[Trial]]:
     return found
 
 
+def test_rates_are_placed_around_the_last_range_test_where_the_rate_is_left_open() -> None:
+    spec = study(stages=[{"kind": "lr_range_test", "name": "sweeps"}, HALVING])
+    assert halving(spec).range_test_in(spec) == "sweeps"
+    for held in (study(stages=[HALVING]), study(stages=[spec.stages[0], HALVING | {"fixed": {"lr": 0.1}}])):
+        assert halving(held).range_test_in(held) is None
+
+
 # --- rungs ----------------------------------------------------------------------------------------------
 
 
@@ -214,7 +221,12 @@ def test_rungs_that_do_not_rise_and_a_grid_larger_than_its_batch_are_refused() -
     with pytest.raises(ValidationError, match=r"rungs must rise from 1 to below its 18 epochs, got \[6, 6\]"):
         study(HALVING | {"rungs": [6, 6]})
     with pytest.raises(ValidationError, match="grid is 12 of 9 trials; lower grid, or raise trials"):
-        study(HALVING | {"trials": 9})
+        study(HALVING | {"trials": 9, "grid": 12})
+
+
+@pytest.mark.parametrize(("trials", "cells"), [(6, 6), (12, 12), (27, 12)])
+def test_as_many_points_of_a_batch_are_cells_as_there_are(trials: int, cells: int) -> None:
+    assert Halving(epochs=18, trials=trials).cells == cells
 
 
 @pytest.mark.parametrize(

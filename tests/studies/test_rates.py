@@ -93,6 +93,17 @@ def test_how_far_a_loss_blows_up_changes_nothing() -> None:
     assert suggestion(wild).lr == pytest.approx(suggestion(mild).lr, rel=0.1)
 
 
+def test_the_steepest_place_lies_within_the_valley_and_not_in_the_noise_before_it() -> None:
+    def two_slopes(rate: float) -> float:
+        return valley(1e-3, 1e-1)(rate) + valley(1e-2, 3e-2)(rate)
+
+    for seed in range(5):
+        found = suggestion(sweep(two_slopes, seed=seed))
+        assert found.begun < found.steepest < found.turn_up
+        assert 0.01 < found.steepest < 0.03
+        assert found.lr == pytest.approx(math.sqrt(found.begun * found.turn_up))
+
+
 def test_what_follows_a_loss_that_is_not_finite_is_cut_off() -> None:
     whole = sweep(valley(1e-3, 1e-1))
     until = Sweep(whole.rates, [*whole.losses[:-3], math.nan, -5.0, math.inf])
@@ -129,7 +140,8 @@ def test_smoothing_is_symmetric_and_keeps_a_straight_line() -> None:
 
 
 def test_seeds_agree_by_their_geometric_mean_and_show_their_spread() -> None:
-    found = agreed([Reading(0.01, 0.1), Reading(0.04, 0.4)], SGD, {"batch_size": 32})
+    readings = [Reading(lr, 10 * lr, lr / 10, lr) for lr in (0.01, 0.04)]
+    found = agreed(readings, SGD, {"batch_size": 32})
     assert found == Suggestion(
         given=SGD, lr=0.02, low=0.01, high=0.1, max=0.2, spread=4.0, seeds=2, at={"batch_size": 32}
     )

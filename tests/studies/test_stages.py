@@ -41,6 +41,13 @@ LAST_STAGES: dict[str, list[dict[str, Any]]] = {
     "random": [{"kind": "random", "epochs": 2, "trials": 7}],
     "sobol": [{"kind": "random", "epochs": 2, "trials": 7, "method": "sobol"}],
     "halton": [{"kind": "random", "epochs": 2, "trials": 7, "method": "halton"}],
+    "random in ranges of its own": [
+        {"kind": "random", "epochs": 2, "trials": 7, "ranges": {"lr": [0.5, 5], "weight_decay": [1e-3, 0.1]}},
+    ],
+    "coarse_grid beyond the space": [
+        COARSE, {"kind": "coarse_grid", "epochs": 3, "around_best": True, "axes": {"lr": 3},
+                 "ranges": {"lr": [1.0, 10.0]}, "extend": 2},
+    ],
     "halving": [{"kind": "halving", "epochs": 9, "rungs": [1, 3], "trials": 9, "grid": 4,
                  "rounds": 2, "later": 5}],
     "tpe": [COARSE, {"kind": "sampler", "epochs": 2, "trials": 8, "warm_start": 1,
@@ -101,6 +108,19 @@ def test_a_stage_keeps_its_contract_and_ends_whatever_becomes_of_its_trials(
     if runner.log.stage(name).ranks:
         assert done.result.failed == (not done.result.ranking)
     assert done.result.why.endswith(".")
+
+
+@pytest.mark.parametrize("stages", LAST_STAGES.values(), ids=LAST_STAGES)
+@pytest.mark.parametrize("asked", [False, True])
+def test_trainings_leave_what_people_look_at_where_a_stage_says_so_and_in_final_always(
+    stages: list[dict[str, Any]], asked: bool
+) -> None:
+    *before, last = stages
+    runner, name = ready([*before, last | {"inspect": asked}])
+    runner.run(name)
+    trainings = [t for t in runner.log.trials(name) if t.work.kind == "train"]
+    expected = asked or last["kind"] == "final"
+    assert {t.work.inspect for t in trainings} <= {expected}
 
 
 @pytest.mark.parametrize("stages", LAST_STAGES.values(), ids=LAST_STAGES)

@@ -58,7 +58,7 @@ def test_batch_sizes_that_vary_are_averaged_and_accumulation_makes_larger_steps(
 
 
 def test_what_shapes_the_model_is_averaged_or_taken_where_it_is_held() -> None:
-    """Costs 1, 2 and 5 at the ends and in the middle: (1 + 4·2 + 5) / 6 over the space, 3.5 at 3/4 of it."""
+    """Costs 1, 2 and 5 at the ends and in the middle: (1 + 4·2 + 5) / 6 over the space, √10 at 3/4 of it."""
     points = [(Place(along=a), MEASURED | {"time/fixed": c}) for a, c in ((0.5, 2.0), (0.0, 1.0), (1.0, 5.0))]
     timing = timing_of(points, ["hidden"])
     assert timing is not None
@@ -67,7 +67,7 @@ def test_what_shapes_the_model_is_averaged_or_taken_where_it_is_held() -> None:
         "space": {"hidden": {"type": "int", "low": 10, "high": 50}},
     })  # fmt: skip
     assert timing.of(spec.space, {}).fixed == pytest.approx(14 / 6)
-    for hidden, cost in ((10, 1.0), (30, 2.0), (40, 3.5), (50, 5.0)):
+    for hidden, cost in ((10, 1.0), (30, 2.0), (40, 10**0.5), (50, 5.0)):
         assert timing.of(spec.space, {"hidden": hidden}).fixed == pytest.approx(cost)
 
 

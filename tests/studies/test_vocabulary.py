@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tunesmith_studies.space import Space
 from tunesmith_studies.vocabulary import (
     ANY_LENGTH_SCHEDULES,
     AUGMENTATIONS,
@@ -15,6 +16,7 @@ from tunesmith_studies.vocabulary import (
     PREPROCESSINGS,
     READ_BY_MODELS,
     SCHEDULES,
+    doubts,
 )
 
 torch = pytest.importorskip("torch")
@@ -84,3 +86,21 @@ def test_schedules_that_do_not_know_the_end_give_the_same_rates_in_a_longer_run(
 
     same = {name for name in SCHEDULES if rates(name, 6) == rates(name, 12)}
     assert same == set(ANY_LENGTH_SCHEDULES)
+
+
+def test_values_that_the_trainer_would_refuse_and_names_beside_its_words_are_doubted() -> None:
+    space = Space.model_validate({
+        "lr": {"low": 1e-3, "high": 1.0, "log": True},
+        "optimizer": ["sgd", "adamm"],
+        "dropout": {"low": 0.0, "high": 1.5},
+        "width": [32, 64],
+    })  # fmt: skip
+    fixed = {"mixup": -1, "weigth_decay": 1e-4, "batch_size": 32, "accumulation": 1.5, "restore_best": True}
+    found = list(doubts(space, fixed))
+    assert [f.split(":")[0] for f in found] == [
+        "optimizer must be one of sgd, momentum, nesterov, adagrad, rmsprop, adam, adamw, got 'adamm'",
+        "dropout must be a number from 0 to 1, got 1.5",
+        "mixup must be a number from 0 up, got -1",
+        "weigth_decay is no word of the trainer, so it goes to the model; did you mean weight_decay?",
+        "accumulation must be a whole number from 1 up, got 1.5",
+    ]

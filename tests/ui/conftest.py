@@ -9,20 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from chromium import CHROMIUM, FLAGS
 from processes import Process, free_port, until
 from tunesmith_service import commands, db, migrate
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND
 from ui.seeding import Seeder
+from ui.visits import Visit, visiting
 
-CHROMIUM = Path("/usr/bin/chromium")
+HERE = Path(__file__).parent
+START_SECONDS = 90
+"""For a server to answer; on a busy machine 30 were too few."""
 
 
 class Dashboard:
     """A running server. `study` is the seeded one's id; 0 in an empty one."""
+
+    plans = False
+    """Whether its planner runs: what is seeded stays as it is without one."""
 
     def __init__(self, home: Path, *, empty: bool = False) -> None:
         self.home = home
@@ -45,19 +53,31 @@ class Dashboard:
     def some_studies(self, seeder: Seeder, token: int) -> int:
         return seeder.some_of_everything(token)
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """More of them for `tunesmith serve`."""
+        return ()
+
     def start(self) -> None:
         command = [
             sys.executable, "-m", "tunesmith_service", "serve", "--home", str(self.home),
-            "--port", str(self.port), "--no-planner", "--reserve-bytes", "0", "--shutdown-seconds", "30",
+            "--port", str(self.port), "--reserve-bytes", "0", "--shutdown-seconds", "30",
+            "--ttl-seconds", "3600",  # the seeded trial that runs has no worker, and runs through the tests
+            *(() if self.plans else ("--no-planner",)), *self.flags,
         ]  # fmt: skip
         self.process = Process(command)
-        until(self._answers, 30, saw=lambda: self.process.said)
+        until(self._answers, START_SECONDS, saw=lambda: self.process.said)
 
     def _answers(self) -> bool:
         try:
             return httpx.get(f"{self.url}/healthz").status_code == 200
         except httpx.TransportError:
             return False
+
+    @property
+    def origin(self) -> str:
+        """As browsers name it: without a path."""
+        return "{0.scheme}://{0.netloc}".format(urlsplit(self.url))
 
     @property
     def operator(self) -> str:
@@ -76,23 +96,31 @@ class Dashboard:
         return str(self.api("POST", "/login-codes", token=token).json()["url"])
 
     @contextmanager
-    def login(self, token: str = "") -> Iterator[httpx.Client]:
+    def login(self, token: str = "", agent: str = "curl") -> Iterator[httpx.Client]:
         """A browser's session: its cookie, and the Origin that it names with each change."""
-        with httpx.Client(base_url=self.url, headers={"Origin": self.url}) as client:
+        sent = {"Origin": self.origin, "User-Agent": agent}
+        with httpx.Client(base_url=self.url, headers=sent, timeout=60) as client:
             code = self.login_link(token).partition("code=")[2]
             answer = client.post("/ui/login", data={"code": code})
             assert answer.status_code == 303, answer.text
             yield client
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What drives a browser and takes its time: all but the smoke part, `test_browser.py`."""
+    for item in items:
+        if item.path.is_relative_to(HERE / "browser") or item.path.match("ui/test_browser_*.py"):
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="module")
 def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     served = Dashboard(tmp_path_factory.mktemp("dashboard"))
     yield served
     served.process.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def person(dashboard: Dashboard) -> Iterator[httpx.Client]:
     """An operator's session; no test may end it."""
     with dashboard.login() as client:
@@ -101,20 +129,24 @@ def person(dashboard: Dashboard) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A headless browser; its flags keep it off the network. It does not outlive its module: while
+    """A headless browser. It does not outlive its module: while
     Playwright runs, its event loop is this thread's, and nobody else's `asyncio.run` works."""
     if not CHROMIUM.exists():
         pytest.skip("no Chromium at /usr/bin/chromium (apt-get install chromium), so no browser was driven")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
-    flags = (
-        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync --disable-dev-shm-usage"
-    )
+    expect.set_options(timeout=15_000)  # as long as `visiting` waits for all else
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=flags.split())
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(dashboard: Dashboard, chromium: Any) -> Iterator[Visit]:
+    """Logged in by the one-time link, as a person would. Whatever a test does, nothing may be wrong."""
+    with visiting(dashboard, chromium) as found:
+        yield found
 
 
 def csrf(html: str) -> str:

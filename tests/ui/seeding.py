@@ -158,7 +158,8 @@ class Seeder:
             "24 cells ran once, 5 epochs each; 6 diverged, all of them at lr 0.5. "
             "Best is trial 9 with lr=0.01, weight_decay=0.0001, optimizer=adam: val/loss 0.6002."
         )
-        result = {"ranking": ranking, "chosen": {}, "numbers": {}, "failed": False, "why": why}
+        axes = SPEC["stages"][0]["axes"]
+        result = {"ranking": ranking, "chosen": {"axes": axes}, "numbers": {}, "failed": False, "why": why}
         with self.engine.connect() as conn:
             seen = event_log.page(conn, study, 0, 10_000)[-1].n
         self.do(commands.EndStage(study, "coarse", result, seen))

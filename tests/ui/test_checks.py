@@ -149,16 +149,22 @@ def test_what_a_preflight_measured_says_how_long_a_stage_takes(checked: Checked,
     assert "takes about 2 h 00 min, 2 GPU-hours" in html
 
 
-def test_a_range_test_is_drawn_over_its_rate_with_the_suggestion_marked(
+def test_a_range_test_is_read_sweep_by_sweep_and_the_choice_is_the_stages_own(
     checked: Checked, reader: httpx.Client
 ):
-    for path in (f"/ui/studies/{checked.study}/range-tests.json",
-                 f"/ui/studies/{checked.study}/trials/0/curves.json?metric=val/loss"):  # fmt: skip
-        view = reader.get(path).json()
-        assert (view["axis"], view["metric"]) == ({"name": "learning rate", "log": True}, "train/loss")
-        assert view["marks"] == [{"at": 0.0024, "label": "suggested 0.0024 adam"}]
-        assert view["curves"][0]["steps"][:2] == pytest.approx([1e-5, 1.15e-5])
-    assert len(reader.get(f"/ui/studies/{checked.study}/range-tests.json").json()["curves"]) == 2
+    view = reader.get(f"/ui/studies/{checked.study}/views/range_test").json()
+    assert (view["metric"], view["stage"], view["shown"]) == ("train/loss", "range", 2)
+    assert [s["name"] for s in view["sweeps"]] == ["seed 1", "seed 2"]
+    assert view["sweeps"][0]["rate"][:2] == pytest.approx([1e-5, 1.15e-5])
+    assert len(view["sweeps"][0]["smooth"]) == len(view["sweeps"][0]["loss"]) == 90
+    marks = {name: rate for name, (rate, _) in view["sweeps"][0]["marks"].items()}
+    assert marks["begun"] < marks["steepest"] < marks["turns up"] < 1e-5 * 1.15**65
+    assert marks["suggested"] == pytest.approx((marks["begun"] * marks["turns up"]) ** 0.5, rel=1e-4)
+    assert [(c["name"], c["lr"], c["max"]) for c in view["chosen"]] == [("adam", 0.0024, 0.16)]
+    assert view["rule"].startswith("valley: ")
+    assert view["taken"] == [], "its grid names rates of its own"
+    alone = reader.get(f"/ui/studies/{checked.study}/views/range_test?filter=number:1").json()
+    assert [s["number"] for s in alone["sweeps"]] == [1]
 
 
 def test_a_trial_that_measures_shows_what_it_reported_and_no_value(checked: Checked, reader: httpx.Client):
@@ -167,10 +173,7 @@ def test_a_trial_that_measures_shows_what_it_reported_and_no_value(checked: Chec
     assert "<li>1 step</li>" in html
     assert re.search(r"What it measured.*test/accuracy</td>.*>0\.9</data>", html, re.DOTALL)
     assert f'href="/ui/studies/{checked.study}#findings-title"' in html
-    assert "data-curves" not in html
-    view = reader.get(f"/ui/studies/{checked.study}/trials/2/curves.json?metric=val/loss").json()
-    assert (view["metric"], view["axis"]["name"]) == ("accuracy", "step")
-    assert [c["label"] for c in view["curves"]] == ["test/accuracy"]
+    assert "data-chart" not in html
 
 
 def test_artifacts_are_listed_and_come_as_files_that_no_browser_runs(checked: Checked, reader: httpx.Client):
@@ -204,7 +207,8 @@ def test_a_person_overrides_the_check_on_the_page_and_everybody_reads_why(checke
 
     with visiting(checked, chromium) as visit:
         visit.page.goto(f"/ui/studies/{checked.study}")
-        expect(visit.page.locator("[data-curves$='range-tests.json']")).to_have_attribute("data-shown", "2")
+        visit.page.locator("#range_test").scroll_into_view_if_needed()
+        expect(visit.page.locator("#range_test")).to_have_attribute("data-shown", "2")
         visit.page.get_by_text("rule and numbers").first.click()
         expect(visit.page.get_by_text("within 20 % of log C")).to_be_visible()
         visit.page.get_by_label("Why go on").fill("the loss <i>sums</i> on purpose")
@@ -215,23 +219,3 @@ def test_a_person_overrides_the_check_on_the_page_and_everybody_reads_why(checke
     assert [s["state"] for s in stages] == ["failed", "active"]
     assert stages[0]["override"]["reason"] == "the loss <i>sums</i> on purpose"
     assert json.loads(json.dumps(stages[0]["result"])) == RESULT, "the verdict stays"
-
-
-def test_a_suggestion_is_drawn_at_its_rate_however_small(checked: Checked, chromium: Any):
-    with visiting(checked, chromium) as visit:
-        visit.page.goto(f"/ui/studies/{checked.study}")
-        said = visit.page.wait_for_function(
-            """() => {
-                const found = [];
-                for (const place of document.querySelectorAll("[_echarts_instance_]")) {
-                    const chart = echarts.getInstanceByDom(place);
-                    for (const drawn of chart.getZr().storage.getDisplayList(true)) {
-                        if (!String(drawn.style.text).startsWith("suggested")) continue;
-                        const x = drawn.transform ? drawn.transform[4] : drawn.x;
-                        found.push([x, chart.convertToPixel({ xAxisIndex: 0 }, 0.0024)]);
-                    }
-                }
-                return found.length && found;
-            }""",
-        ).json_value()
-    assert all(abs(x - wanted) < 20 for x, wanted in said), said

@@ -2,8 +2,8 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tunesmith_service.ui import curves, screens
-from tunesmith_service.ui.curves import Line, decimate, robust_range, view
+from tunesmith_service.charts.curves import by_epoch, line_of
+from tunesmith_service.ui.curves import decimate, robust_range
 from tunesmith_studies.trial import Point
 from ui.test_views import trial
 
@@ -38,28 +38,12 @@ def test_one_value_still_has_an_axis():
 
 
 def test_what_was_not_finite_is_marked_and_drawn_nowhere():
-    got = view("val/loss", ["val/loss"], [Line("#1", [(1, 0.9), (2, math.inf), (3, math.nan)])])
-    (curve,) = got["curves"]
-    assert (curve["steps"], curve["values"], curve["lost"], curve["value"]) == ([1], [0.9], [2, 3], 0.9)
-
-
-def test_a_curve_without_a_point_is_left_out():
-    assert view("val/loss", ["val/loss"], [Line("#1", [])])["curves"] == []
-
-
-def test_a_chart_says_what_its_axis_counts_and_marks_places_on_it():
-    line = curves.Line("#1", [(1e-4, 2.3), (1e-3, 2.0)])
-    plain = curves.view("val/loss", ["val/loss"], [line])
-    assert (plain["axis"], plain["marks"]) == ({"name": "epoch", "log": False}, [])
-    marked = curves.view(
-        "train/loss", [], [line], axis=curves.RATES, marks=[curves.Mark(3e-4, "suggested 3e-4")]
-    )
-    assert marked["axis"] == {"name": "learning rate", "log": True}
-    assert marked["marks"] == [{"at": 3e-4, "label": "suggested 3e-4"}]
+    line = line_of([(1, 0.9), (2, math.inf), (3, math.nan)])
+    assert line == {"at": [1], "value": [0.9], "lost": [2, 3]}
 
 
 def test_a_trial_that_counts_steps_is_drawn_over_its_epochs_beside_others():
     points = [Point(20, {"val/loss": 1.0, "sys/epoch": 0.5}), Point(40, {"val/loss": 0.9, "sys/epoch": 1.0})]
     counted = {"epochs": 2, "seed": 0, "steps": 80}
-    assert screens._by_epoch(trial(work=counted), points, "val/loss") == [(0.5, 1.0), (1.0, 0.9)]
-    assert screens._by_epoch(trial(), points, "val/loss") == [(20, 1.0), (40, 0.9)]
+    assert by_epoch(trial(work=counted), points, "val/loss") == [(0.5, 1.0), (1.0, 0.9)]
+    assert by_epoch(trial(), points, "val/loss") == [(20, 1.0), (40, 0.9)]

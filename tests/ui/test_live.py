@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import Engine
 from tunesmith_service import overviews, trial_store
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.commands import CreateToken
+from tunesmith_service.errors import NotFound
 from tunesmith_service.ui import live
 from ui.conftest import Dashboard
 from ui.seeding import Seeder
@@ -123,21 +125,22 @@ def test_screens_read_the_same_on_both_databases(engine: Engine, tmp_path):
     study_id = seeder.some_of_everything(token)
     with engine.connect() as conn:
         study = overviews.visible_study(conn, None, study_id)
-        assert study is not None
-        assert overviews.visible_study(conn, 2, study_id) is None
+        with pytest.raises(NotFound):
+            overviews.visible_study(conn, 2, study_id)
         assert [(t.stage, t.number) for t in overviews.stage_bests(conn, study)] == [
             ("refine", 24),
             ("coarse", 9),
         ]
-        for order in ("newest", "best"):
+        for sort in ("-number", "-lr", "value"):
             seen: list[int] = []
-            while page := overviews.trials_page(
-                conn, study, order=order, after=seen[-1] if seen else None, limit=7
+            while page := trial_store.trials(
+                conn, study, sort=sort, after=seen[-1] if seen else None, limit=7
             ):
                 seen += [t.number for t in page]
-            whole = overviews.trials_page(conn, study, order=order, limit=100)
+            whole = trial_store.trials(conn, study, sort=sort, limit=100)
             assert seen == [t.number for t in whole]
-        assert [t.value for t in whole] == sorted(t.value for t in whole)
+        ranked = [math.inf if t.value is None else t.value for t in whole]
+        assert ranked == sorted(ranked)  # those without a value come last
         (running,) = overviews.running_trials(conn, study, limit=5)
         attempts = overviews.attempts_of(conn, running.id)
         assert [(a.attempt, a.worker, a.ending) for a in attempts] == [

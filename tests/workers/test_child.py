@@ -23,6 +23,7 @@ from tunesmith_workers.tasks import digits
 
 PATIENCE = 180.0  # seconds; only a hang is that slow, even where many share the machine
 COMMAND = [sys.executable, "-P", "-m", "tunesmith_workers.child"]
+COMMAND += [part for name in ("SIGTERM", "SIGINT", "SIGUSR1") for part in ("--ignore", name)]
 PARAMS = {
     "optimizer": "adamw",
     "lr": 0.003,
@@ -269,7 +270,7 @@ def test_an_order_that_makes_no_sense_fails_and_the_child_goes_on(child):
 def test_signals_to_end_are_the_supervisor_s_to_answer(child):
     child.start(epochs=10_000)
     child.until("points")
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         os.kill(child.process.pid, number)
     for _ in range(3):
         child.until("points")

@@ -222,7 +222,7 @@ def test_a_replayed_schedule_stands_where_one_that_ran_there_stands_to_the_bit(n
         ),
         ({"schedule": "piecewise", "milestones": "8,3"}, "milestones must rise from above 0, got '8,3'"),
         ({"schedule": "step", "step_size": 0}, "step_size must be a whole number from 1 up, got 0"),
-        ({"schedule": "step", "step_size": 1.5}, "step_size must be a whole number, got 1.5"),
+        ({"schedule": "step", "step_size": 1.5}, "step_size must be a whole number from 1 up, got 1.5"),
         ({"schedule": "one_cycle", "annihilation": 2}, "annihilation must be a number from 0 to 1, got 2"),
         ({"schedule": "one_cycle", "pct_start": 2}, "pct_start must be a number from 0 to 1, got 2"),
     ],

@@ -182,6 +182,32 @@ def test_a_killed_worker_s_trial_goes_to_another_machine_when_its_lease_expires(
         house.trial_is(state="complete", attempt=2)
 
 
+@pytest.mark.long
+def test_a_worker_that_was_suspended_learns_that_its_trial_is_another_s_and_ends_its_trainer(
+    hasty_house: House,
+):
+    house = hasty_house
+    house.study()
+    house.let(2)
+    with house.worker("one") as first, house.worker("two") as second:
+        for worker in (first, second):
+            worker.child_pid()
+        until(lambda: "event=claimed" in first.said + second.said, 60)
+        holder, other = (first, second) if "event=claimed" in first.said else (second, first)
+        holder.says("event=snapshot_committed", "step=2")
+        child = holder.child_pid()
+        for pid in (holder.pid, child):
+            os.kill(pid, signal.SIGSTOP)
+        other.says("event=claimed", "attempt=2", "resume=2", seconds=60)
+        for pid in (child, holder.pid):
+            os.kill(pid, signal.SIGCONT)
+        holder.says("event=trial_gone", "lease_lost")
+        until(lambda: not is_alive(child), 5)
+        house.let(EPOCHS)
+        house.trial_is(state="complete", attempt=2)
+    assert house.steps() == ALL
+
+
 def test_nothing_is_lost_when_the_service_is_killed_and_started_again_while_training(own_house: House):
     house = own_house
     house.study()

@@ -88,6 +88,23 @@ def test_a_token_that_the_service_does_not_take_ends_the_worker_loudly_with_exit
             assert wrong not in worker.said
 
 
+def test_what_is_no_token_at_all_ends_the_worker_loudly_too(tmp_path: Path):
+    with Server(tmp_path / "home") as server, Worker(server.url, "tsm_x", tmp_path / "state") as worker:
+        assert worker.ends(90) == 4
+        assert "Error: the service refuses this worker's token" in worker.said
+
+
+@pytest.mark.parametrize("token", ["tsm_one\ntsm_two", "tsm_5f0c…", "tsm_a b"])
+def test_a_token_that_no_request_can_carry_is_refused_before_anything_is_asked(tmp_path: Path, token: str):
+    """Sent, it would fail like the network, and be tried again for ever."""
+    file = tmp_path / "token"
+    file.write_text(token)
+    result = run("--state", str(tmp_path / "state"), "--token-file", str(file))
+    assert result.exit_code == 2
+    assert "the token is not one" in " ".join(result.output.split())
+    assert token not in result.output
+
+
 def test_a_child_gets_no_token_and_nobody_s_secrets(tmp_path: Path):
     """Its environment is read from the system, so nothing that the child does could hide it."""
     secrets = {"AWS_SECRET_ACCESS_KEY": "s3", "HF_TOKEN": "hf", "MY_PASSWORD": "pw", "PLAIN": "kept"}

@@ -14,6 +14,7 @@ import structlog
 from tunesmith_service.client import Forbidden, Unauthorized
 
 from tunesmith_workers import devices as machine
+from tunesmith_workers import signals
 from tunesmith_workers.child_process import ChildStartError
 from tunesmith_workers.errands import Patience
 from tunesmith_workers.state import StateInUseError, open_state
@@ -86,17 +87,24 @@ DEFAULT_URL = "http://127.0.0.1:8787"
     metavar="SECONDS",
     help="Kill a trainer that says nothing for so long.  [default: never]",
 )
+@click.option(
+    "--hand-back-on",
+    default=signals.USUAL,
+    show_default=True,
+    metavar="SIGNALS",
+    help="Signals that hand the trials back, such as the one that a batch system warns with.",
+)
 def worker(
     *, url: str, token: str | None, token_file: Path | None, tasks: tuple[Path, ...], data: tuple[str, ...],
     weights: tuple[str, ...], slots: int | None, devices: str | None, slots_per_device: int,
     devices_per_slot: int, cores: int | None, state: Path | None, name: str | None, once: bool,
-    exit_when_idle: float | None, max_offline: float, stall_timeout: float | None,
+    exit_when_idle: float | None, max_offline: float, stall_timeout: float | None, hand_back_on: str,
 ) -> None:  # fmt: skip
     """Train trials of a Tunesmith service on this machine, one at a time on each slot.
 
-    SIGTERM, SIGINT and SIGUSR1 hand the trials back with a snapshot within 25 seconds; a second one
-    hands them back at once. Exit codes: 1 a task or data file cannot be used, 4 the service refuses
-    the token.
+    SIGTERM, SIGINT and SIGUSR1 (see --hand-back-on) hand the trials back with a snapshot within 25
+    seconds; a second one hands them back at once. Exit codes: 1 a task or data file cannot be used,
+    4 the service refuses the token.
     """
     configure_logs()
     with ExitStack() as held:
@@ -112,7 +120,7 @@ def worker(
                 name=name or f"{socket.gethostname()}:{home.directory.name}",
                 tasks=tuple(file.resolve() for file in tasks), data=_named_files("--data", data, "spam.npz"),
                 weights=_named_files("--weights", weights, "spam.safetensors"),
-                once=once, exit_when_idle=exit_when_idle,
+                once=once, exit_when_idle=exit_when_idle, signals=signals.named(hand_back_on),
                 patience=Patience(max_offline=max_offline, stall=stall_timeout),
             )  # fmt: skip
             supervisor = Supervisor(options, home, dealt)

@@ -46,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     parent = os.getppid()
     options = _parser().parse_args(arguments)
     die_with(parent)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    for name in options.ignore:  # a batch system may send them to every process of a job
+        signal.signal(signal.Signals[name], signal.SIG_IGN)
     try:
         registry = builtin.registry(
             [Path(f) for f in options.tasks], dict(options.data), dict(options.weights)
@@ -66,6 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tunesmith_workers.child", description="For the supervisor alone.")
     parser.add_argument("--fd", type=int, required=True, help="this end of the socket to the supervisor")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="SIGNAL", help="the supervisor's to answer"
+    )
     parser.add_argument("--tasks", action="append", default=[], metavar="FILE", help="a task file")
     parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=FILE", type=_named, help="a data file as a task"

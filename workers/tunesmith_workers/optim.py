@@ -18,14 +18,13 @@ timm/optim/_param_groups.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from tunesmith_studies.vocabulary import HYPERPARAMETERS
+from tunesmith_studies.vocabulary import HYPERPARAMETERS, misfit
 
 Params: TypeAlias = Mapping[str, bool | int | float | str]
 
@@ -35,39 +34,28 @@ def real(params: Params, name: str, default: float | None = None) -> float:
 
     Raises ValueError, naming it and its bounds, on what is no such number.
     """
-    known = HYPERPARAMETERS[name]
-    value = params.get(name, known.default if default is None else default)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number) and known.low <= number <= known.high:
-            return number
-    kind = "a whole number" if known.type == "int" else "a number"
-    bounds = f"from {known.low:g} up" if math.isinf(known.high) else f"from {known.low:g} to {known.high:g}"
-    raise ValueError(f"{name} must be {kind} {bounds}, got {value!r}")
+    known = HYPERPARAMETERS[name].default if default is None else default
+    return float(_fitting(name, params.get(name, known)))
 
 
 def whole(params: Params, name: str, default: int | None = None) -> int:
     """A whole number of the vocabulary. Raises ValueError, naming it, on what is none."""
-    value = real(params, name, default)
-    if value != int(value):
-        raise ValueError(f"{name} must be a whole number, got {value:g}")
-    return int(value)
+    return int(real(params, name, default))
 
 
 def word(params: Params, name: str) -> str:
     """One of the vocabulary's choices. Raises ValueError, naming them, on another."""
-    choices = HYPERPARAMETERS[name].choices
-    value = params.get(name, HYPERPARAMETERS[name].default)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-    return str(value)
+    return str(_fitting(name, params.get(name, HYPERPARAMETERS[name].default)))
 
 
 def flag(params: Params, name: str) -> bool:
     """A yes or no of the vocabulary. Raises ValueError, naming it, on another value."""
-    value = params.get(name, HYPERPARAMETERS[name].default)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return bool(_fitting(name, params.get(name, HYPERPARAMETERS[name].default)))
+
+
+def _fitting(name: str, value: Any) -> Any:
+    if why := misfit(name, value):
+        raise ValueError(why)
     return value
 
 

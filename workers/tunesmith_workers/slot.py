@@ -1,7 +1,7 @@
 """One slot: a warm child, and one trial after another on it.
 
-A claim is made only with a child that is ready, so never before the last one is reaped; a task or
-data file that was edited replaces the child before the next claim.
+A claim is made only with a child that is ready, so never before the last one is reaped and its GPU
+memory is back; a task or data file that was edited replaces the child before the next claim.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import structlog
 from tunesmith_service import wire
-from tunesmith_service.client import ClaimStale, Forbidden, Refused, Unauthorized, Unavailable
+from tunesmith_service.client import (
+    ClaimStale,
+    Forbidden,
+    NoSpace,
+    Refused,
+    Unauthorized,
+    Unavailable,
+)
 
 from tunesmith_workers.attempt import Attempt
 from tunesmith_workers.child_process import ChildProcess, ChildStartError
 from tunesmith_workers.errands import Tools
+from tunesmith_workers.gpu_memory import GpuMemory
 
 ASK_AGAIN_SECONDS = 3.0
 LOOK_SECONDS = 1.0  # how often a broken task file is looked at again
@@ -62,6 +70,7 @@ class Seat:
     environ: Mapping[str, str]
     tasks: Sequence[Path]
     data: Sequence[Path]
+    memory: GpuMemory = field(default_factory=lambda: GpuMemory(lambda: None))
 
 
 class Slot:
@@ -117,6 +126,8 @@ class Slot:
         return self._child
 
     async def _start_child(self) -> None:
+        await self._seat.memory.settled(self._owner.tools, self._log)
+        await self._seat.memory.starting()
         self._stamp = _stamp(self._seat)
         try:
             self._child = await ChildProcess.start(self._seat.arguments, self._seat.environ)
@@ -139,6 +150,7 @@ class Slot:
         child, self._child = self._child, None
         if child is not None:
             await child.kill()
+            self._seat.memory.ended()
 
     # --- trials ---
 
@@ -156,6 +168,10 @@ class Slot:
         except (Unauthorized, Forbidden):
             raise
         except ClaimStale:  # its answer came too late to be of use; the next claim has an id of its own
+            return None
+        except NoSpace as e:  # the service's disk is full: what runs goes on, new trials wait
+            self._log.warning("no_trials_now", detail=e.detail)
+            await owner.tools.sleep(owner.tools.random.uniform(1.0, 5.0))
             return None
         except Refused as e:  # such as a service that has lost its database and does not know us
             self._log.warning("claim_refused", reason=e.type, detail=e.detail)

@@ -18,6 +18,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,6 +33,9 @@ Tree: TypeAlias = Any
 
 FORMAT = 2  # 1: before a snapshot held the scaler of fp16, best weights and seconds spent
 _ALIGNED = 64  # bytes; what torch's own allocations keep to, and what kernels may round by
+HEADER_BYTES = 8 * 2**20
+MOST_TENSORS = 65_536
+"""What a file may hold: more than any model, less than what costs a machine its memory to look at."""
 _EXACT = 2**53  # whole numbers up to here survive any reader of JSON
 _DTYPES = {
     str(d).removeprefix("torch."): d
@@ -194,10 +198,27 @@ def _spell(value: float) -> str:
 # --- reading --------------------------------------------------------------------------------------
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, as `safe_open` gives it. Raises SnapshotCorrupt if its header is too large to be
+    looked at, or names too many tensors; else what `safe_open` raises."""
+    with path.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+    if length > HEADER_BYTES:
+        raise SnapshotCorrupt(
+            f"{path.name}: not a readable safetensors file: its header says {length} bytes, "
+            f"at most {HEADER_BYTES} are read"
+        )
+    with safe_open(path, framework="pt") as file:
+        if (n := len(file.keys())) > MOST_TENSORS:
+            raise SnapshotCorrupt(f"{path.name}: {n} tensors; at most {MOST_TENSORS}")
+        yield file
+
+
 def load(path: Path) -> Tree:
     """The tree in the file, tensors on the CPU. Raises SnapshotCorrupt, saying what is wrong."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened(path) as file:
             text = (file.metadata() or {}).get("tunesmith")
             storages = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as e:

@@ -20,7 +20,7 @@ import structlog
 from tunesmith_service import wire
 from tunesmith_service.client import Forbidden, Refused, Unauthorized, Unavailable, WorkerClient
 
-from tunesmith_workers import devices
+from tunesmith_workers import devices, gpu_memory, signals
 from tunesmith_workers.child_process import ChildStartError, cleaned
 from tunesmith_workers.delivery import Delivery
 from tunesmith_workers.errands import Patience, Tools
@@ -28,7 +28,6 @@ from tunesmith_workers.slot import Seat, Slot
 from tunesmith_workers.spool import Spool, leftovers
 from tunesmith_workers.state import State
 
-SIGNALS = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown", signal.SIGUSR1: "preempted"}
 CLAIM_SECONDS = 20.0
 WATCHING_SECONDS = 5.0  # with files that may be edited: they are looked at before each claim
 TROUBLE_SECONDS = 60.0  # between two lines about the same trouble
@@ -50,6 +49,7 @@ class Options:
             that trials may start from, by the name that they ask for.
         once: take one trial a slot, then leave.
         exit_when_idle: leave after so many seconds without any trial; None: never.
+        signals: that hand all trials back, with the cause that is given.
     """
 
     url: str
@@ -60,6 +60,7 @@ class Options:
     weights: Mapping[str, Path] = field(default_factory=dict)
     once: bool = False
     exit_when_idle: float | None = None
+    signals: Mapping[signal.Signals, str] = field(default_factory=lambda: signals.named(signals.USUAL))
     patience: Patience = field(default_factory=Patience)
 
 
@@ -84,6 +85,7 @@ class Supervisor:
         client = WorkerClient(options.url, options.token, random=random, on_trouble=self._on_trouble)
         self.tools = Tools(client, options.url, state.spool, options.patience, random)
         environ = os.environ if environ is None else environ
+        self._all_devices = [device for own in slots.devices for device in own]
         self._wire_slots = [
             wire.Slot(slot_id=slot_id, devices=[d.name for d in own])
             for slot_id, own in zip(slot_ids, slots.devices, strict=True)
@@ -108,6 +110,7 @@ class Supervisor:
         scratch = self._scratch / str(number)
         scratch.mkdir(parents=True)
         arguments = ["--threads", str(threads)]
+        arguments += [part for number in options.signals for part in ("--ignore", number.name)]
         arguments += [part for file in options.tasks for part in ("--tasks", str(file))]
         named = [("--data", options.data), ("--weights", options.weights)]
         arguments += [
@@ -115,7 +118,8 @@ class Supervisor:
         ]
         clean = cleaned(environ) | devices.environment(own, threads) | {"TMPDIR": str(scratch)}
         read = (*options.data.values(), *options.weights.values())
-        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, read)
+        memory = gpu_memory.of(own, self._all_devices, environ)
+        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, read, memory)
 
     async def run(self) -> None:
         """Serve until stopped by a signal, or by `once` or `exit_when_idle`.
@@ -124,7 +128,7 @@ class Supervisor:
             service does not take the token; NotTakenError if it does not take the worker.
         """
         loop = asyncio.get_running_loop()
-        for number, cause in SIGNALS.items():
+        for number, cause in self._options.signals.items():
             loop.add_signal_handler(number, self.stop, cause)
         self._idle_since = self.tools.clock()
         self._log.info("started", url=self._options.url, slots=len(self._slots), state=self._state.directory)
@@ -134,7 +138,7 @@ class Supervisor:
             await self._serve_all()
         finally:
             self._leftovers.cancel()
-            for number in SIGNALS:
+            for number in self._options.signals:
                 loop.remove_signal_handler(number)
             await self.tools.client.aclose()
             self._log.info("stopped")

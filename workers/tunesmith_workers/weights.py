@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from tunesmith_workers import snapshots
@@ -42,7 +42,7 @@ def read_weights(name: str, path: Path) -> Weights:
     Raises WeightsError, naming the file, if it is neither.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with snapshots.opened(path) as file:
             is_snapshot = "tunesmith" in (file.metadata() or {})
             tensors = {} if is_snapshot else {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if is_snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.requests import Request
 from starlette.responses import FileResponse
 
 from tunesmith_service.blobs import BlobStore
@@ -14,10 +15,12 @@ SAFE_HEADERS = {
 }
 
 
-def download(blobs: BlobStore, sha256: str, filename: str) -> FileResponse:
-    """A blob as an attachment. `filename` is ours or made safe by the framework's quoting."""
+def download(request: Request, blobs: BlobStore, sha256: str, filename: str) -> FileResponse:
+    """A blob as an attachment. `filename` is ours or made safe by the framework's quoting. The request gives
+    its place back: what is left waits for the network."""
     if blobs.size(sha256) is None:
         raise NotFound(f"the bytes of {sha256[:12]}… are gone")
+    request.state.place.leave()
     return FileResponse(
         blobs.path(sha256), media_type="application/octet-stream", filename=filename, headers=SAFE_HEADERS
     )

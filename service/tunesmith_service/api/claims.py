@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated
 
 import structlog
@@ -13,6 +14,7 @@ from tunesmith_service.api import examples
 from tunesmith_service.api.deps import ServiceDep, WhoDep, problem, watch_socket
 from tunesmith_service.commands import Claim, Granted, Register
 from tunesmith_service.errors import Unprocessable
+from tunesmith_service.places import Priority
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, allow
 from tunesmith_service.tokens import hash_secret
@@ -23,7 +25,7 @@ routes: APIRouter = router(tags=["workers"])
 
 
 @routes.put("/workers/{worker_id}", responses=problem(409, 422) | examples.answer(examples.REGISTERED))
-@allow(Role.WORKER)
+@allow(Role.WORKER, priority=Priority.CLAIM)
 async def register(
     worker_id: Annotated[wire.Hex128, Path(examples=[examples.WORKER_ID])],
     body: Annotated[wire.Register, Body(openapi_examples=examples.request(examples.REGISTER))],
@@ -44,7 +46,7 @@ async def register(
 
 
 @routes.post("/claims", responses=problem(409, 422) | examples.answer(examples.CLAIM_REPLY))
-@allow(Role.WORKER)
+@allow(Role.WORKER, priority=Priority.CLAIM)
 async def claim(
     request: Request,
     body: Annotated[wire.ClaimRequest, Body(openapi_examples=examples.request(examples.CLAIM))],
@@ -53,6 +55,7 @@ async def claim(
 ) -> wire.ClaimReply:
     """Ask for a trial. A long poll: answered when there is one for this worker, first come first served,
     or without a grant after `wait_seconds`."""
+    service.rates.check_slot(body.slot_id)
     command = Claim(
         who.home_project,
         who.token_id,
@@ -62,14 +65,18 @@ async def claim(
         body.slot_id,
         hash_secret(body.secret),
     )
+    asked_at = time.monotonic()
     gone = watch_socket(request)
     try:
-        outcome = await service.room.claim(command, wait_seconds=body.wait_seconds, gone=gone)
+        outcome = await service.room.claim(
+            command, wait_seconds=body.wait_seconds, gone=gone, parked=request.state.place.leave
+        )
     finally:
         gone.cancel()
         await asyncio.wait([gone])
     if not isinstance(outcome, Granted):
         return wire.ClaimReply(draining=outcome.draining)
+    service.metrics.claim_wait.observe(time.monotonic() - asked_at)
     service.remember_trial(outcome.trial_id, who.home_project)
     work = wire.WorkOrder.model_validate(outcome.work)
     log.info(

@@ -9,10 +9,10 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Header, Path, Query, Request
 
 from tunesmith_service import store, trial_store
-from tunesmith_service.commands import Idempotency
 from tunesmith_service.core import Service
 from tunesmith_service.errors import NotFound, Unprocessable
-from tunesmith_service.security import Who
+from tunesmith_service.once import Idempotency
+from tunesmith_service.security import Who, own_path
 
 MAX_ID = 2**53
 
@@ -77,7 +77,7 @@ async def idempotency(
     if key is None:
         return None
     body = await request.body()
-    scope = f"{who.token_id}:{request.url.path}"
+    scope = f"{who.token_id}:{own_path(request)}"
     if len(scope) > 255:
         raise Unprocessable("the path is too long for an Idempotency-Key; name the study by its id")
     return Idempotency(scope, key, hashlib.sha256(body).digest())
@@ -93,6 +93,12 @@ def cursor_number(cursor: str | None) -> int | None:
     if not cursor.isascii() or not cursor.isdecimal() or len(cursor) > 16:
         raise Unprocessable("cursor is not one of ours; begin again without it")
     return int(cursor)
+
+
+def address_of(request: Request) -> str:
+    """How people reach this server, without a slash at the end: as it was told, else as this one did."""
+    service: Service = request.app.state.service
+    return service.settings.public_url or str(request.base_url).rstrip("/")
 
 
 def watch_socket(request: Request) -> asyncio.Future[None]:
@@ -114,6 +120,7 @@ def problem(*statuses: int) -> dict[int | str, dict[str, Any]]:
 PROBLEM_TITLES = {
     404: "No such study, trial or blob, or none that this token may see.",
     409: "Refused as things stand; `type` says why.",
+    412: "It was changed since; `outcome` has what it is now.",
     413: "The body is too long.",
     422: "The request is understood and wrong; `errors` points at the places.",
     507: "The service's disk is nearly full.",

@@ -90,6 +90,15 @@ CREATED = {
     "forecast": {"coarse": FORECAST},
     "warnings": ["no worker serves task 'digits' now; the study waits for one"],
 }
+CLONE = {"name": "digits-wider", "changes": {"space.lr.high": 1.0, "stages.coarse.epochs": 8}}
+CLONED = CREATED | {
+    "id": 2,
+    "name": "digits-wider",
+    "differences": [
+        {"path": "space.lr.high", "was": 0.3, "now": 1.0},
+        {"path": "stages.coarse.epochs", "was": 5, "now": 8},
+    ],
+}
 MOVED = {"id": 1, "name": "digits-demo", "state": "paused"}
 COUNTS = {"waiting": 2, "running": 2, "complete": 7, "pruned": 1, "failed": 0, "cancelled": 0}
 BEST = {"number": 4, "stage": "coarse", "value": 0.353, "params": PARAMS}
@@ -111,7 +120,7 @@ SUMMARY = {
     "created_at": AT,
     "ended_at": None,
 }
-STAGE = {
+STAGE: dict[str, Any] = {
     "name": "coarse",
     "kind": "coarse_grid",
     "state": "active",
@@ -119,6 +128,12 @@ STAGE = {
     "counts": COUNTS,
     "forecast": FORECAST,
     "result": None,
+    "grounds": {
+        "ranges": {"lr": [0.001, 0.3], "weight_decay": [0.0001, 0.01]},
+        "steps": {},
+        "source": None,
+        "trials": [],
+    },
     "time": {"seconds": 95.0, "gpu_hours": 0.053},
     "override": None,
     "activated_at": AT,
@@ -166,6 +181,7 @@ TRIAL = {
     "draft": False,
     "hand": False,
     "retry_of": None,
+    "variant_of": None,
     "test_read": None,
     "start": None,
     "created_at": AT,
@@ -188,7 +204,47 @@ TRIAL_DETAIL = TRIAL | {
     "findings": [{k: v for k, v in FINDING.items() if k != "stage"}],
 }
 TRIAL_ENDED = {"number": 4, "state": "cancelled", "stop_reason": "cancelled"}
+PUT_AWAY = {"id": 1, "name": "digits-demo", "archived": True}
+NOTE = {"text": "Above lr 0.3 everything diverges; see #12."}
+NOTED = NOTE | {"version": 4}
+TAGGED = {"tag": "to present", "trials": 2}
+RERUN = {"trials": [12, 13]}
+TAGGING = {"trials": [12, 13], "add": ["to present"], "remove": ["odd"]}
 CURVE = {"number": 4, "points": [{"step": 1, "metrics": {"train/loss": 0.91, "val/loss": 0.84}}]}
+TRIALS = {"items": [TRIAL], "next_cursor": None, "total_estimate": 1}
+HISTORY = {
+    "metric": "val/loss",
+    "direction": "minimize",
+    "x": "trial",
+    "stages": ["coarse"],
+    "number": [0, 1],
+    "at": [0, 1],
+    "value": [0.91, 0.84],
+    "stage": [0, 0],
+    "state": ["complete", "complete"],
+    "best": {"number": [0, 1], "at": [0, 1], "value": [0.91, 0.84]},
+    "infeasible": {"number": [], "at": []},
+    "bands": [{"stage": "coarse", "from": 0, "to": 1}],
+    "range": [0.84, 0.91],
+    "shown": 2,
+    "total": 2,
+}
+LOSSES = {
+    "metric": "val/loss",
+    "unit": "epoch",
+    "groups": ["loss"],
+    "group": "loss",
+    "lines": [
+        {"name": "val/loss", "at": [1, 2], "value": [0.91, 0.84], "lost": []},
+        {"name": "train/loss", "at": [1, 2], "value": [0.8, 0.7], "lost": []},
+    ],
+    "median": {"at": [1], "value": [0.9], "trials": 12},
+    "thresholds": [{"name": "prune threshold", "at": [1], "value": [0.9]}],
+    "said": "Threshold: median of 12 complete trials of its stage at each step.",
+    "end": None,
+    "range": [0.7, 0.91],
+    "shown": 2,
+}
 LOG = {"attempt": 1, "seq": 1, "at": AT, "text": "epoch 1: val/loss 0.84\n"}
 EVENT = {
     "n": 17,
@@ -206,6 +262,7 @@ WORKER = {
     "version": "0.1.0",
     "online": True,
     "draining": False,
+    "aside_until": None,
     "tasks": {"digits": SHA256},
     "slots": [{"id": SLOT_ID, "devices": ["cuda:0"]}],
     "running": 1,
@@ -228,6 +285,31 @@ TOKEN_CREATED = {
     "role": "worker",
     "token": "tsm_5f0c8a3e9b7d4c21_…",
     "expires_at": "2026-02-04T09:30:00Z",
+}
+SESSION = {
+    "key": "9d1c07b2e65fa380",
+    "browser": "Firefox on Linux",
+    "begun_at": AT,
+    "last_seen_at": "2026-01-05T11:02:00Z",
+    "expires_at": "2026-01-12T09:30:00Z",
+}
+AUDIT_LINK = {"n": 214, "hash": "5b" * 32}
+AUDIT_ENDS = {"head": AUDIT_LINK, "anchor": {"n": 0, "hash": "0" * 64}}
+AUDIT_ENTRY = {
+    "n": 214,
+    "at": AT,
+    "action": "study.stop",
+    "actor": "researcher:ann",
+    "key_id": "5f0c8a3e9b7d4c21",
+    "address": "192.0.2.7",
+    "request_id": "9b7d4c21a6e8f0b1",
+    "project_id": 1,
+    "subject": "study 1 digits-demo",
+    "detail": {"reason": "stopped by researcher:ann"},
+    "before": "3c" * 32,
+    "after": "9f" * 32,
+    "previous": "a1" * 32,
+    "hash": "5b" * 32,
 }
 LOGIN_CODE = {
     "code": "Zk3p…",
@@ -256,6 +338,14 @@ _NULL = "null, which FastAPI would drop"
 def request(value: Any) -> dict[str, Any]:
     """A request body's example, as `Body(openapi_examples=…)` takes it."""
     return {"usual": {"value": _sealed(value)}}
+
+
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Prometheus' text format.", "content": {"text/plain": {
+        "schema": {"type": "string"},
+        "example": "# TYPE tunesmith_trials_running gauge\ntunesmith_trials_running 8.0\n",
+    }}}
+}  # fmt: skip
 
 
 def answer(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:

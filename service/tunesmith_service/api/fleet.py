@@ -37,6 +37,7 @@ async def list_workers(service: ServiceDep, who: WhoDep) -> models.Page[models.W
             version=w.version,
             online=w.live,
             draining=w.draining,
+            aside_until=moment(w.aside_until_us),
             tasks=dict(w.tasks),
             slots=[models.Slot(id=s["slot_id"], devices=s["devices"]) for s in w.slots],
             running=w.running,
@@ -58,7 +59,7 @@ async def drain(worker_id: WorkerPath, service: ServiceDep, who: WhoDep) -> None
 @routes.post("/{worker_id}/undrain", status_code=204, responses=problem(404))
 @allow(Role.ADMIN)
 async def undrain(worker_id: WorkerPath, service: ServiceDep, who: WhoDep) -> None:
-    """Give the worker trials again."""
+    """Give the worker trials again; at once, also if it was set aside for breaking them."""
     await _set_draining(worker_id, False, service, who)
 
 

@@ -12,20 +12,20 @@ from tunesmith_service.api.deps import ServiceDep
 from tunesmith_service.api.models import Alive, Ready
 from tunesmith_service.problems import RETRY_AFTER_SECONDS
 from tunesmith_service.routing import router
-from tunesmith_service.security import public
+from tunesmith_service.security import public_and_free
 
 routes: APIRouter = router(tags=["health"])
 
 
 @routes.get("/healthz")
-@public
+@public_and_free
 async def healthz() -> Alive:
     """The process answers."""
     return Alive(version=version("tunesmith"))
 
 
 @routes.get("/readyz", response_model=Ready, responses={503: {"model": Ready, "description": "Not ready."}})
-@public
+@public_and_free
 async def readyz(service: ServiceDep) -> Response:
     """The database answers, the sweeper has ticked within 10 s, and the planner lives."""
     found = await service.problems()

@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from starlette.responses import FileResponse
 
-from tunesmith_service import trial_store, wire
+from tunesmith_service import snapshot_header, trial_store, wire
 from tunesmith_service.api import examples
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import ServiceDep, TrialIdPath, WhoDep, problem
@@ -28,6 +28,7 @@ from tunesmith_service.commands import (
 )
 from tunesmith_service.errors import NotFound, Unprocessable
 from tunesmith_service.parsing import read_stream
+from tunesmith_service.places import Priority
 from tunesmith_service.routing import router, takes
 from tunesmith_service.security import Role, allow, lease_of
 
@@ -61,7 +62,7 @@ LeaseDep = Annotated[Lease, Depends(get_lease)]
 
 
 @routes.post("/heartbeat", responses=problem(404, 409, 422) | examples.answer(examples.RENEWED))
-@allow(Role.WORKER)
+@allow(Role.WORKER, priority=Priority.KEEP)
 async def heartbeat(lease: LeaseDep, service: ServiceDep, body: wire.Heartbeat | None = None) -> wire.Renewed:
     """Keep a trial. 409 `lease_lost`: it is somebody else's now; `already_final`: it has ended."""
     await service.writer.submit(Renew(lease))
@@ -90,30 +91,46 @@ async def put_blob(lease: LeaseDep, sha256: Sha256Path, request: Request, servic
     """Store bytes, to be committed afterwards as a snapshot or artifact. Bytes alone show nowhere."""
     settings = service.settings
     pieces = read_stream(request, limit=settings.upload_bytes, idle_seconds=settings.upload_idle_seconds)
-    await service.blobs.put(pieces, sha256)
+    with service.uploads.one():
+        request.state.place.leave()
+        await service.blobs.put(pieces, sha256)
 
 
-@routes.post("/snapshots", responses=problem(404, 409, 422) | examples.answer(examples.REPORTED))
+@routes.post("/snapshots", responses=problem(404, 409, 422, 507) | examples.answer(examples.REPORTED))
 @allow(Role.WORKER)
 async def commit_snapshot(
     lease: LeaseDep,
     body: Annotated[wire.CommitSnapshot, Body(openapi_examples=examples.request(examples.COMMIT_SNAPSHOT))],
     service: ServiceDep,
+    who: WhoDep,
 ) -> wire.Reported:
-    """Publish stored bytes as this attempt's snapshot of a step. A later attempt may go on from it."""
+    """Publish stored bytes, a safetensors file, as this attempt's snapshot of a step. A later attempt may go
+    on from it."""
     size = _stored_size(service, body.sha256)
+    settings = service.settings
+    await asyncio.to_thread(
+        snapshot_header.check,
+        service.blobs.path(body.sha256),
+        most_bytes=settings.snapshot_header_bytes,
+        most_tensors=settings.snapshot_tensors,
+    )
+    await service.snapshot_room.check(who.home_project, size)
     kept = await service.writer.submit(CommitSnapshot(lease, body.step, body.sha256, size))
+    if not kept.duplicate:
+        service.snapshot_room.took(who.home_project, size)
     log.info("snapshot.committed", trial_id=lease.trial_id, attempt=lease.attempt, step=body.step, size=size)
     return _reported(kept, service.settings.ttl_seconds)
 
 
 @routes.get("/snapshots/{sha256}", responses=problem(404, 409, 422), response_class=FileResponse)
 @allow(Role.WORKER)
-async def get_snapshot(lease: LeaseDep, sha256: Sha256Path, service: ServiceDep) -> FileResponse:
+async def get_snapshot(
+    request: Request, lease: LeaseDep, sha256: Sha256Path, service: ServiceDep
+) -> FileResponse:
     """Bytes of the snapshot that this lease's grant goes on from."""
     if not await service.read(trial_store.may_fetch, lease, sha256):
         raise NotFound(f"the grant of trial {lease.trial_id} names no snapshot {sha256[:12]}…")
-    return download(service.blobs, sha256, "snapshot.safetensors")
+    return download(request, service.blobs, sha256, "snapshot.safetensors")
 
 
 @routes.post("/logs", responses=problem(404, 409, 413, 422, 507) | examples.answer(examples.REPORTED))
@@ -145,7 +162,7 @@ async def commit_artifact(
 
 
 @routes.post("/finish", responses=problem(404, 409, 422) | examples.answer(examples.FINISHED))
-@allow(Role.WORKER)
+@allow(Role.WORKER, priority=Priority.KEEP)
 async def finish(
     lease: LeaseDep,
     body: Annotated[wire.Finish, Body(openapi_examples=examples.request(examples.FINISH))],
@@ -158,7 +175,7 @@ async def finish(
 
 
 @routes.post("/release", responses=problem(404, 409, 422) | examples.answer(examples.RELEASED))
-@allow(Role.WORKER)
+@allow(Role.WORKER, priority=Priority.KEEP)
 async def release(
     lease: LeaseDep,
     body: Annotated[wire.Release, Body(openapi_examples=examples.request(examples.RELEASE))],

@@ -93,6 +93,9 @@ class Finding(Answer):
     next_step: str
     numbers: dict[str, Any]
     trials: list[int]
+    proposes: dict[str, Any] | None = Field(
+        default=None, description="A stage that would go on from there; `POST …/stages` takes it as it is."
+    )
 
 
 class StageFinding(Finding):
@@ -120,6 +123,19 @@ class TestRead(Answer):
     nth: int = Field(description="The how manieth trial of the project to read this task's test split.")
 
 
+class Grounds(Answer):
+    """Where a stage's trials lie and what put them there."""
+
+    ranges: dict[str, tuple[float, float]] = Field(
+        description="The lowest and the highest value of each number that varies."
+    )
+    steps: dict[str, str] = Field(
+        description="How far values lie apart that were placed around others, such as `0.5 decades`."
+    )
+    source: str | None = Field(description="The stage whose trials they lie around.")
+    trials: list[int] = Field(description="Those trials' numbers, best first.")
+
+
 class Stage(Answer):
     name: str
     kind: str
@@ -129,6 +145,10 @@ class Stage(Answer):
     forecast: Forecast | None = Field(description="The most that it plans, before anything has run.")
     result: dict[str, Any] | None = Field(
         description="Once done: `ranking`, `why`, `chosen`, `numbers`, `failed`, `findings`, `blocks`."
+    )
+    grounds: Grounds | None = Field(
+        description="Where it looks; none while that depends on a stage that has not ended, and of stages "
+        "that only measure or train again what was tried."
     )
     time: StageTime | None = Field(description="Once a preflight has measured it.")
     override: Override | None
@@ -195,6 +215,41 @@ class DryRun(Answer):
     warnings: list[str] = []
 
 
+class StageDryRun(Answer):
+    """A stage as it would be added, and what it would run at most; nothing was added."""
+
+    stage: dict[str, Any]
+    forecast: Forecast
+
+
+class Difference(Answer):
+    """A field of a specification by its path, such as `stages.coarse.epochs`; null where it is not there."""
+
+    path: str
+    was: Any
+    now: Any
+
+
+class Clone(Question):
+    """A study like another, with some fields changed."""
+
+    name: Name = Field(description="Of the new study.")
+    changes: dict[str, Any] = Field(
+        default={},
+        max_length=1000,
+        description="New values by path, such as `space.lr.high` or `stages.coarse.epochs`; null takes a "
+        "field away. With a change under `recipe` the recipe writes the stages anew.",
+    )
+
+
+class Cloned(Created):
+    differences: list[Difference] = Field(description="To the study it was cloned from.")
+
+
+class CloneDryRun(DryRun):
+    differences: list[Difference] = Field(description="To the study it would be cloned from.")
+
+
 class Moved(Answer):
     id: int
     name: str
@@ -209,6 +264,21 @@ class OverrideReason(Question):
     reason: str = Field(
         min_length=1, max_length=2000, pattern=r"\S", description="Why to go on all the same; it is kept."
     )
+
+
+class PutAway(Answer):
+    id: int
+    name: str
+    archived: bool
+
+
+class Note(Answer):
+    text: str
+    version: int = Field(description="Goes up with each change; the ETag.")
+
+
+class NewNote(Question):
+    text: str = Field(max_length=20_000, description="Plain text.")
 
 
 # --- trials ---------------------------------------------------------------------------------------
@@ -244,6 +314,10 @@ class Trial(Answer):
     draft: bool
     hand: bool
     retry_of: int | None
+    variant_of: int | None = Field(
+        default=None, description="The trial whose settings this one, queued by hand, began with."
+    )
+    tags: list[str] = Field(default=[], description="Words that people gave it.")
     test_read: int | None = Field(
         description="It read the test split, and was the nth of its project to read this task's."
     )
@@ -251,6 +325,12 @@ class Trial(Answer):
     created_at: Moment
     started_at: Moment | None
     ended_at: Moment | None
+
+
+class TrialsPage(Page[Trial]):
+    """A page of trials."""
+
+    total_estimate: int = Field(description="How many trials the filter picks, on all pages.")
 
 
 class TrialDetail(Trial):
@@ -265,12 +345,50 @@ class Enqueue(Question):
     """Trials to queue by hand, all or none."""
 
     params: list[dict[Name, Scalar]] = Field(min_length=1, max_length=1000)
-    stage: Name | None = Field(default=None, description="Default: the active one.")
+    like: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**53,
+        description="Vary this trial: what `params` leaves out is as there, and the new ones name it in "
+        "`variant_of`.",
+    )
+    stage: Name | None = Field(
+        default=None, description="Default: that of `like` if it is still to run, else the active one."
+    )
     epochs: int | None = Field(default=None, ge=1, description="Default: the stage's.")
 
 
 class Enqueued(Answer):
     numbers: list[int]
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
+
+
+class Tagging(Question):
+    """Tags to give to trials and to take from them."""
+
+    trials: list[int] = Field(min_length=1, max_length=1000, description="Their numbers.")
+    add: list[Tag] = Field(default=[], max_length=20)
+    remove: list[Tag] = Field(default=[], max_length=20)
+
+
+class Tagged(Answer):
+    """A tag of a study's trials, and how many have it."""
+
+    tag: str
+    trials: int
+
+
+class Rerun(Question):
+    """Which trials to queue again."""
+
+    trials: list[int] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="Their numbers, all or none; default: all failed ones that nobody has tried again yet.",
+    )
 
 
 class TrialEnded(Answer):
@@ -323,6 +441,9 @@ class Worker(Answer):
     version: str
     online: bool
     draining: bool
+    aside_until: Moment | None = Field(
+        description="Until then it gets no trial, for it broke one after another soon after their claims."
+    )
     tasks: dict[str, str]
     slots: list[Slot]
     running: int = Field(description="Trials it runs.")
@@ -358,6 +479,16 @@ class TokenCreated(Answer):
     role: str
     token: str
     expires_at: Moment | None
+
+
+class Session(Answer):
+    """A browser that this token has logged in."""
+
+    key: str
+    browser: str = Field(description="Roughly, from what the browser says of itself.")
+    begun_at: Moment
+    last_seen_at: Moment
+    expires_at: Moment = Field(description="It ends then at the latest; sooner if nobody uses it.")
 
 
 class LoginCode(Answer):

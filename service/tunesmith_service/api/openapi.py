@@ -17,12 +17,13 @@ from tunesmith_service.wire import Problem
 
 routes: APIRouter = router(tags=["about"])
 
-DESCRIBED = ("/api/v1/", "/healthz", "/readyz")
+DESCRIBED = ("/api/v1/", "/healthz", "/readyz", "/metrics")
 
 _ANY = {
     "401": "No token, or none that is known, current and not revoked.",
     "403": "The token's role does not reach this, or a page elsewhere asked.",
     "408": "The body came too slowly.",
+    "429": "Too often, or the server has too much to do; try again after `Retry-After`.",
     "503": "The database is away; try again after `Retry-After`.",
 }
 

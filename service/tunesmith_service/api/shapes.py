@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 from starlette.requests import Request
+from tunesmith_studies.grounds import Grounds
 from tunesmith_studies.stages.base import Forecast
 from tunesmith_studies.study import StudySpec, forecast
 from tunesmith_studies.trial import Work
 
-from tunesmith_service import findings, store, trial_store
+from tunesmith_service import findings, grounds, store, trial_store
 from tunesmith_service.api import models
 from tunesmith_service.api.models import moment
 
@@ -22,6 +23,12 @@ HOUR_US = 3_600_000_000
 def spec_of(study: store.Study, stages: Sequence[store.StageRow]) -> dict[str, Any]:
     """A study's specification with the stages that were added since."""
     return {**study.spec, "stages": [s.spec for s in stages]}
+
+
+def whole_spec(conn: Connection, study: store.Study) -> dict[str, Any]:
+    """`spec_of`, with every field that this version knows."""
+    stages = store.stages(conn, study.id)
+    return StudySpec.from_json(spec_of(study, stages)).to_json()
 
 
 def summary(conn: Connection, study: store.Study) -> models.StudySummary:
@@ -36,9 +43,10 @@ def detail(conn: Connection, study: store.Study) -> models.Study:
     planned = forecast(StudySpec.from_json(spec))
     times = findings.stage_times(stages, store.slots_for(conn, study))
     reads = trial_store.test_reads(conn, study.id)
+    looks = grounds.of_stages(conn, study, stages)
     return models.Study(
         **_summary(conn, study, stages),
-        stages=[_stage(s, planned.get(s.name), times.get(s.name)) for s in stages],
+        stages=[_stage(s, planned.get(s.name), times.get(s.name), looks.get(s.name)) for s in stages],
         spec=spec,
         event_n=study.event_n,
         waiting_for=waiting_for(study, offers(conn, study.project_id)),
@@ -51,7 +59,7 @@ def offers(conn: Connection, project_id: int) -> dict[str, set[str]]:
     """task → digests that live workers of a project serve."""
     found: dict[str, set[str]] = {}
     for worker in store.workers(conn, project_id):
-        if worker.live and not worker.draining:
+        if worker.live and not worker.draining and worker.aside_until_us is None:
             for task, digest in worker.tasks.items():
                 found.setdefault(task, set()).add(digest)
     return found
@@ -100,7 +108,9 @@ def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageR
     }
 
 
-def _stage(stage: store.StageRow, planned: Forecast | None, time: findings.StageTime | None) -> models.Stage:
+def _stage(
+    stage: store.StageRow, planned: Forecast | None, time: findings.StageTime | None, looks: Grounds | None
+) -> models.Stage:
     return models.Stage(
         name=stage.name,
         kind=stage.kind,
@@ -109,6 +119,7 @@ def _stage(stage: store.StageRow, planned: Forecast | None, time: findings.Stage
         counts=models.Counts(**stage.counts),
         forecast=planned,
         result=None if stage.result is None else dict(stage.result),
+        grounds=None if looks is None else models.Grounds(**looks.to_json()),
         time=None if time is None else models.StageTime.model_validate(time),
         override=None if stage.override is None else _override(stage.override),
         activated_at=moment(stage.activated_us),
@@ -164,10 +175,11 @@ def worker_names(conn: Connection, project_id: int) -> dict[str, str]:
 def _trial(row: trial_store.Trial, names: Mapping[str, str]) -> dict[str, Any]:
     same = (
         "id", "number", "stage", "key", "state", "stop_reason", "params", "step", "value", "last_metrics",
-        "attempt", "draft", "hand", "retry_of", "start", "kind", "test_read",
+        "attempt", "draft", "hand", "retry_of", "variant_of", "start", "kind", "test_read",
     )  # fmt: skip
     return {
         **{name: getattr(row, name) for name in same},
+        "tags": list(row.tags or ()),
         "worker": names.get(row.worker_id or ""),
         "epochs": row.work["epochs"],
         "unit": Work.from_json(row.work).unit,

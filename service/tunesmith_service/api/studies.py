@@ -12,8 +12,10 @@ from starlette.responses import Response
 from tunesmith_studies.findings import Level
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.study import StudySpec, forecast
+from tunesmith_studies.vocabulary import doubts
+from tunesmith_studies.written import short
 
-from tunesmith_service import event_log, findings, problems, store, trial_store
+from tunesmith_service import event_log, findings, problems, spaces, store, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.deps import (
     Cursor,
@@ -26,7 +28,9 @@ from tunesmith_service.api.deps import (
     problem,
 )
 from tunesmith_service.commands import AddStage, CreateStudy, MoveStudy, OverrideStage, SkipStage
-from tunesmith_service.errors import NotFound
+from tunesmith_service.core import Service
+from tunesmith_service.errors import NotFound, Unprocessable
+from tunesmith_service.once import Idempotency
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, Who, allow
 
@@ -56,11 +60,31 @@ async def create_study(  # noqa: PLR0917  (called by name)
 ) -> models.Created | models.DryRun:
     """Create a study; its first stage starts at once. A task that no worker serves yet is a warning: the
     study waits for a worker."""
+    found = await created(service, who, body, once, dry_run=dry_run)
+    response.status_code = 200 if dry_run else 201
+    return found
+
+
+async def created(
+    service: Service,
+    who: Who,
+    body: StudySpec,
+    once: Idempotency | None = None,
+    *,
+    dry_run: bool = False,
+    cloned_from: int | None = None,
+) -> models.Created | models.DryRun:
+    """A study that was created, or what it would run. Raises: Unprocessable for too many hyperparameters."""
+    if (n := len(body.space) + len(body.fixed)) > (most := service.settings.study_params):
+        raise Unprocessable(
+            f"the study has {n} hyperparameters; at most {most} are taken",
+            errors=[{"pointer": "/space", "message": f"{n} with those of fixed; at most {most}"}],
+        )
     planned = forecast(body)
     offers = await service.read(shapes.offers, who.home_project)
     warnings = [] if body.task in offers else [shapes.no_worker(body.task, offers)]
+    warnings += doubts(body.space, body.fixed)
     if dry_run:
-        response.status_code = 200
         total = planned.values()
         snapshots = sum(f.snapshots for f in total)
         size = await service.read(trial_store.largest_snapshot, who.home_project, body.task)
@@ -75,8 +99,8 @@ async def create_study(  # noqa: PLR0917  (called by name)
             snapshot_bytes=None if size is None else size * snapshots,
             warnings=warnings,
         )
-    service.blobs.check_space()
-    study_id = await service.writer.submit(CreateStudy(who.home_project, body.to_json(), who.actor, once))
+    command = CreateStudy(who.home_project, body.to_json(), who.actor, once, cloned_from)
+    study_id = await service.writer.submit(command)
     log.info("study.created", study=body.name, study_id=study_id, actor=who.actor)
     return models.Created(
         id=study_id,
@@ -177,22 +201,31 @@ async def _move(
 @routes.post(
     "/studies/{study}/stages",
     status_code=201,
+    response_model=models.Study | models.StageDryRun,
     responses=problem(404, 409, 422) | examples.answer(examples.STUDY, 201),
 )
 @allow(Role.RESEARCHER)
-async def add_stage(
+async def add_stage(  # noqa: PLR0917  (called by name)
     study: StudyDep,
     body: Annotated[AnyStage, Body(openapi_examples=examples.request(examples.ADD_STAGE))],
     service: ServiceDep,
     who: WhoDep,
-) -> models.Study:
+    response: Response,
+    dry_run: Annotated[
+        bool, Query(description="Check it and forecast what it runs at most; add nothing.")
+    ] = False,
+) -> models.Study | models.StageDryRun:
     """Add a stage at the end of a study; one that was complete becomes active again."""
     stages = await service.read(store.stages, study.id)
-    spec = StudySpec.from_json(shapes.spec_of(study, stages))
+    spec = spaces.as_found(StudySpec.from_json(shapes.spec_of(study, stages)), stages)
     try:
-        stage = spec.with_stage(body).stages[-1]
+        checked = spec.with_stage(body)
     except ValidationError as e:
         raise problems.from_validation(e, None) from e
+    stage = checked.stages[-1]
+    if dry_run:
+        response.status_code = 200
+        return models.StageDryRun(stage=short(stage), forecast=forecast(checked)[stage.name])
     await service.writer.submit(AddStage(study.id, stage.model_dump(mode="json"), who.actor))
     log.info("stage.added", study=study.name, stage=stage.name, actor=who.actor)
     return await _fresh(service, who, study.id)

@@ -9,11 +9,11 @@ import structlog
 from fastapi import APIRouter, Body, Header, Path, Request
 
 from tunesmith_service import store
+from tunesmith_service.admission import CreateToken, RevokeToken
 from tunesmith_service.api import examples, models
-from tunesmith_service.api.deps import ServiceDep, WhoDep, problem
+from tunesmith_service.api.deps import ServiceDep, WhoDep, address_of, problem
 from tunesmith_service.api.models import moment
 from tunesmith_service.clock import SECOND
-from tunesmith_service.commands import CreateToken, RevokeToken
 from tunesmith_service.errors import Forbidden, NotFound
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, allow
@@ -61,6 +61,7 @@ async def create_token(
     await service.writer.submit(
         CreateToken(project_id, body.name, role, token.key_id, token.secret_hash, ends_us, who.actor)
     )
+    await service.know_tokens()
     log.info("token.created", key_id=token.key_id, role=str(role), actor=who.actor)
     return models.TokenCreated(
         key_id=token.key_id, name=body.name, role=role, token=token.reveal(), expires_at=moment(ends_us)
@@ -79,6 +80,8 @@ async def revoke_token(
     if row is None or not (who.project_id is None or row.project_id == who.project_id):
         raise NotFound(f"no token {key_id}")
     await service.writer.submit(RevokeToken(key_id, who.actor))
+    service.gate.forget()
+    await service.know_tokens()
     log.info("token.revoked", key_id=key_id, actor=who.actor)
 
 
@@ -87,10 +90,8 @@ async def revoke_token(
 async def create_login_code(request: Request, service: ServiceDep, who: WhoDep) -> models.LoginCode:
     """A link that opens the dashboard once, with the rights of this token."""
     code = await new_code(service, who.token_id)
-    address = service.settings.public_url or str(request.base_url)
-    return models.LoginCode(
-        code=code, url=login_link(address, code), expires_seconds=service.settings.login_code_seconds
-    )
+    link = login_link(address_of(request), code)
+    return models.LoginCode(code=code, url=link, expires_seconds=service.settings.login_code_seconds)
 
 
 def _token(row: store.TokenRow) -> models.Token:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from sqlalchemy import Connection
 from starlette.responses import FileResponse, Response
-from tunesmith_studies.planning import training_seed
 from tunesmith_studies.study import StudySpec
-from tunesmith_studies.trial import TrialState, Work
+from tunesmith_studies.trial import TrialState
 
-from tunesmith_service import store, trial_store
+from tunesmith_service import by_hand, store, trial_filter, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import (
@@ -26,9 +25,14 @@ from tunesmith_service.api.deps import (
     cursor_number,
     problem,
 )
+from tunesmith_service.api.deps import (
+    get_trial as find_trial,
+)
 from tunesmith_service.api.models import moment
+from tunesmith_service.charts import of_trial, trial_views
 from tunesmith_service.commands import CancelTrial, Enqueue
-from tunesmith_service.errors import Conflict, NotFound, Unprocessable
+from tunesmith_service.errors import NotFound
+from tunesmith_service.filters import MOST_CHARACTERS
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, allow
 
@@ -36,31 +40,49 @@ log = structlog.get_logger(__name__)
 
 routes: APIRouter = router(prefix="/studies/{study}/trials", tags=["trials"])
 
-Sort = Literal["number", "-number", "value", "-value"]
+Sort = Annotated[
+    str,
+    Query(
+        description="A name that filters know; trials without it come last. `-`: downwards.",
+        max_length=128,
+    ),
+]
+FilterWords = Annotated[
+    str,
+    Query(
+        description="Only those that it picks, such as `state:complete lr>=1e-3 val_loss<0.42`; see "
+        "docs/filters.md.",
+        max_length=MOST_CHARACTERS,
+    ),
+]
 
 
-@routes.get("", responses=problem(404) | examples.page(examples.TRIAL))
+@routes.get("", responses=problem(404, 422) | examples.answer(examples.TRIALS))
 @allow(Role.VIEWER)
 async def list_trials(  # noqa: PLR0917  (called by name)
     study: StudyDep,
     service: ServiceDep,
+    filter: FilterWords = "",
     state: Annotated[TrialState | None, Query(description="Only those in this state.")] = None,
     stage: Annotated[str | None, Query(description="Only those of this stage.", max_length=128)] = None,
-    sort: Annotated[Sort, Query(description="By value: complete trials alone. `-`: downwards.")] = "number",
+    sort: Sort = "number",
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> models.Page[models.Trial]:
+) -> models.TrialsPage:
     """A study's trials, a page at a time."""
-    after = cursor_number(cursor)
+    after = None if cursor is None else trial_store.Place.read(cursor)
 
-    def read(conn: Connection) -> list[models.Trial]:
+    def read(conn: Connection) -> models.TrialsPage:
         rows = trial_store.trials(
-            conn, study.id, state=state, stage=stage, sort=sort, after=after, limit=limit
+            conn, study, filter=filter, state=state, stage=stage, sort=sort, after=after, limit=limit
         )
-        return shapes.trials(conn, rows, study.project_id)
+        items = shapes.trials(conn, rows, study.project_id)
+        full = len(items) == limit
+        more = str(trial_store.place(conn, study, sort, items[-1].number)) if full else None
+        total = trial_filter.count(conn, study, filter)
+        return models.TrialsPage(items=items, next_cursor=more, total_estimate=total)
 
-    items = await service.read(read)
-    return models.Page(items=items, next_cursor=str(items[-1].number) if len(items) == limit else None)
+    return await service.read(read)
 
 
 @routes.post(
@@ -75,41 +97,13 @@ async def enqueue(
     once: IdempotencyDep,
 ) -> models.Enqueued:
     """Queue trials by hand, all or none. What the study or stage fixes need not be said."""
-    service.blobs.check_space()
     stages = await service.read(store.stages, study.id)
-    name = body.stage or next((s.name for s in stages if s.state == "active"), None)
-    if name is None:
-        raise Conflict(f"study {study.name} has no active stage; name one with `stage`, or add one")
     spec = StudySpec.from_json(shapes.spec_of(study, stages))
-    stage = next((s for s in spec.stages if s.name == name), None)
-    if stage is None:
-        raise NotFound(
-            f"study {study.name} has no stage {name!r}; it has {', '.join(s.name for s in spec.stages)}"
-        )
-    if not stage.ranks:
-        raise Conflict(f"stage {name} measures and takes no trials by hand; name another with `stage`")
-    held, space = stage.held(spec), spec.space
-    for row in stages:  # what the border rule has widened is open to people too
-        space = space.widened(((row.result or {}).get("chosen") or {}).get("widened") or {})
-    found = [
-        {"pointer": f"/params/{i}", "message": sentence}
-        for i, params in enumerate(body.params)
-        for sentence in space.problems({**held, **params})
-    ]
-    if found:
-        raise Unprocessable("; ".join(f"{p['pointer']}: {p['message']}" for p in found[:3]), errors=found)
-    budget = stage.budget if body.epochs is None else None
-    work = Work(
-        epochs=body.epochs or stage.epochs,
-        seed=training_seed(spec, name, study.trial_n),
-        data_fraction=stage.data_fraction,
-        steps=budget.steps if budget else None,
-        seconds=budget.seconds if budget else None,
-        keep_snapshot=stage.keeps_snapshots(spec),
-    )
-    full = tuple({**held, **params} for params in body.params)
-    numbers = await service.writer.submit(Enqueue(study.id, name, full, work.to_json(), who.actor, once))
-    log.info("trials.enqueued", study=study.name, stage=name, trials=numbers, actor=who.actor)
+    like = None if body.like is None else await find_trial(service, study, body.like)
+    ready = by_hand.prepared(study, spec, stages, body.params, body.stage, body.epochs, like)
+    command = Enqueue(study.id, ready.stage, ready.params, ready.work.to_json(), who.actor, once, body.like)
+    numbers = await service.writer.submit(command)
+    log.info("trials.enqueued", study=study.name, stage=ready.stage, trials=numbers, actor=who.actor)
     return models.Enqueued(numbers=numbers)
 
 
@@ -138,6 +132,23 @@ async def curve(trial: TrialDep, service: ServiceDep) -> models.Curve:
     return models.Curve(
         number=trial.number, points=[models.Point(step=p.step, metrics=dict(p.metrics)) for p in points]
     )
+
+
+@routes.get("/{number}/views/{view}", responses=problem(404, 422) | examples.answer(examples.LOSSES))
+@allow(Role.VIEWER)
+async def trial_view(
+    trial: TrialDep,
+    study: StudyDep,
+    service: ServiceDep,
+    view: Annotated[str, Path(description=f"One of {', '.join(trial_views.NAMES)}.", max_length=32)],
+    query: Annotated[of_trial.TrialChartQuery, Query()],
+) -> dict[str, Any]:
+    """What a chart of a trial draws: its curves, its lineage, the documents that it left."""
+
+    def read(conn: Connection) -> dict[str, Any]:
+        return trial_views.view(conn, service.columns, service.blobs, study, trial.number, view, query)
+
+    return await service.read(read)
 
 
 @routes.get("/{number}/logs", responses=problem(404) | examples.page(examples.LOG))
@@ -169,13 +180,13 @@ async def logs(
 
 @routes.get("/{number}/artifacts/{name:path}", responses=problem(404), response_class=FileResponse)
 @allow(Role.VIEWER)
-async def artifact(trial: TrialDep, name: str, service: ServiceDep) -> FileResponse:
+async def artifact(request: Request, trial: TrialDep, name: str, service: ServiceDep) -> FileResponse:
     """An artifact's bytes."""
     known = await service.read(trial_store.artifacts, trial.id)
     row = next((a for a in known if a.name == name), None)
     if row is None:
         raise NotFound(f"trial {trial.number} has no artifact {name[:128]!r}")
-    return download(service.blobs, row.sha256, name.rpartition("/")[2] or "artifact")
+    return download(request, service.blobs, row.sha256, name.rpartition("/")[2] or "artifact")
 
 
 @routes.post("/{number}/cancel", responses=problem(404) | examples.answer(examples.TRIAL_ENDED))

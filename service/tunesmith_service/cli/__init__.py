@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import click
 
-from tunesmith_service.cli import access, demo, doctor, export, stages, studies, trials
+from tunesmith_service.cli import (
+    access,
+    auditing,
+    browsers,
+    comparing,
+    demo,
+    doctor,
+    export,
+    fleet,
+    plotting,
+    reports,
+    stages,
+    studies,
+    trials,
+)
 
 
 def add_commands(group: click.Group) -> None:
     """Join the commands for people to the group of `tunesmith_service.__main__`."""
     for command in (
         studies.study, stages.stage, trials.trial, studies.best, studies.findings, access.token, access.login,
-        doctor.doctor, export.export, access.version, demo.demo,
+        browsers.browsers, auditing.audit, fleet.fleet, doctor.doctor, export.export, reports.report,
+        plotting.plot, comparing.compare, access.version, demo.demo,
     ):  # fmt: skip
         group.add_command(command)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TextIO
 
 import click
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.console import Console
 from tunesmith_service import errors
 from tunesmith_service.cli.config import Where, find
 from tunesmith_service.client import Client
+from tunesmith_service.printable import printable
 
 
 class ExitCode(IntEnum):
@@ -74,7 +75,8 @@ class Session:
 
     def show(self, answer: Any, text: Callable[[Any], str]) -> None:
         """Print an answer of the API: as it is with --json, else as `text` writes it for people."""
-        click.echo(json.dumps(answer, indent=2, ensure_ascii=False) if self.as_json else text(answer))
+        said = json.dumps(answer, indent=2, ensure_ascii=False) if self.as_json else text(answer)
+        click.echo(as_shown(said, sys.stdout))
 
     def note(self, line: str) -> None:
         """Say something to a person that is no part of the answer."""
@@ -119,6 +121,12 @@ def exit_code(error: errors.TunesmithError) -> ExitCode:
             return ExitCode.FAILED
 
 
+def as_shown(text: str, stream: TextIO) -> str:
+    """A text as it goes to a stream: on a terminal nothing that names, errors or logs hold is obeyed; a file
+    gets it as it is."""
+    return printable(text, coloured=True) if stream.isatty() else text
+
+
 class PeopleCommand(click.Command):
     """A command with the options that all share. Its function gets a Session as first argument."""
 
@@ -157,9 +165,9 @@ class PeopleGroup(click.Group):
 def _end(ctx: click.Context, error: Exception, *, as_json: bool) -> NoReturn:
     document, code, hint = _explain(error)
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False), err=True)
+        click.echo(as_shown(json.dumps(document, indent=2, ensure_ascii=False), sys.stderr), err=True)
     else:
-        click.echo(f"Error: {_said(document)}", err=True)
+        click.echo(as_shown(f"Error: {_said(document)}", sys.stderr), err=True)
         if hint:
             click.echo(f"Hint: {hint}", err=True)
     ctx.exit(code)

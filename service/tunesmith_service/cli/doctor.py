@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,13 +13,18 @@ from typing import Any, Literal
 import click
 import httpx
 
+from tunesmith_service import db, integrity
 from tunesmith_service.cli import text
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, Session
 from tunesmith_service.errors import TunesmithError, Unavailable
+from tunesmith_service.settings import load
 from tunesmith_service.ui import formats
 
 LOW_DISK_BYTES = 2 * 2**30
 """Below this a service refuses new studies and snapshots; see its setting reserve_bytes."""
+
+LOW_DISK_SHARE = 0.1
+"""And below this share of the disk; see its setting reserve_percent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +38,13 @@ class Finding:
 
 
 @click.command(cls=PeopleCommand)
-def doctor(session: Session) -> None:
+@click.option(
+    "--database/--no-database", default=None,
+    help="Look through the database and its bytes as well.  [default: if they are on this machine]",
+)  # fmt: skip
+def doctor(session: Session, database: bool | None) -> None:
     """Look for what keeps studies from running, and say how to repair it; exit code 1 on a failure."""
-    findings = list(examine(session))
+    findings = [*examine(session), *_integrity(session, asked=database)]
     session.show([asdict(f) for f in findings], lambda _: "\n".join(map(_line, findings)))
     failed = [f.name for f in findings if f.state == "fail"]
     if failed:
@@ -66,10 +76,13 @@ def examine(session: Session) -> Iterator[Finding]:
 def _disk(session: Session) -> Finding:
     home = session.where.home
     place = next(p for p in (home, *home.parents) if p.exists())
-    free = shutil.disk_usage(place).free
+    total, _, free = shutil.disk_usage(place)
+    fix = "free some space, or give another --home"
     if free < LOW_DISK_BYTES:
-        fix = "free some space, or give another --home"
         return Finding("disk", "fail", f"{formats.size(free)} free at {place}: snapshots are refused", fix)
+    if free < total * LOW_DISK_SHARE:
+        said = f"{formats.size(free)} of {formats.size(total)} free at {place}: below --reserve-percent"
+        return Finding("disk", "warn", f"{said} a service refuses snapshots", fix)
     return Finding("disk", "ok", f"{formats.size(free)} free at {place}")
 
 
@@ -103,6 +116,27 @@ def _database(session: Session) -> Finding:
     return Finding("database", "fail", _said(reply.json()), fix)
 
 
+def _integrity(session: Session, *, asked: bool | None) -> Iterator[Finding]:
+    """Whether the database is what the service promises; read beside a service that runs."""
+    settings = load({"home": session.where.home}, os.environ)
+    engine = db.open_engine(settings.url)
+    path = db.sqlite_path(engine)
+    try:
+        if asked is False or (asked is None and (path is None or not path.exists())):
+            return
+        if path is not None and not path.exists():
+            fix = "name its home with --home, or PostgreSQL with TUNESMITH_DATABASE_URL"
+            yield Finding("integrity", "fail", f"there is no database at {path}", fix)
+            return
+        broken = integrity.examine(engine, settings.blobs_dir)
+    finally:
+        engine.dispose()
+    fix = "keep a copy of the home; the newest good backup can be restored beside it (docs/operating.md)"
+    yield from (Finding(f"integrity {b.invariant}", "fail", b.said, fix) for b in broken)
+    if not broken:
+        yield Finding("integrity", "ok", "I1, I3, I4, I7, I9 and I11 hold; every byte hashes to its name")
+
+
 def _said(ready: dict[str, Any]) -> str:
     return ready.get("detail") or ", ".join(f"{k} {v}" for k, v in ready.items() if k != "ready")
 
@@ -124,6 +158,7 @@ def _workers(session: Session) -> Iterator[Finding]:
     else:
         fix = "start one with `tunesmith worker`, here or on a machine with a GPU"
         yield Finding("workers", "warn", f"none online ({len(workers)} known)", fix)
+    yield from map(_set_aside, (w for w in online if w["aside_until"]))
     for study in session.client.pages("studies", state="active"):
         yield serves(study, online)
     for study in session.client.pages("studies", state="paused"):
@@ -131,6 +166,13 @@ def _workers(session: Session) -> Iterator[Finding]:
             fix = f"`tunesmith findings {study['name']} --stage {stage}` says what is wrong; go on all the "
             fix += f"same with `tunesmith stage override {study['name']} {stage} --reason …`"
             yield Finding(f"study {study['name']}", "warn", study["reason"], fix)
+
+
+def _set_aside(worker: dict[str, Any]) -> Finding:
+    until = text.moment(worker["aside_until"])
+    detail = f"gets no trial until {until}: it broke three within a minute of their claims"
+    fix = f"look at its log and its GPU; once repaired: `tunesmith fleet undrain {worker['id']}`"
+    return Finding(f"worker {worker['name']}", "warn", detail, fix)
 
 
 def serves(study: dict[str, Any], online: list[dict[str, Any]]) -> Finding:
@@ -147,7 +189,7 @@ def serves(study: dict[str, Any], online: list[dict[str, Any]]) -> Finding:
         detail = f"waits: began with {task}@{pinned[:12]}, {has}: its code, data or versions changed"
         fix = "start a worker with what the study began with, or begin a new study"
         return Finding(name, "fail", detail, fix)
-    if all(w["draining"] for w in fitting):
+    if all(w["draining"] or w["aside_until"] for w in fitting):
         return Finding(name, "warn", "its workers take no new trial", "undrain one, or start another")
     return Finding(name, "ok", f"{len(fitting)} worker(s) serve {task}")
 

@@ -53,6 +53,38 @@ def tensorboard(session: Session, study: str, out: Path, overwrite: bool) -> Non
     session.show(told, _told)
 
 
+SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
+
+
+@export.command()
+@study_argument
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Where to; it is replaced.",
+)  # fmt: skip
+@click.option(
+    "--format", "kind", type=click.Choice(tuple(SUFFIXES.values())), help="Default: as FILE's name ends."
+)
+@click.option("--filter", "words", default="", help="Only those it picks: 'lr>=1e-3 val_loss<0.42'.")
+@click.option("--sort", default="number", show_default=True, help="Any name of filters; `-`: downwards.")
+@click.option("--columns", default="", help="Names of filters, a comma between them; default: the page's.")
+def trials(
+    session: Session, study: str, *, out: Path, kind: str | None, words: str, sort: str, columns: str
+) -> None:
+    """Write a table of trials: CSV and Parquet in full, Markdown and LaTeX rounded."""
+    kind = kind or SUFFIXES.get(out.suffix.lower())
+    if kind is None:
+        known = ", ".join(SUFFIXES.values())
+        raise CommandError(
+            ExitCode.USAGE, f"{out} does not say which format", f"add --format, one of {known}"
+        )
+    session.client.download(
+        "studies", study, "trials", "export", to=out, format=kind, filter=words, sort=sort, columns=columns
+    )
+    told = {"file": str(out), "format": kind, "bytes": out.stat().st_size}
+    session.show(told, lambda t: f"{t['file']}: {t['bytes']} bytes of {t['format']}")
+
+
 def _told(told: dict[str, Any]) -> str:
     runs = f"{text.count(told['trials'], 'run')} with {text.count(told['points'], 'point')}"
     return f"{runs} in {told['directory']}\nLook at them: tensorboard --logdir {told['directory']}"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Container
 from typing import Any
 
 import click
 from tunesmith_studies.findings import GRAVEST_FIRST
+from tunesmith_studies.study import StudySpec
+from tunesmith_studies.written import short
 
 from tunesmith_service.cli import study_file, views, watching
-from tunesmith_service.cli.base import PeopleCommand, PeopleGroup, Session
+from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, PeopleGroup, Session
+from tunesmith_service.errors import Changed
 
 study_argument = click.argument("study")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -109,6 +113,99 @@ def stop(session: Session, study: str, yes: bool) -> None:
     session.show(session.client.post("studies", study, "stop"), views.moved)
 
 
+@study.command()
+@study_argument
+def rerun(session: Session, study: str) -> None:
+    """Queue all failed trials again whose stage is still to run."""
+    session.show(session.client.post("studies", study, "rerun"), views.enqueued)
+
+
+@study.command()
+@study_argument
+@click.option("--undo", is_flag=True, help="Bring it back.")
+def archive(session: Session, study: str, undo: bool) -> None:
+    """Put a study away that is not active: lists leave it out."""
+    session.show(session.client.post("studies", study, "unarchive" if undo else "archive"), views.put_away)
+
+
+@study.command()
+@study_argument
+@yes_option
+def delete(session: Session, study: str, yes: bool) -> None:
+    """Delete a study that has ended, with all its trials. There is no way back."""
+    name = session.client.get("studies", study)["name"]
+    session.confirm(f"Delete study {name} with its trials, curves and snapshots for good?", yes=yes)
+    session.client.delete("studies", study, name=name)
+    session.show({"name": name, "deleted": True}, lambda _: f"Study {name} is deleted.")
+
+
+@study.command()
+@study_argument
+@click.argument("name")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="A field and its new value: space.lr.high=1, stages.coarse.epochs=5; nothing behind the sign takes "
+    "it away. Repeat.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would differ, and what it plans.")
+def clone(session: Session, study: str, name: str, settings: tuple[str, ...], dry_run: bool) -> None:
+    """Create a study NAME like another one, with some fields changed; print the difference."""
+    body = {"name": name, "changes": study_file.changes(settings)}
+    answer = session.client.post("studies", study, "clone", json=body, dry_run=dry_run or None)
+    session.show(answer, views.clone_forecast if dry_run else views.cloned)
+
+
+@study.command()
+@study_argument
+@click.option("--set", "text", metavar="TEXT", help="Replace it by this text; - reads standard input.")
+@click.option("--edit", is_flag=True, help="Write it in your editor.")
+def note(session: Session, study: str, text: str | None, edit: bool) -> None:
+    """Print a study's note, or replace it. Who edits at once with another person gets both texts."""
+    found = session.client.get("studies", study, "note")
+    if edit:
+        found = _edited(session, study, found["text"], found["version"])
+    elif text is not None:
+        text = sys.stdin.read() if text == "-" else text
+        found = session.client.put("studies", study, "note", json={"text": text}, version=found["version"])
+    session.show(found, lambda answer: answer["text"] or "Nothing written yet.")
+
+
+BOTH = "\n\n(Above is what it says now, below what you wrote: put both together, then save.)\n\n"
+
+
+def _edited(session: Session, study: str, text: str, version: int) -> Any:
+    while True:
+        mine = click.edit(text)
+        if mine is None:
+            raise CommandError(ExitCode.FAILED, "Nothing was saved, so the note stays as it is.")
+        try:
+            body = {"text": mine.rstrip("\n")}  # the editor ends with a line
+            return session.client.put("studies", study, "note", json=body, version=version)
+        except Changed as changed:
+            now = changed.outcome or {}
+            text, version = f"{now['text']}{BOTH}{mine}", int(now["version"])
+
+
+@study.command()
+@study_argument
+@click.option("--all", "whole", is_flag=True, help="Every field, those with their usual value too.")
+def file(session: Session, study: str, whole: bool) -> None:
+    """Print a study as the file that creates one like it."""
+    spec = session.client.get("studies", study)["spec"]
+    written = spec if whole else short(StudySpec.from_json(spec))
+    session.show(spec, lambda _: study_file.written(written).rstrip())
+
+
+@study.command("tags")
+@study_argument
+def list_tags(session: Session, study: str) -> None:
+    """List the tags of a study's trials; `tunesmith trial tag` gives them."""
+    session.show(session.client.get("studies", study, "tags")["items"], views.tags)
+
+
 @click.command(cls=PeopleCommand)
 @study_argument
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="So many trials.")
@@ -126,7 +223,7 @@ def best(session: Session, study: str, top: int) -> None:
 def findings(session: Session, study: str, level: str | None, stage: str | None, numbers: bool) -> None:
     """Show what a study's checks and curves showed, the gravest first, and what to do."""
     found = session.client.get("studies", study, "findings", level=level, stage=stage)["items"]
-    session.show(found, lambda items: views.findings(items, numbers=numbers, passed=level == "pass"))
+    session.show(found, lambda items: views.findings(study, items, numbers=numbers, passed=level == "pass"))
 
 
 def fixed_of(session: Session, study: str) -> Container[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -57,7 +57,11 @@ def read(source: str) -> dict[str, Any]:
         source: a path, `-` for standard input, or the name of a shipped example.
     Raises: ValueError with the file's name and what to repair.
     """
-    text = _text(source)
+    return parse(_text(source), source)
+
+
+def parse(text: str, source: str) -> dict[str, Any]:
+    """What a study file with this text says; `source` is what errors call it. Raises ValueError."""
     try:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
         if not isinstance(data, dict):
@@ -71,6 +75,25 @@ def read(source: str) -> dict[str, Any]:
         raise ValueError(f"{source}: {e}") from e
 
 
+def changes(settings: Iterable[str]) -> dict[str, Any]:
+    """New values by path as typed: `stages.coarse.epochs=5`; what stands behind the sign is YAML.
+
+    >>> changes(["space.lr.high=1e-1", "fixed.optimizer=adam", "stages.coarse.axes.lr=[1e-3, 1e-2]"])
+    {'space.lr.high': 0.1, 'fixed.optimizer': 'adam', 'stages.coarse.axes.lr': [0.001, 0.01]}
+    >>> changes(["limits="])
+    {'limits': None}
+
+    Raises: ValueError.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, written = setting.partition("=")
+        if not (path.strip() and equals):
+            raise ValueError(f"--set {setting}: write PATH=VALUE, such as --set stages.coarse.epochs=5")
+        found[path.strip()] = parse(f"value: {written.strip()}", f"--set {setting}")["value"]
+    return found
+
+
 def _place(error: yaml.YAMLError) -> str:
     """What is wrong with a YAML text, and where."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -78,6 +101,11 @@ def _place(error: yaml.YAMLError) -> str:
         while_ = f" {error.context}" if error.context else ""
         return f"line {mark.line + 1}, column {mark.column + 1}{while_}: {error.problem}"
     return " ".join(str(error).split())
+
+
+def written(data: Mapping[str, Any]) -> str:
+    """A specification as the file that a person could have written."""
+    return yaml.safe_dump(dict(data), sort_keys=False, default_flow_style=None, allow_unicode=True, width=100)
 
 
 def _text(source: str) -> str:

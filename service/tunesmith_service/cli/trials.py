@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -10,14 +11,17 @@ from typing import Any
 import click
 import yaml
 
-from tunesmith_service.cli import views
-from tunesmith_service.cli.base import PeopleGroup, Session
+from tunesmith_service.cli import text, views
+from tunesmith_service.cli.base import CommandError, ExitCode, PeopleGroup, Session, as_shown
 from tunesmith_service.cli.studies import fixed_of, study_argument, yes_option
 
 STATES = ("waiting", "running", "complete", "pruned", "failed", "cancelled")
 FOLLOW_SECONDS = 1.0
 
 number_argument = click.argument("number", type=click.IntRange(min=0))
+
+
+numbers_argument = click.argument("numbers", type=click.IntRange(min=0), nargs=-1, required=True)
 
 
 @click.group(cls=PeopleGroup)
@@ -27,16 +31,26 @@ def trial() -> None:
 
 @trial.command("list")
 @study_argument
+@click.option("--filter", "words", default="", help="Only those it picks: 'lr>=1e-3 val_loss<0.42'.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--stage", help="Only those of this stage.")
-@click.option("--sort", default="number", show_default=True, help="number or value; - before it: downwards.")
+@click.option(
+    "--sort", default="number", show_default=True, help="Any name of filters; - before it: downwards."
+)
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many.")
 def list_(
-    session: Session, study: str, *, state: str | None, stage: str | None, sort: str, limit: int
+    session: Session, study: str, *, words: str, state: str | None, stage: str | None, sort: str, limit: int
 ) -> None:
     """List the trials of a study."""
     found = session.client.pages(
-        "studies", study, "trials", state=state, stage=stage, sort=sort, limit=min(limit, 1000)
+        "studies",
+        study,
+        "trials",
+        filter=words or None,
+        state=state,
+        stage=stage,
+        sort=sort,
+        limit=min(limit, 1000),
     )
     first = list(itertools.islice(found, limit))
     session.show(first, lambda trials: views.trial_list(trials, fixed_of(session, study)))
@@ -65,7 +79,7 @@ def logs(session: Session, study: str, number: int, follow: bool) -> None:
         if session.as_json and not follow:
             session.show(chunks, views.log_text)
             return
-        click.echo(views.log_text(chunks[shown:]), nl=False)
+        click.echo(as_shown(views.log_text(chunks[shown:]), sys.stdout), nl=False)
         shown = len(chunks)
         if not follow or state not in ("waiting", "running"):
             return
@@ -79,7 +93,10 @@ def logs(session: Session, study: str, number: int, follow: bool) -> None:
     "-p", "--param", "settings", multiple=True, metavar="NAME=VALUE", help="A hyperparameter; repeat."
 )
 @click.option(
-    "--like", type=click.IntRange(min=0), metavar="NUMBER", help="Start from this trial's settings."
+    "--like",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="Vary this trial: what -p leaves out is as there, and its page links the new one.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Train so long; else as the stage does.")
 def enqueue(
@@ -92,11 +109,9 @@ def enqueue(
     epochs: int | None,
 ) -> None:
     """Queue one trial by hand: `-p lr=0.01 -p optimizer=adam`, or `--like 12 -p lr=0.02`."""
-    base = session.client.get("studies", study, "trials", like) if like is not None else None
-    body: dict[str, Any] = {"params": [dict(base["params"] if base else {}) | parse(settings)]}
-    if base and stage is None:
-        stage = base["stage"]
-    body |= {k: v for k, v in (("stage", stage), ("epochs", epochs)) if v is not None}
+    body: dict[str, Any] = {"params": [parse(settings)]}
+    said = (("like", like), ("stage", stage), ("epochs", epochs))
+    body |= {k: v for k, v in said if v is not None}
     session.show(session.client.post("studies", study, "trials", json=body), views.enqueued)
 
 
@@ -108,6 +123,42 @@ def cancel(session: Session, study: str, number: int, yes: bool) -> None:
     """End one trial that waits or runs."""
     session.confirm(f"Cancel trial #{number} of {study}?", yes=yes)
     session.show(session.client.post("studies", study, "trials", number, "cancel"), views.cancelled)
+
+
+@trial.command()
+@study_argument
+@numbers_argument
+def retry(session: Session, study: str, numbers: tuple[int, ...]) -> None:
+    """Queue failed or cancelled trials again, all or none, each as a new trial."""
+    body = {"trials": list(numbers)}
+    session.show(session.client.post("studies", study, "rerun", json=body), views.enqueued)
+
+
+@trial.command()
+@study_argument
+@numbers_argument
+@click.option("--add", multiple=True, metavar="WORD", help="A tag to give; repeat.")
+@click.option("--remove", multiple=True, metavar="WORD", help="A tag to take away; repeat.")
+def tag(
+    session: Session, study: str, numbers: tuple[int, ...], add: tuple[str, ...], remove: tuple[str, ...]
+) -> None:
+    """Give trials tags and take others away, all or none; filters know them as tag:WORD."""
+    if not (add or remove):
+        raise CommandError(ExitCode.USAGE, "No tag was named.", "say which with --add or --remove")
+    body = {"trials": list(numbers), "add": list(add), "remove": list(remove)}
+    session.client.post("studies", study, "tags", json=body)
+    shown = f"{text.count(len(numbers), 'trial')} of {study}"
+    session.show(body, lambda _: f"Tags of {shown} are changed.")
+
+
+@trial.command()
+@study_argument
+@number_argument
+@yes_option
+def prune(session: Session, study: str, number: int, yes: bool) -> None:
+    """End one trial that runs, as pruned: what it showed so far counts."""
+    session.confirm(f"Prune trial #{number} of {study} now?", yes=yes)
+    session.show(session.client.post("studies", study, "trials", number, "prune"), views.cancelled)
 
 
 def parse(settings: Iterable[str]) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from tunesmith_service.cli import text
+from tunesmith_studies.grounds import Grounds
+
+from tunesmith_service.cli import study_file, text
 from tunesmith_service.conclusion import chosen
 from tunesmith_service.ui import formats
 
@@ -52,6 +55,11 @@ def study_page(study: Answer) -> str:
     parts = [text.facts(facts), stage_table(study["stages"])]
     why = [f"{s['name']}: {s['result']['why']}" for s in study["stages"] if s["result"]]
     why += [f"{s['name']}: {s['reason']}" for s in study["stages"] if s["reason"] and not s["result"]]
+    why += [
+        f"{s['name']} looks at {Grounds.from_json(s['grounds']).shown()}"
+        for s in study["stages"]
+        if s.get("grounds") and s["grounds"]["trials"]
+    ]
     why += [
         f"{s['name']} was overridden by {s['override']['actor']}: {s['override']['reason']}"
         for s in study["stages"]
@@ -165,6 +173,10 @@ def moved(study: Answer) -> str:
     return f"Study {study['name']} is {study['state']}."
 
 
+def put_away(study: Answer) -> str:
+    return f"Study {study['name']} is {'archived' if study['archived'] else 'back in the list'}."
+
+
 def created(study: Answer) -> str:
     return f"{begun(study)}\nFollow it: tunesmith study watch {study['name']}"
 
@@ -225,13 +237,47 @@ def best(trials: Sequence[Answer], study: Answer) -> str:
 # --- findings -------------------------------------------------------------------------------------
 
 
-def findings(found: Sequence[Answer], *, numbers: bool = False, passed: bool = False) -> str:
+def clone_forecast(planned: Answer) -> str:
+    """What a clone would differ in, and what it would run."""
+    return f"{differences(planned['differences'])}\n\n{forecast(planned)}"
+
+
+def cloned(made: Answer) -> str:
+    return f"{created(made)}\n\n{differences(made['differences'])}"
+
+
+def differences(found: Sequence[Answer]) -> str:
+    """A line a field: what it was, and what it is now."""
+    if not found:
+        return "It differs in nothing but its name."
+    rows = [(d["path"], _field(d["was"]), _field(d["now"])) for d in found]
+    return text.table(("field", "was", "is"), rows)
+
+
+def _field(value: Any) -> str:
+    return "–" if value is None else _figure(value)
+
+
+def tags(found: Sequence[Answer]) -> str:
+    if not found:
+        return "No trial has a tag. `tunesmith trial tag STUDY NUMBER --add WORD` gives it one."
+    return text.table(("tag", "trials"), [(t["tag"], t["trials"]) for t in found], right=("trials",))
+
+
+def stage_forecast(planned: Answer) -> str:
+    """A stage as it would be added, as a file, and what it would run."""
+    most = planned["forecast"]
+    runs = f"At most {text.count(most['trials'], 'trial')}, {text.count(most['epochs'], 'epoch')} in all."
+    return f"{study_file.written(planned['stage']).rstrip()}\n\n{runs} Nothing was added."
+
+
+def findings(study: str, found: Sequence[Answer], *, numbers: bool = False, passed: bool = False) -> str:
     """A paragraph each: level, stage and sentence, then what to do. Without `passed`, what was checked and
     is sound is only counted."""
     if not found:
         return "Nothing found yet: findings come when a stage ends."
     shown = [f for f in found if passed or f["level"] != "pass"]
-    lines = [_finding(f, numbers) for f in shown]
+    lines = ["\n".join([_finding(f, numbers), *_proposal(study, f)]) for f in shown]
     if sound := len(found) - len(shown):
         lines.append(
             f"{text.count(sound, 'check')} passed; --level pass shows {'it' if sound == 1 else 'them'}."
@@ -247,6 +293,13 @@ def _finding(found: Answer, numbers: bool) -> str:
         lines += [f"      rule: {found['rule']}"] if found["rule"] else []
         lines += [f"      {name}: {_figure(value)}" for name, value in found["numbers"].items()]
     return "\n".join(lines)
+
+
+def _proposal(study: str, found: Answer) -> list[str]:
+    if not found.get("proposes"):
+        return []
+    words = shlex.join([study, found["stage"], "-p", found["numbers"]["parameter"]])
+    return [f"      → tunesmith stage extend {words}"]
 
 
 def _figure(value: Any) -> str:
@@ -302,6 +355,8 @@ def trial_page(trial: Answer) -> str:
         facts["test set"] = f"read; no. {trial['test_read']} of its project to read this task's"
     if trial["start"]:
         facts["goes on from"] = f"#{trial['start']['trial']} at {trial['unit']} {trial['start']['step']}"
+    if trial["variant_of"] is not None:
+        facts["variant of"] = f"#{trial['variant_of']}"
     if trial["retry_of"] is not None:
         facts["again after"] = f"#{trial['retry_of']}"
     parts = [text.facts(facts)]
@@ -369,6 +424,41 @@ def token_list(tokens: Sequence[Answer]) -> str:
     moments = ("expires_at", "last_used_at", "revoked_at")
     rows = [(t["key_id"], t["name"], t["role"], *(text.moment(t[m]) for m in moments)) for t in tokens]
     return text.table(header, rows)
+
+
+def session_list(sessions: Sequence[Answer]) -> str:
+    header = ("key", "browser", "begun", "last seen", "ends")
+    moments = ("begun_at", "last_seen_at", "expires_at")
+    return text.table(
+        header, [(s["key"], s["browser"], *(text.moment(s[m]) for m in moments)) for s in sessions]
+    )
+
+
+def audit_list(entries: Sequence[Answer]) -> str:
+    if not entries:
+        return "Nothing of that kind was done."
+    header = ("n", "when", "action", "who", "from", "what")
+    rows = [
+        (
+            e["n"], text.moment(e["at"]), e["action"], e["actor"], e["address"] or "–",
+            " ".join([e["subject"], *(f"{k}={_brief(v)}" for k, v in e["detail"].items())]),
+        )
+        for e in entries
+    ]  # fmt: skip
+    return text.table(header, rows)
+
+
+def _brief(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def audit_verified(answer: Answer) -> str:
+    head, anchor = answer["head"], answer["anchor"]
+    gone = f" (the first {anchor['n']} are gone after their time)" if anchor["n"] else ""
+    return (
+        f"The audit log is whole up to entry {head['n']}{gone}. Its head, to be noted elsewhere:\n"
+        f"{head['n']}:{head['hash']}"
+    )
 
 
 def login(code: Answer) -> str:

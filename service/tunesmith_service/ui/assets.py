@@ -59,5 +59,10 @@ class Assets:
     def vendored(self, package: str) -> str:
         return self._vendored[package]
 
+    def compress(self) -> None:
+        """All of them, once."""
+        for asset in self._by_name.values():
+            _ = asset.gzipped
+
     def get(self, name: str) -> Asset | None:
         return self._by_name.get(name)

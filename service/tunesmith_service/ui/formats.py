@@ -9,6 +9,10 @@ from typing import Any
 from markupsafe import Markup, escape
 
 DIGITS = 4
+WHOLE = 10**12
+"""A whole number below it, such as a seed, is written in full."""
+LONG = 160
+"""Characters of a text that is shown whole."""
 _HOLLOW = '<circle cx="5" cy="5" r="3.4" fill="none" stroke="currentColor" stroke-width="1.4"/>'
 _PLAY = '<path d="M2.5 1.2 9 5 2.5 8.8z" fill="currentColor"/>'
 _DASH = '<path d="M1.8 5h6.4" stroke="currentColor" stroke-width="1.6" stroke-linecap="round"/>'
@@ -21,6 +25,7 @@ _SHAPES = {
     "waiting": _HOLLOW, "pending": _HOLLOW, "running": _PLAY, "active": _PLAY, "complete": _CHECK,
     "done": _CHECK, "pruned": _HALF, "failed": _CROSS, "cancelled": _DASH, "skipped": _DASH,
     "paused": _BARS, "stopped": _SQUARE, "pass": _CHECK, "info": _HOLLOW, "warn": _HALF, "fail": _CROSS,
+    "online": _CHECK, "draining": _BARS, "away": _HOLLOW, "set aside": _CROSS,
 }  # fmt: skip
 
 
@@ -32,7 +37,7 @@ def number(value: Any, *, pad: bool = True) -> str:
     """
     if value is None:
         return "–"
-    if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) < 10**9):
+    if isinstance(value, bool | str) or (isinstance(value, int) and abs(value) < WHOLE):
         return str(value)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
@@ -85,6 +90,25 @@ def duration(us: int | None) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60} h"
 
 
+def roughly(seconds: float | None) -> str:
+    """An estimate of a time, no finer than it is worth.
+
+    >>> roughly(20), roughly(500), roughly(12_345), roughly(200_000), roughly(None)
+    ('under 1 min', '8 min', '3 h 30 min', '2 d 7 h', '–')
+    """
+    if seconds is None:
+        return "–"
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "under 1 min"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        tens = round(minutes / 10) * 10
+        return f"{tens // 60} h {tens % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+
+
 def size(count: float) -> str:
     """
     >>> size(512), size(3_400_000)
@@ -133,10 +157,24 @@ def arrow(direction: str) -> Markup:
     )
 
 
+def opening(text: str) -> tuple[str, str]:
+    """A text's first sentence, and the rest where there is much of it.
+
+    >>> opening("20 cells. Best is 18.")
+    ('20 cells. Best is 18.', '')
+    """
+    if len(text) <= LONG:
+        return text, ""
+    first, dot, rest = text.partition(". ")
+    return (f"{first}.", rest) if dot else (text, "")
+
+
 FILTERS = {
+    "opening": opening,
     "exact": exact,
     "setting": setting,
     "duration": duration,
+    "roughly": roughly,
     "gpu_hours": gpu_hours,
     "size": size,
     "moment": moment,

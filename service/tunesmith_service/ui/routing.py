@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from tunesmith_service.errors import Forbidden, NotFound, TunesmithError, Unauthorized
-from tunesmith_service.problems import unprocessable
+from tunesmith_service.problems import retry_after, unprocessable
 from tunesmith_service.routing import Route
 from tunesmith_service.security import SAFE_METHODS
-from tunesmith_service.ui.rendering import PAGE_HEADERS, base, render
+from tunesmith_service.ui import way_back
+from tunesmith_service.ui.rendering import base, page_headers, render
 
 
 class PageRoute(Route):
@@ -33,9 +34,10 @@ class PageRoute(Route):
                 response = _to_login(request)
             except TunesmithError as error:
                 response = _refusal(request, error)
+                response.headers.update(retry_after(error))
             except RequestValidationError as error:
                 response = _refusal(request, _unreadable(error))
-            for name, value in PAGE_HEADERS.items():
+            for name, value in page_headers(request).items():
                 response.headers.setdefault(name, value)
             return response
 
@@ -57,13 +59,13 @@ def _check_page_origin(request: Request) -> None:
 
 
 def _to_login(request: Request) -> Response:
-    login = f"{base(request)}/login"
-    if "hx-request" in request.headers:  # a part of a page: the whole page must go
-        return Response(status_code=401, headers={"HX-Redirect": login})
-    is_stream = "text/event-stream" in request.headers.get("accept", "")
-    if request.method in SAFE_METHODS and not is_stream:
-        return RedirectResponse(login, 303)
-    return PlainTextResponse("The session has ended; run `tunesmith login` for a new link.", 401)
+    """A page that is asked for leads to the login page. Scripts of an open page are told instead: it may hold
+    what somebody has typed, so what becomes of it is `session.js`'s to say."""
+    kind = request.headers.get("accept", "")
+    is_script = "hx-request" in request.headers or kind in ("application/json", "text/event-stream")
+    if request.method in SAFE_METHODS and not is_script:
+        return RedirectResponse(way_back.to_login(base(request), way_back.asked(request)), 303)
+    return PlainTextResponse("Your session has ended; log in again.", 401)
 
 
 def _refusal(request: Request, error: TunesmithError) -> Response:

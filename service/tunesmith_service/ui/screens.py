@@ -4,45 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row
-from tunesmith_studies import rates
 from tunesmith_studies.findings import Finding
-from tunesmith_studies.planning import StageResult
 from tunesmith_studies.study import StudySpec
-from tunesmith_studies.trial import Point, StudyState, TrialState, Work
+from tunesmith_studies.trial import StudyState, Work
 
-from tunesmith_service import findings, overviews, reading, store, trial_store
+from tunesmith_service import findings, grounds, overviews, spaces, store, trial_store
 from tunesmith_service.conclusion import Chosen, chosen
 from tunesmith_service.errors import NotFound
 from tunesmith_service.security import Role, Who
-from tunesmith_service.ui import curves, views
+from tunesmith_service.sheets import write_names
+from tunesmith_service.ui import more_moves, reproducing, stage_cards, study_list, trial_rows, views
 
 PAGE = 50
-BEST_CURVES = 10
-RUNNING_CURVES = 10
 PARAM_COLUMNS = 8
 LOG_CHUNKS = 4
 RANGE_TEST = "lr_range_test"
-RANGE_TESTS = 20
-LOSS = "train/loss"
 TABLES = ("preflight", "evaluate")
 """Kinds of work whose points are figures of many names, each of them once."""
-
-
-@dataclass(frozen=True, slots=True)
-class StudyItem:
-    """A line of the list of studies."""
-
-    row: store.Study
-    metric: str
-    stages: Sequence[store.StageRow]
-    now: str
-    best: trial_store.Trial | None
-    counts: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,71 +37,84 @@ class StudyView:
     counts: Mapping[str, int]
     best: views.Best | None
     chosen: Chosen | None
-    stages: list[views.StageView]
+    stages: list[stage_cards.StageView]
     moves: list[views.Move]
     found: list[views.Found]
     warnings: list[str]
     blocked_by: str | None
     may_override: bool
+    may_delete: bool
+    owner: str
     has_range_tests: bool
 
     @property
     def id(self) -> int:
         return self.row.id
 
+    @property
+    def ranked_stages(self) -> str:
+        """Its stages that have a best trial, as a comparison names them; empty for fewer than two."""
+        names = [f"{self.id}:{s.name}" for s in self.stages if s.best]
+        return write_names(names) if len(names) > 1 else ""
+
 
 def _counts(stages: Sequence[store.StageRow]) -> dict[str, int]:
     return {state: sum(s.counts.get(state, 0) for s in stages) for state in views.STATES}
 
 
-def studies_list(conn: Connection, who: Who, before: int | None) -> tuple[list[StudyItem], int | None]:
-    """A page of studies, and the id to go on below if there are more."""
-    rows = store.studies(conn, who.project_id, before=before, limit=PAGE + 1)
-    more, rows = len(rows) > PAGE, rows[:PAGE]
-    return [_item(conn, row) for row in rows], rows[-1].id if more else None
+def visible(conn: Connection, who: Who, study_id: int) -> store.Study:
+    """Raises: NotFound, also for a study of another project."""
+    return overviews.visible_study(conn, who.project_id, study_id)
 
 
-def _item(conn: Connection, row: store.Study) -> StudyItem:
-    stages = store.stages(conn, row.id)
-    return StudyItem(
-        row=row,
-        metric=row.spec["objective"]["metric"],
-        stages=stages,
-        now=views.now(stages),
-        best=next(iter(trial_store.best_trials(conn, row)), None),
-        counts=_counts(stages),
-    )
+def proposal(conn: Connection, row: store.Study, stage: str, param: str) -> Finding:
+    """The finding of a stage that proposes another one along this hyperparameter.
+
+    Raises: NotFound.
+    """
+    rows = [s for s in store.stages(conn, row.id) if s.name == stage]
+    found = (f for s in rows for f in findings.of_stage(s) if param in (f.proposes or {}).get("ranges", ()))
+    first = next(found, None)
+    if first is None:
+        raise NotFound(f"no finding of stage {stage!r} proposes another stage along {param!r}")
+    return first
 
 
 def study(conn: Connection, who: Who, study_id: int) -> StudyView:
     """Raises: NotFound, also for a study of another project."""
-    row = overviews.visible_study(conn, who.project_id, study_id)
-    if row is None:
-        raise NotFound(f"there is no study {study_id}")
+    row = visible(conn, who, study_id)
     stages = store.stages(conn, study_id)
     ranked = [_best(t, row.spec) for t in overviews.stage_bests(conn, row)]
     folded = {s.name for s in stages if s.kind == trial_store.FOLDED}
-    planned = views.planned_trials(row.spec)
+    planned = stage_cards.planned_trials({**row.spec, "stages": [s.spec for s in stages]})
     may_move = who.may(Role.RESEARCHER)
+    counts = _counts(stages)
     times = findings.stage_times(stages, store.slots_for(conn, row))
+    looks = grounds.of_stages(conn, row, stages)
+    bests = {b.stage: b for b in ranked}
     blocked_by = next((s.name for s in stages if s.blocks), None)
     return StudyView(
         row=row,
         metric=row.spec["objective"]["metric"],
-        counts=_counts(stages),
+        counts=counts,
         best=next((b for b in ranked if b.stage not in folded), None),
         chosen=chosen((s.name, s.kind, s.result) for s in stages),
         stages=[
-            views.stage(s, planned.get(s.name), {b.stage: b for b in ranked}, times.get(s.name))
+            stage_cards.stage(s, planned.get(s.name), bests, times.get(s.name), looks.get(s.name))
             for s in stages
         ],
-        moves=views.moves(row.state, row.running, row.waiting, is_blocked=bool(blocked_by))
+        moves=[
+            *views.moves(row.state, row.running, row.waiting, is_blocked=bool(blocked_by)),
+            *more_moves.of_study(row.state, counts["failed"], is_archived=row.archived),
+        ]
         if may_move
         else [],
         found=views.found(stages),
         warnings=findings.test_set_warnings(row.task, trial_store.test_reads(conn, study_id)),
         blocked_by=blocked_by,
         may_override=may_move and row.state == StudyState.PAUSED,
+        may_delete=who.may(Role.ADMIN) and row.ended_us is not None,
+        owner=study_list.owner(row.created_by),
         has_range_tests=any(s.kind == RANGE_TEST for s in stages),
     )
 
@@ -126,7 +122,8 @@ def study(conn: Connection, who: Who, study_id: int) -> StudyView:
 def _best(row: trial_store.Trial, spec: Mapping[str, Any]) -> views.Best:
     assert row.value is not None, "only complete trials are ranked"
     params = [(name, row.params[name]) for name in views.varied(spec) if name in row.params]
-    return views.Best(row.number, row.value, row.stage, params)
+    command = reproducing.of_trial(str(spec["name"]), row)
+    return views.Best(row.number, row.value, row.stage, params, command)
 
 
 # --- the table of trials --------------------------------------------------------------------------
@@ -138,7 +135,7 @@ class Asked:
 
     stage: str | None = None
     state: str | None = None
-    order: overviews.Order = "newest"
+    order: Literal["newest", "best"] = "newest"
     after: int | None = None
 
     def href(self, **changes: Any) -> str:
@@ -162,7 +159,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    rows: list[views.TrialRow]
+    rows: list[trial_rows.TrialRow]
     params: list[str]
     choices: list[Choice]
     query: str  # of this very page
@@ -174,16 +171,18 @@ class Table:
 
 def table(conn: Connection, shown: StudyView, asked: Asked, now_us: int) -> Table:
     """A page of the study's trials."""
-    rows = overviews.trials_page(
-        conn, shown.row, order=asked.order, stage=asked.stage, state=asked.state, after=asked.after,
-        limit=PAGE + 1,
+    best_first = "value" if shown.row.direction == "minimize" else "-value"
+    rows = trial_store.trials(
+        conn, shown.row, sort="-number" if asked.order == "newest" else best_first,
+        filter="value:.." if asked.order == "best" else "",
+        stage=asked.stage, state=asked.state, after=asked.after, limit=PAGE + 1,
     )  # fmt: skip
     more, rows = len(rows) > PAGE, rows[:PAGE]
     best = shown.best.number if shown.best else None
     filtered = asked.stage is not None or asked.state is not None or asked.order == "best"
     none_yet = "No trial yet. A worker takes the first as soon as it is planned."
     return Table(
-        rows=[views.trial_row(r, shown.metric, best, now_us) for r in rows],
+        rows=[trial_rows.trial_row(r, shown.metric, best, now_us) for r in rows],
         params=views.varied(shown.row.spec)[:PARAM_COLUMNS],
         choices=_choices(shown, asked),
         query=asked.href(after=asked.after),
@@ -226,32 +225,41 @@ class AttemptView:
 @dataclass(frozen=True, slots=True)
 class TrialView:
     id: int
-    row: views.TrialRow
+    row: trial_rows.TrialRow
     worker: str | None
     error: Mapping[str, Any] | None
-    settings: list[views.Setting]
+    settings: list[trial_rows.Setting]
     attempts: list[AttemptView]
     log: Sequence[Row[Any]]  # chunks of the newest attempt's log
     findings: Sequence[Finding]
     artifacts: Sequence[trial_store.Artifact]
+    tags: Sequence[str]
+    moves: Sequence[views.Move]
+    may_vary: bool
     measured: Sequence[tuple[str, float]] | None  # of a trial whose points are a table, not a curve
 
 
-def trial(conn: Connection, shown: StudyView, number: int, now_us: int) -> TrialView:
+def trial(
+    conn: Connection, shown: StudyView, number: int, now_us: int, *, may_move: bool = False
+) -> TrialView:
     """Raises: NotFound."""
     row = _trial(conn, shown, number)
     best = trial_store.find_trial(conn, shown.id, shown.best.number) if shown.best else None
     attempts = overviews.attempts_of(conn, row.id)
+    stage_state = next(s.state for s in shown.stages if s.name == row.stage)
     return TrialView(
         id=row.id,
-        row=views.trial_row(row, shown.metric, shown.best.number if shown.best else None, now_us),
+        row=trial_rows.trial_row(row, shown.metric, shown.best.number if shown.best else None, now_us),
         worker=attempts[-1].worker if attempts else None,
         error=row.error,
-        settings=_settings(row.params, best.params if best else {}, shown.row.spec),
+        settings=_settings(row.params, best.params if best else {}, spaces.now(conn, shown.row).spec),
         attempts=[_attempt(a, Work.from_json(row.work).unit, now_us) for a in attempts],
         log=overviews.log_tail(conn, row.id, chunks=LOG_CHUNKS),
         findings=_findings(conn, row, shown),
         artifacts=trial_store.artifacts(conn, row.id),
+        tags=row.tags or (),
+        moves=more_moves.of_trial(row, stage_state) if may_move else [],
+        may_vary=may_move and row.kind == "train",
         measured=_measured(conn, row) if row.kind in TABLES else None,
     )
 
@@ -288,11 +296,11 @@ def _trial(conn: Connection, shown: StudyView, number: int) -> trial_store.Trial
 
 def _settings(
     params: Mapping[str, Any], best: Mapping[str, Any], spec: Mapping[str, Any]
-) -> list[views.Setting]:
+) -> list[trial_rows.Setting]:
     try:
-        return views.trial_settings(params, best, StudySpec.from_json(spec))
+        return trial_rows.trial_settings(params, best, StudySpec.from_json(spec))
     except ValidationError:  # written by another version: the values still show
-        return [views.Setting(n, v, None, best.get(n), None, "") for n, v in params.items()]
+        return [trial_rows.Setting(n, v, None, best.get(n), None, "") for n, v in params.items()]
 
 
 def _attempt(row: Row[Any], unit: str, now_us: int) -> AttemptView:
@@ -302,104 +310,5 @@ def _attempt(row: Row[Any], unit: str, now_us: int) -> AttemptView:
         claimed_us=row.claimed_us,
         from_where=f"{unit} {row.resume_step}" if row.resume_step else "the start",
         time_us=(row.ended_us or now_us) - row.claimed_us,
-        ending=views.ending(row.ending, row.outcome),
+        ending=trial_rows.ending(row.ending, row.outcome),
     )
-
-
-# --- curves ---------------------------------------------------------------------------------------
-
-
-def study_curves(conn: Connection, shown: StudyView, metric: str, base: str) -> dict[str, Any]:
-    """The best trials' and the running ones' curves of one metric; see `curves`. Trials that count steps
-    are drawn over the epochs that they did, beside those that count epochs."""
-    best = trial_store.best_trials(conn, shown.row, limit=BEST_CURVES)
-    running = overviews.running_trials(conn, shown.row, limit=RUNNING_CURVES)
-    found = reading.curves(conn, [r.id for r in (*best, *running)])
-    names = {name for r in (*best, *running) for name in r.last_metrics or {}}
-    metric = metric if metric in names else shown.metric
-    lines = [
-        curves.Line(
-            label=f"#{r.number}",
-            points=_by_epoch(r, found.get(r.id, []), metric),
-            href=f"{base}/studies/{shown.id}/trials/{r.number}",
-            about=r.stage,
-            state=r.state,
-            rank=rank if r.state == TrialState.COMPLETE else None,
-        )
-        for rank, r in enumerate((*best, *running))
-    ]
-    return curves.view(metric, _sorted(names, shown.metric), lines)
-
-
-def _by_epoch(row: trial_store.Trial, points: Sequence[Point], metric: str) -> list[tuple[float, float]]:
-    if Work.from_json(row.work).unit == "epoch":
-        return _points(points, metric)
-    return [(p.metrics.get("sys/epoch", p.step), p.metrics[metric]) for p in points if metric in p.metrics]
-
-
-def trial_curves(conn: Connection, shown: StudyView, number: int, metric: str) -> dict[str, Any]:
-    """A trial's metrics, those that differ only in their split in one chart: val/loss with train/loss.
-    Of a range test, the loss over the rate."""
-    row = _trial(conn, shown, number)
-    if row.kind == "range_test":
-        return _range_tests(conn, [row], shown, "")
-    points = trial_store.curve(conn, row.id)
-    names = sorted({name for p in points for name in p.metrics})
-    groups = sorted({_group(n) for n in names}, key=lambda g: (g != _group(shown.metric), g))
-    group = next((g for g in (_group(metric), _group(shown.metric), *groups) if g in groups), "")
-    lines = [
-        curves.Line(label=name, points=_points(points, name), state=row.state, role=name.partition("/")[0])
-        for name in sorted(names, reverse=True)
-        if _group(name) == group
-    ]
-    axis = curves.EPOCHS if Work.from_json(row.work).unit == "epoch" else curves.STEPS
-    return curves.view(group, groups, lines, axis=axis)
-
-
-def range_tests(conn: Connection, shown: StudyView, base: str) -> dict[str, Any]:
-    """Loss over rate of the study's range tests, with the rates that they suggest."""
-    rows = overviews.trials_of_kind(conn, shown.row, "range_test", limit=RANGE_TESTS)
-    return _range_tests(conn, rows, shown, base)
-
-
-def _range_tests(
-    conn: Connection, rows: Sequence[trial_store.Trial], shown: StudyView, base: str
-) -> dict[str, Any]:
-    found = reading.curves(conn, [r.id for r in rows])
-    lines = [
-        curves.Line(
-            label=f"#{r.number}",
-            points=[
-                (p.metrics["sys/lr"], p.metrics[LOSS])
-                for p in found.get(r.id, [])
-                if "sys/lr" in p.metrics and LOSS in p.metrics
-            ],
-            href=f"{base}/studies/{shown.id}/trials/{r.number}" if base else "",
-            about=", ".join(f"{n} {r.params[n]}" for n in ("optimizer", "momentum") if n in r.params),
-            state=r.state,
-            rank=i if len(rows) > 1 else None,
-        )
-        for i, r in enumerate(rows)
-    ]
-    results = {s.name: s.result for s in store.stages(conn, shown.id) if s.result}
-    told: list[rates.Suggestion] = []
-    for r in rows:
-        if r.stage in results:
-            every = rates.suggestions(StageResult.from_json(results[r.stage]))
-            told += [s for s in every if s.fits(r.params) and s not in told]
-    return curves.view(LOSS, [LOSS], lines, axis=curves.RATES, marks=views.suggested(told))
-
-
-def _group(metric: str) -> str:
-    return metric.partition("/")[2] or metric
-
-
-def _points(points: Sequence[Point], metric: str) -> list[tuple[float, float]]:
-    return [(p.step, p.metrics[metric]) for p in points if metric in p.metrics]
-
-
-def _sorted(names: set[str], first: str) -> list[str]:
-    """The objective's metric, then validation, training, and what the machine says of itself."""
-    splits = ("val", "train")
-    place = {n: splits.index(s) if (s := n.partition("/")[0]) in splits else len(splits) for n in names}
-    return sorted(names, key=lambda n: (n != first, place[n], n))

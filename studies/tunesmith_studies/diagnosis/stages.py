@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from tunesmith_studies.diagnosis.beyond import proposed
 from tunesmith_studies.diagnosis.errors import decomposed, levels_of
 from tunesmith_studies.diagnosis.shapes import wobble
 from tunesmith_studies.diagnosis.trials import of_trial
 from tunesmith_studies.findings import Finding, gravest_first
 from tunesmith_studies.planning import History, StageResult
-from tunesmith_studies.space import Choice, Scalar
+from tunesmith_studies.space import Choice, Float, Int, Scalar
+from tunesmith_studies.stages.base import Stage
+from tunesmith_studies.stages.border import Side
 from tunesmith_studies.trial import Trial, TrialState
 
 MANY_INFEASIBLE = 0.5
@@ -22,7 +25,7 @@ NOISE_POINTS = 5
 NOISES = 2.0  # a lead of so many spreads of the curves is none
 
 
-def of_stage(history: History, result: StageResult) -> tuple[Finding, ...]:
+def of_stage(stage: Stage, history: History, result: StageResult) -> tuple[Finding, ...]:
     """What a finished stage's trials show, the gravest first; nothing of a stage that only measures.
 
     Sources: "Deep Learning Tuning Playbook" (Godbole et al. 2023) for best values on a border, infeasible
@@ -38,7 +41,7 @@ def of_stage(history: History, result: StageResult) -> tuple[Finding, ...]:
     found = [
         *_infeasible(trials, ranked),
         *_failed(trials),
-        *_edges(history, result, ranked),
+        *_edges(stage, history, result, ranked),
         *_noise(history, ranked, values),
         *_of_the_best(history, ranked, chance),
         *_errors(history, ranked),
@@ -102,20 +105,18 @@ def _failed(trials: Sequence[Trial]) -> Iterator[Finding]:
 # --- the best on an edge ------------------------------------------------------------------------------
 
 
-def _edges(history: History, result: StageResult, ranked: Sequence[Trial]) -> Iterator[Finding]:
-    if len(ranked) < FEWEST_TRIALS:
-        return
+def _edges(stage: Stage, history: History, result: StageResult, ranked: Sequence[Trial]) -> Iterator[Finding]:
     axes: Mapping[str, Sequence[Scalar]] = result.chosen.get("axes") or {}
     space = history.study.space.widened(result.chosen.get("widened") or {})  # where the best may lie
     for name, parameter in space.items():
-        if isinstance(parameter, Choice) or name not in ranked[0].params:
+        if isinstance(parameter, Choice) or not ranked or name not in ranked[0].params:
             continue
         values = sorted({float(v) for t in ranked if isinstance(v := t.params.get(name), float | int)})
-        if len(values) < FEWEST_VALUES:
+        if len(values) < FEWEST_VALUES or (name not in axes and len(ranked) < FEWEST_TRIALS):
             continue
         best = float(ranked[0].params[name])
         side = _side(best, parameter.position(best), values if name in axes else ())
-        if side is None or best == 0:  # nothing lies below 0
+        if side is None or best == 0 or _is_within(stage, name, parameter, side):  # nothing lies below 0
             continue
         word = "largest" if side == "high" else "smallest"
         of = "values tried" if name in axes else f"range {parameter.shown()}"
@@ -127,10 +128,27 @@ def _edges(history: History, result: StageResult, ranked: Sequence[Trial]) -> It
             f"Widen {name} on that side, unless trials there diverge.",
             {"parameter": name, "best": best, "side": side, "tried": values[:50]},
             (ranked[0].number,),
+            proposed(
+                stage,
+                ranked[0],
+                history.trials,
+                name=name,
+                parameter=parameter,
+                side=side,
+                grid=values if name in axes else (),
+            ),
         )
 
 
-def _side(best: float, position: float, grid: Sequence[float]) -> str | None:
+def _is_within(stage: Stage, name: str, parameter: Float | Int, side: Side) -> bool:
+    """Whether that end of the stage's own range lies within the space: others have looked beyond it."""
+    if name not in stage.ranges:
+        return False
+    low, high = stage.ranges[name]
+    return low > parameter.low if side == "low" else high < parameter.high
+
+
+def _side(best: float, position: float, grid: Sequence[float]) -> Side | None:
     if grid:
         if math.isclose(best, grid[-1]):
             return "high"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tunesmith_studies.grounds import Grounds
 from tunesmith_studies.planning import (
     Done,
     Earlier,
@@ -23,7 +24,7 @@ from tunesmith_studies.planning import (
 )
 from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.pruners import Pruner
-from tunesmith_studies.space import Scalar, Space
+from tunesmith_studies.space import PRINTED, Scalar, Space
 from tunesmith_studies.stages.budget import Budget
 from tunesmith_studies.trial import Work
 from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
@@ -58,11 +59,16 @@ class Stage(BaseModel):
     ranks: ClassVar[bool] = True
     """False if its trials measure, so that it is never the stage that a later one builds on by default."""
 
+    takes_ranges: ClassVar[bool] = False
+    """True if it draws its points from the whole space, so that it may be told to draw them elsewhere."""
+
     takes_budget: ClassVar[bool] = False
     """True if its trials may be as long as a `budget` says; the others count epochs alone."""
 
     kind: str
-    name: str = Field(default="", max_length=128, description="Unique in the study; the kind if empty.")
+    name: str = Field(
+        default="", max_length=128, pattern=PRINTED, description="Unique in the study; the kind if empty."
+    )
     source: str | None = Field(
         default=None, description="Earlier stage to build on; default the last that ranked."
     )
@@ -81,8 +87,17 @@ class Stage(BaseModel):
         "then count steps. 0: after each epoch alone.",
     )
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the training split to use.")
+    inspect: bool = Field(
+        default=False,
+        description="Leave a confusion matrix, sample predictions and the worst mistakes with each trial.",
+    )
     fixed: Mapping[str, Scalar] = Field(
         default_factory=dict, description="Hyperparameters held for this stage; over the study's own."
+    )
+    ranges: Mapping[str, tuple[int | float, int | float]] = Field(
+        default_factory=dict,
+        description="By parameter, [low, high] for this stage instead of the space's own; past its ends "
+        "the space is wider from this stage on.",
     )
     pruner: Pruner | None = Field(default=None, description="Compares trials within this stage.")
 
@@ -120,6 +135,23 @@ class Stage(BaseModel):
         """How much this stage will run at most, before anything has run."""
         raise NotImplementedError
 
+    def grounds(self, history: History) -> Grounds | None:
+        """Where its trials lie and what put them there, as far as what came before it tells: of the history
+        no trial of its own, and of earlier stages' only those that their results rank, are needed.
+
+        None where that is not known yet, or where its trials repeat what was tried before.
+        """
+        return None
+
+    @property
+    def around(self) -> int:
+        """How many of its source's best its trials lie around."""
+        return 0
+
+    def range_test_in(self, study: StudySpec) -> str | None:
+        """The range test around whose suggestion this stage places its rates, if that suggests one."""
+        return None
+
     @property
     def goes_on_from_source(self) -> bool:
         """Whether this stage starts trials from snapshots that its source's trials leave."""
@@ -133,15 +165,27 @@ class Stage(BaseModel):
 
     def open_space(self, study: StudySpec) -> Space:
         """What of the space is left to vary here; conditions on a held choice are settled."""
-        return study.space.without(self.held(study))
+        return self.space_in(study).without(self.held(study))
+
+    def space_in(self, study: StudySpec) -> Space:
+        """The study's space with the ranges of this stage."""
+        return study.space.within(self.ranges) if self.ranges else study.space
 
     def source_in(self, study: StudySpec) -> Stage | None:
         """The stage that this one will build on if all before it rank something."""
-        names = [s.name for s in study.stages]
-        before = study.stages[: names.index(self.name)] if self.name in names else study.stages
+        before = self.before(study)
         if self.source is not None:
             return next((s for s in before if s.name == self.source), None)
         return next((s for s in reversed(before) if s.ranks), None)
+
+    def before(self, study: StudySpec) -> Sequence[Stage]:
+        """The stages before this one; all, if it is yet to be added."""
+        names = [s.name for s in study.stages]
+        return study.stages[: names.index(self.name)] if self.name in names else study.stages
+
+    def range_tests_before(self, study: StudySpec) -> list[str]:
+        """Their names, in order."""
+        return [s.name for s in self.before(study) if s.kind == "lr_range_test"]
 
     def keeps_snapshots(self, study: StudySpec) -> bool:
         """Whether a later stage may go on from the snapshots of this one's trials."""
@@ -185,6 +229,7 @@ class Stage(BaseModel):
             "epochs": self.epochs,
             "seed": training_seed(history.study, self.name, ordinal),
             "data_fraction": self.data_fraction,
+            "inspect": self.inspect,
         }
         if self.budget is not None:
             usual |= {"steps": self.budget.steps, "seconds": self.budget.seconds}

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith_studies.grounds import Grounds, of_points
 from tunesmith_studies.planning import Done, Earlier, History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.rates import Scaling, batch_factor, suggested
-from tunesmith_studies.space import Choice, Float, Params, Scalar, tidy
+from tunesmith_studies.space import Choice, Float, Parameter, Params, Scalar, Space, tidy
 from tunesmith_studies.stages.base import Forecast, Stage, failed, source_or_why
 from tunesmith_studies.stages.border import Edge, edges, most_beyond, widened
 from tunesmith_studies.stages.grid import (
@@ -57,6 +58,7 @@ class CoarseGrid(Stage):
     """
 
     takes_budget: ClassVar[bool] = True
+    takes_ranges: ClassVar[bool] = True
 
     kind: Literal["coarse_grid"] = "coarse_grid"
     axes: Mapping[str, Axis] = Field(
@@ -103,7 +105,7 @@ class CoarseGrid(Stage):
                 known = ", ".join(space.names()) or "none"
                 yield f"axis {name} is not in the space; add it there, or use one of: {known}"
             elif isinstance(axis, tuple):
-                yield from _bad_values(name, axis, study)
+                yield from _bad_values(name, axis, space[name])
         if self.axes and not self.around_best:
             for name in space.names():
                 if name not in self.axes:
@@ -141,9 +143,7 @@ class CoarseGrid(Stage):
     def _test_problems(self, study: StudySpec) -> Iterator[str]:
         axis = self.axes["lr"]
         assert isinstance(axis, Around)
-        names = [s.name for s in study.stages]
-        before = study.stages[: names.index(self.name)] if self.name in names else study.stages
-        tests = [s.name for s in before if s.kind == "lr_range_test"]
+        tests = self.range_tests_before(study)
         if not tests:
             yield "axis lr is centred on a range test, and none comes before; add a stage kind: lr_range_test"
         elif axis.around is not None and axis.around not in tests:
@@ -172,6 +172,12 @@ class CoarseGrid(Stage):
             axes[name] = values if isinstance(parameter, Choice) else tuple(sorted(set(values)))
         return axes
 
+    def range_test_in(self, study: StudySpec) -> str | None:
+        axis, tests = self.axes.get("lr"), self.range_tests_before(study)
+        if not isinstance(axis, Around):
+            return None
+        return axis.around or (tests[-1] if tests else None)
+
     def _size(self, study: StudySpec) -> int:
         size = 1
         for values in self.axis_values(study).values():
@@ -182,7 +188,11 @@ class CoarseGrid(Stage):
         """Cells, without those beyond the border. Which axes are active around the best nobody knows yet."""
         if self.around_best:
             return self._size(study)
-        return sum(1 for _ in cells(self.open_space(study), self.axis_values(study), {}, {}))
+        axes = self.axis_values(study)
+        is_plain = not any(parameter.when for _, parameter in study.space.items())
+        if is_plain and all(len(set(values)) == len(values) for values in axes.values()):
+            return self._size(study)  # no two cells are the same
+        return sum(1 for _ in cells(self.open_space(study), axes, {}, {}))
 
     # --- planning -----------------------------------------------------------------------------------
 
@@ -206,6 +216,21 @@ class CoarseGrid(Stage):
     def _proposal(self, history: History, ordinal: int, cell: Cell) -> Proposal:
         keep = self.keeps_snapshots(history.study) if self.keep_snapshots is None else self.keep_snapshots
         return Proposal(cell.key, ordinal, cell.params, self.work(history, ordinal, keep_snapshot=keep))
+
+    @property
+    def around(self) -> int:
+        return 1 if self.around_best else 0
+
+    def grounds(self, history: History) -> Grounds | None:
+        grid = _Grid(self, history)
+        if isinstance(grid.source, str):
+            return None
+        names = [n for n, axis in grid.axes.items() if len(axis) > 1]
+        if "lr" in names and (isinstance(self.axes.get("lr"), Around) or self.around_best):
+            ranges = of_points((cell.params for cell in grid.cells()), names)  # rates follow other values
+        else:
+            ranges = of_points(({n: v} for n in names for v in grid.axes[n]), names)
+        return Grounds(ranges)
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         usual = self._usual(study)
@@ -243,6 +268,10 @@ class _Grid:
         return {**best, **self.held}
 
     @cached_property
+    def _space(self) -> Space:
+        return self.stage.space_in(self.history.study)
+
+    @cached_property
     def axes(self) -> dict[str, tuple[Scalar, ...]]:
         return self.stage.axis_values(self.history.study)
 
@@ -270,10 +299,10 @@ class _Grid:
     def _without_test(self, factor: Scalar) -> Scalar:
         """The rate of a factor where the range test suggests none: the place on the space's own grid."""
         factors = self.axes["lr"]
-        return self.history.study.space["lr"].grid(len(factors))[factors.index(factor)]
+        return self._space["lr"].grid(len(factors))[factors.index(factor)]
 
     def _inside(self, rate: float) -> float:
-        parameter = self.history.study.space.root.get("lr")
+        parameter = self._space.root.get("lr")
         if not isinstance(parameter, Float) or parameter.contains(rate):
             return tidy(rate)
         self._cut.add(tidy(rate))
@@ -352,10 +381,9 @@ class _Grid:
             yield f"The space of {name} is wider from here on: [{low:g}, {high:g}]."
 
 
-def _bad_values(name: str, values: tuple[Scalar, ...], study: StudySpec) -> list[str]:
+def _bad_values(name: str, values: tuple[Scalar, ...], parameter: Parameter) -> list[str]:
     if not values:
         return [f"the grid is empty: axis {name} has no values; give some, or a number of points"]
-    parameter = study.space[name]
     return [
         f"axis {name} holds {value!r}, which is outside {parameter.shown()}; move it in, or widen the space"
         for value in values

@@ -69,7 +69,13 @@ class CrossValidation(Stage):
                 fold_key(i, fold),
                 fold * len(found) + i,
                 candidate.params,
-                Work(self.epochs, one, data_fraction=self.data_fraction, fold=(fold, self.folds)),
+                Work(
+                    self.epochs,
+                    one,
+                    data_fraction=self.data_fraction,
+                    fold=(fold, self.folds),
+                    inspect=self.inspect,
+                ),
             )
             for fold in range(self.folds)
             for i, candidate in enumerate(found)

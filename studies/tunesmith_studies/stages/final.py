@@ -11,7 +11,7 @@ from pydantic import Field
 from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
 from tunesmith_studies.space import Scalar, tidy
 from tunesmith_studies.stages.base import Forecast, Stage, failed, nothing_ranks, still_open
-from tunesmith_studies.stages.final_result import Choice, Outcome
+from tunesmith_studies.stages.final_result import Choice, Outcome, place_of
 from tunesmith_studies.stages.repeats import (
     Candidate,
     Repeats,
@@ -25,9 +25,6 @@ from tunesmith_studies.trial import Start, Work
 
 if TYPE_CHECKING:
     from tunesmith_studies.study import StudySpec
-
-EVALUATION = "evaluation"
-"""Key of the trial that evaluates the winner's models, alone and averaged."""
 
 DIVISION = 10.0
 """A 1cycle begins at this share of its peak: max / 10, Smith 2018, arXiv 1803.09820 §4.1 (b)."""
@@ -138,16 +135,22 @@ class _Run:
         ]
 
     def cycle(self) -> list[Proposal] | Done:
-        ranked = self._ranked(self.each())
+        each = self.each()
+        ranked = self._ranked(each)
         if not ranked:
             return nothing_ranks(self.history)
         params = self._cycle_params(ranked[0])
         if params is None:
             return []
         first = len(self.candidates) * self.stage.seeds
+        winner = place_of(ranked[0], each)
         return [
             self._training(
-                cycle_key(j), first + j, params, self._seed("fresh", j), epochs=self.stage.cycle_epochs
+                cycle_key(winner, j),
+                first + j,
+                params,
+                self._seed("fresh", j),
+                epochs=self.stage.cycle_epochs,
             )
             for j in range(self.stage.seeds)
         ]
@@ -158,7 +161,7 @@ class _Run:
         epochs = self.stage.cycle_epochs if choice.keeps_cycle else self.stage.epochs
         return [
             self._training(
-                honest_key(j),
+                honest_key(choice, j),
                 first + j,
                 choice.kept.params,
                 self._seed("honest", j),
@@ -169,7 +172,8 @@ class _Run:
         ]
 
     def evaluation(self) -> list[Proposal]:
-        honest = self._honest()
+        choice = self.choice()
+        honest = self._honest(choice)
         members = tuple(
             Start(t.number, t.snapshots[-1])
             for t in honest.complete.values()
@@ -187,11 +191,12 @@ class _Run:
             members=members,
             read_test=self.stage.test,
         )
-        return [Proposal(EVALUATION, ordinal, honest.params, work)]
+        return [Proposal(evaluation_key(choice), ordinal, honest.params, work)]
 
     def result(self) -> StageResult:
-        evaluation = self.history.by_key().get(EVALUATION)
-        return Outcome(self.stage, self.history, self.choice(), self._honest(), evaluation).result()
+        choice = self.choice()
+        evaluation = self.history.by_key().get(evaluation_key(choice))
+        return Outcome(self.stage, self.history, choice, self._honest(choice), evaluation).result()
 
     # --- what the phases share ----------------------------------------------------------------------
 
@@ -200,14 +205,15 @@ class _Run:
         each = self.each()
         ranked = self._ranked(each)
         params = self._cycle_params(ranked[0])
-        keys = {j: cycle_key(j) for j in range(self.stage.seeds)}
+        winner = place_of(ranked[0], each)
+        keys = {j: cycle_key(winner, j) for j in range(self.stage.seeds)}
         cycle = repeats(self.history, params, keys) if params is not None else None
         direction = self.history.study.objective.direction
         return Choice(self.candidates, each, ranked, cycle, direction)
 
-    def _honest(self) -> Repeats:
-        keys = {j: honest_key(j) for j in range(self.stage.honest_seeds)}
-        return repeats(self.history, self.choice().kept.params, keys)
+    def _honest(self, choice: Choice) -> Repeats:
+        keys = {j: honest_key(choice, j) for j in range(self.stage.honest_seeds)}
+        return repeats(self.history, choice.kept.params, keys)
 
     def each(self) -> list[Repeats]:
         return [
@@ -237,7 +243,7 @@ class _Run:
         keep: bool = False,
     ) -> Proposal:
         length = epochs or self.stage.epochs
-        work = Work(length, seed, data_fraction=self.stage.data_fraction, keep_snapshot=keep)
+        work = Work(length, seed, data_fraction=self.stage.data_fraction, keep_snapshot=keep, inspect=True)
         return Proposal(key, ordinal, params, work)
 
 
@@ -274,13 +280,26 @@ def _is_share(value: Scalar) -> bool:
     return isinstance(value, int | float) and 0 < value < 1
 
 
+# Keys name the configuration that a trial trains: a seed that is tried again may make another one the
+# winner, whose trials are then planned beside those of the first.
+
+
 def fresh_key(candidate: int, seed: int) -> str:
     return f"candidate:{candidate}/seed:{seed}"
 
 
-def cycle_key(seed: int) -> str:
-    return f"one_cycle/seed:{seed}"
+def cycle_key(candidate: int, seed: int) -> str:
+    return f"one_cycle:{candidate}/seed:{seed}"
 
 
-def honest_key(seed: int) -> str:
-    return f"honest:{seed}"
+def honest_key(choice: Choice, seed: int) -> str:
+    return f"honest:{_kept(choice)}/seed:{seed}"
+
+
+def evaluation_key(choice: Choice) -> str:
+    """Of the trial that evaluates the models of what is kept, alone and averaged."""
+    return f"evaluation:{_kept(choice)}"
+
+
+def _kept(choice: Choice) -> str:
+    return f"{choice.place}{'/one_cycle' if choice.keeps_cycle else ''}"

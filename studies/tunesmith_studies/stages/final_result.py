@@ -53,7 +53,12 @@ class Choice:
     @property
     def claim(self) -> Candidate:
         """The winner as the search had it."""
-        return next(c for c, r in zip(self.candidates, self.each, strict=True) if r is self.winner)
+        return self.candidates[self.place]
+
+    @property
+    def place(self) -> int:
+        """The winner's among the candidates."""
+        return place_of(self.winner, self.each)
 
     @property
     def keeps_cycle(self) -> bool:
@@ -82,6 +87,10 @@ class Choice:
             assert self.cycle is not None
             return self.cycle
         return self.winner
+
+
+def place_of(one: Repeats, each: Sequence[Repeats]) -> int:
+    return next(i for i, r in enumerate(each) if r is one)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.grounds import Grounds, of_space
 from tunesmith_studies.planning import (
     Done,
     History,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SHORTEST = 2
 """Epochs of a first rung: one point of a curve is noise (recipe §3.1)."""
+USUAL_CELLS = 12
 CENTRES = 3
 """Later batches look around this many of the best."""
 
@@ -54,8 +56,11 @@ class Halving(Stage):
 
     kind: Literal["halving"] = "halving"
     trials: int = Field(default=27, ge=1, le=100_000, description="Points of the first batch.")
-    grid: int = Field(
-        default=12, ge=0, le=1000, description="How many of them are cells; as far as there are."
+    grid: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="How many of them are cells, as far as there are; default 12, or all of fewer trials.",
     )
     warm_start: int = Field(
         default=0, ge=0, le=1000, description="The best so many of each earlier stage are points as well."
@@ -89,7 +94,7 @@ class Halving(Stage):
         lengths = self.lengths
         if any(a >= b for a, b in pairwise(lengths)) or lengths[0] < 1:
             yield f"rungs must rise from 1 to below its {self.epochs} epochs, got {list(self.rungs)}"
-        if self.grid > self.trials:
+        if self.cells > self.trials:
             yield f"grid is {self.grid} of {self.trials} trials; lower grid, or raise trials"
         if len(lengths) > 1:
             yield from self.prolonging_problems(study)
@@ -101,6 +106,15 @@ class Halving(Stage):
                 )
         if self.cooldown and self.held(study).get("schedule", "constant") not in ANY_LENGTH_SCHEDULES:
             yield "cooldown needs a schedule that does not know the length; leave it out, or hold constant"
+
+    def range_test_in(self, study: StudySpec) -> str | None:
+        tests = self.range_tests_before(study)
+        return tests[-1] if tests and isinstance(self.open_space(study).root.get("lr"), Float) else None
+
+    @property
+    def cells(self) -> int:
+        """How many points of the first batch are cells, as far as there are."""
+        return min(USUAL_CELLS, self.trials) if self.grid is None else self.grid
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -133,6 +147,9 @@ class Halving(Stage):
         for _ in self.lengths[1:]:
             found.append(max(-(-found[-1] // self.keep), min(self.finalists, found[-1])))
         return found
+
+    def grounds(self, history: History) -> Grounds:
+        return of_space(self.open_space(history.study))
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         steps = [b - a for a, b in zip((0, *self.lengths), self.lengths, strict=False)]
@@ -244,7 +261,7 @@ class _Run:
         space = self._space(batch.start)
         source = Source(stage.name, self.history, self.seed, space, stage.held(study))
         if batch.start == 0:
-            return source.first(len(batch), stage.grid, stage.warm_start)
+            return source.first(len(batch), stage.cells, stage.warm_start)
         from tunesmith_studies.optuna_rows import number_of  # noqa: PLC0415
 
         before = {i: t for i in range(batch.start) if (t := self._whole(i)) is not None}

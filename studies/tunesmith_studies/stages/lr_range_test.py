@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from tunesmith_studies.findings import Finding, gravest_first
+from tunesmith_studies.grounds import Grounds
 from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
 from tunesmith_studies.rates import (
     STOP_FACTOR,
@@ -121,6 +122,9 @@ class LrRangeTest(Stage):
         choices = [(name, space[name]) for name in per if name in space]
         axes = {name: p.values for name, p in choices if isinstance(p, Choice)}
         return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+    def grounds(self, history: History) -> Grounds:
+        return Grounds({"lr": (self.lr_low, self.lr_high)})
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         """Epochs where an epoch has `steps` or more; how many there are in it only the worker knows."""
@@ -245,10 +249,8 @@ class _Result:
 def _reading(trial: Trial) -> Reading | str:
     if trial.state is not TrialState.COMPLETE:
         return f"it ended {trial.state}"
-    points = [p for p in trial.curve if "train/loss" in p.metrics and "sys/lr" in p.metrics]
-    if not points:
-        return "it reported no losses"
-    return read(Sweep([p.metrics["sys/lr"] for p in points], [p.metrics["train/loss"] for p in points]))
+    sweep = Sweep.of(trial.curve)
+    return read(sweep) if sweep.rates else "it reported no losses"
 
 
 def _shown(given: Given) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.grounds import Grounds, of_space
 from tunesmith_studies.planning import History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.space import Scalar, Space, tidy
 from tunesmith_studies.stages.base import Forecast, Stage
@@ -28,6 +29,7 @@ class Random(Stage):
     """
 
     takes_budget: ClassVar[bool] = True
+    takes_ranges: ClassVar[bool] = True
 
     kind: Literal["random"] = "random"
     trials: int = Field(ge=1, le=100_000)
@@ -60,6 +62,9 @@ class Random(Stage):
         if running:
             return Wait(f"{running} of {self.trials} trials have not finished")
         return self.done(history, f"{self.trials} {self.method} points of {self.length} each.")
+
+    def grounds(self, history: History) -> Grounds:
+        return of_space(self.open_space(history.study))
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         snapshots = self.trials if self.keeps_snapshots(study) else 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.grounds import Grounds, of_points, step_shown
 from tunesmith_studies.planning import Earlier, History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.planning import rank as by_objective
 from tunesmith_studies.space import Choice, Float, Int, Scalar, canonical, tidy
@@ -104,7 +105,36 @@ class RefineGrid(Stage):
             if round_ < self.rounds:
                 todo = unique(todo + self._around(self._best(history, todo), groups, history.study))
         why = f"{len(todo)} cells of {self.length} around the best {self.top} of {source.stage.name}."
-        return self.done(history, why, **as_chosen(groups))
+        grounds = self._grounds(source, todo, history.study).to_json()
+        return self.done(history, why, grounds=grounds, **as_chosen(groups))
+
+    def grounds(self, history: History) -> Grounds | None:
+        source = source_or_why(self, history)
+        if isinstance(source, str) or "axes" not in source.result.chosen:
+            return None
+        groups = groups_of(source.result.chosen)
+        first = self._around(source.best(self.top), groups, history.study)
+        return self._grounds(source, first, history.study)
+
+    @property
+    def around(self) -> int:
+        return self.top
+
+    def _grounds(self, source: Earlier, todo: Sequence[Cell], study: StudySpec) -> Grounds:
+        """Of these cells, and as far from the best centre as the first round goes."""
+        centres, groups = source.best(self.top), groups_of(source.result.chosen)
+        base = study.space.switched_on({**centres[0].params, **self.held(study)})
+        axes = {n: a for n, a in group_of(groups, centres[0].params).axes.items() if n in base}
+        placed = {n: self._steps(study, n, axis, base) for n, axis in axes.items()}
+        moved = [n for n, values in placed.items() if len(values) > 1]
+        steps = {}
+        for name in moved:
+            parameter = study.space[name]
+            assert isinstance(parameter, Float | Int)  # nothing else has finer steps
+            if step := step_shown(parameter, base[name], placed[name]):
+                steps[name] = step
+        numbers = tuple(t.number for t in centres)
+        return Grounds(of_points((c.params for c in todo), moved), steps, source.stage.name, numbers)
 
     def _best(self, history: History, todo: Sequence[Cell]) -> tuple[Trial, ...]:
         """Centres of the next round: from the cells so far alone, so that they stand while it runs."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.grounds import Grounds, of_space
 from tunesmith_studies.planning import History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.samplers import BruteForceSampler, SamplerSpec, Told, TPESampler, fits, suggest
 from tunesmith_studies.space import Float, Params, Scalar, Space, canonical
@@ -30,6 +31,7 @@ class Sampler(Stage):
     """
 
     draws_drafts: ClassVar[bool] = True
+    takes_ranges: ClassVar[bool] = True
 
     kind: Literal["sampler"] = "sampler"
     trials: int = Field(ge=1, le=100_000)
@@ -138,6 +140,9 @@ class Sampler(Stage):
             and _same_held(trial.params, held, space)
             and fits(space, trial.params)
         )
+
+    def grounds(self, history: History) -> Grounds:
+        return of_space(self.open_space(history.study))
 
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         trials = self._total(study)

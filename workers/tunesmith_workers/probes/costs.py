@@ -22,7 +22,10 @@ from tunesmith_workers.probes.bench import Bench
 WINDOW = 8  # steps whose losses are averaged
 _WARM = 2  # first steps, which allocate
 _FEWEST = 12  # steps at a rate, however large the batch
-_TIMED = 5  # steps of the second batch size
+_TIMED = 5  # steps of a second, larger batch
+_TIMED_SMALL = 20  # of a smaller one, whose steps are short and vary more
+_BLOCK = 4  # steps that are timed as one
+_APART = 8  # the second batch has so many times fewer samples, or more
 _LARGEST = 2**16  # samples in a batch that is tried
 
 
@@ -159,7 +162,7 @@ def _update(before: list[Tensor], after: list[Tensor]) -> float:
 def times(bench: Bench, training: Training, scratch: Path, waited: float = 1.0) -> dict[str, float]:
     """What a step, an evaluation, a fresh model and a snapshot take.
 
-    A second batch size tells which part of a step grows with its samples.
+    A second batch size, far from the first, tells which part of a step grows with its samples.
 
     Args:
         waited: seconds by the clock over seconds computed, of all that was measured so far. On a machine that
@@ -167,12 +170,12 @@ def times(bench: Bench, training: Training, scratch: Path, waited: float = 1.0) 
             this how often somebody does.
     """
     totals, batch = training.totals(), training.batch
-    usual, least = median(totals), min(totals)
-    other = 2 * batch if batch < 64 and 2 * batch <= len(bench.train) else max(batch // 2, 1)
+    usual, least = median(totals), _least(totals)
+    other = batch // _APART if batch >= 2 * _APART else min(_APART * batch, len(bench.train))
     second = Training(bench, training.lr, other)
-    for _ in range(_WARM + _TIMED):
+    for _ in range(_WARM + (_TIMED if other > batch else _TIMED_SMALL)):
         second.step()
-    slope = (min(second.totals()) - least) / (other - batch) if other != batch else 0.0
+    slope = (_least(second.totals()) - least) / (other - batch) if other != batch else 0.0
     slope = min(max(slope, 0.0), least / batch)
     found = {
         "batch": float(batch),
@@ -192,17 +195,23 @@ def times(bench: Bench, training: Training, scratch: Path, waited: float = 1.0) 
     return {f"time/{name}": value for name, value in found.items()}
 
 
-def _waiting(training: Training, waited: float) -> float:
-    """How much longer steps take than the quickest: some compute more, and others come between.
+def _least(totals: list[float]) -> float:
+    """Mean of the quickest few steps that follow each other: what a step takes while nobody comes between."""
+    count = min(_BLOCK, len(totals))
+    return min(fmean(totals[i : i + count]) for i in range(len(totals) - count + 1))
 
-    A step's own waiting, as for a disk, is in its seconds. On a GPU nobody else comes between.
+
+def _waiting(training: Training, waited: float) -> float:
+    """How much longer a step takes for others on the machine, who come between.
+
+    A step's own waiting, as for a disk, is in its seconds. On a GPU nobody else comes between, but its queue
+    runs unevenly.
     """
     totals, computed = training.totals(), training.computed[_WARM:] or training.computed
     if training.bench.device.type == "cuda":
-        return fmean(totals) / min(totals)
-    quickest = max(min(computed), 1e-9)
-    own = max(min(totals) / quickest, 1.0)
-    return max(waited / own, 1.0) * fmean(computed) / quickest
+        return median(totals) / _least(totals)
+    own = max(min(totals) / max(min(computed), 1e-9), 1.0)
+    return max(waited / own, 1.0)
 
 
 def _evaluating(bench: Bench, model: nn.Module) -> float:

@@ -31,15 +31,14 @@ def read(path: Path) -> list[Column]:
             raise TaskError(
                 f"a data file ends in .npz, .csv or .parquet, not in {path.suffix or 'nothing'!r}"
             )
-    except (pa.ArrowException, OSError) as e:
+        names = found.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:  # names that are not UTF-8
         raise TaskError(f"not a readable {path.suffix[1:]} file: {e}") from e
     if found.num_columns < 2:
-        raise TaskError(
-            f"needs at least two columns, the last or one named target; it has {found.column_names}"
-        )
+        raise TaskError(f"needs at least two columns, the last or one named target; it has {names}")
     if found.num_rows == 0:
         raise TaskError("has no rows")
-    return [_column(n, c) for n, c in zip(found.column_names, found.columns, strict=True)]
+    return [_column(n, c) for n, c in zip(names, found.columns, strict=True)]
 
 
 def _column(name: str, values: pa.ChunkedArray) -> Column:

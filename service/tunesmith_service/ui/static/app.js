@@ -37,9 +37,37 @@
     }
   });
 
+  // --- light, dark, or what the system says; the address may say it too, so that a link shows the same ---
+  const THEMES = ["", "light", "dark"];
+  const toggle = document.querySelector("[data-theme-toggle]");
+  function nameTheme() {
+    if (toggle) toggle.textContent = `${document.documentElement.dataset.theme || "system"} theme`;
+  }
+  nameTheme();
+  if (toggle) toggle.addEventListener("click", () => {
+    const root = document.documentElement;
+    const next = THEMES[(THEMES.indexOf(root.dataset.theme || "") + 1) % THEMES.length];
+    if (next) root.dataset.theme = next;
+    else delete root.dataset.theme;
+    try {
+      localStorage.setItem("tunesmith-theme", next);
+    } catch {
+      // no storage: it lasts as long as the page
+    }
+    const asked = new URLSearchParams(location.search);
+    if (asked.has("theme")) {
+      asked.set("theme", next || "system");
+      history.replaceState(history.state, "", `?${asked}${location.hash}`);
+    }
+    nameTheme();
+    body.dispatchEvent(new CustomEvent("themed"));
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => body.dispatchEvent(new CustomEvent("themed")));
+
   // --- a change that was refused says why ---
   const toast = document.getElementById("toast");
   body.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status === 401) body.dispatchEvent(new CustomEvent("refused"));
     if (event.detail.requestConfig.verb === "get") return; // a refresh; the next one may succeed
     toast.textContent = event.detail.xhr.responseText || "That did not work; reload the page and try again.";
     toast.hidden = false;
@@ -66,9 +94,17 @@
     const selection = document.getSelection();
     const log = part.querySelector("[data-tail]");
     const isScrolledBack = log && log.scrollTop + log.clientHeight < log.scrollHeight - 8;
-    const isOpen = part.querySelector("details[open]") !== null;
+    const isHeld = part.id && document.querySelector(`:popover-open[data-holds="${part.id}"]`) !== null;
+    const isOpen = isHeld || part.querySelector("details[open], :popover-open") !== null;
     return isScrolledBack || isOpen || (!selection.isCollapsed && part.contains(selection.anchorNode));
   }
+  // Parts that name words of the page's address are fetched with what they say now.
+  body.addEventListener("htmx:configRequest", (event) => {
+    const asked = new URLSearchParams(location.search);
+    for (const name of (event.detail.elt.dataset.asks || "").split(" ")) {
+      if (name && asked.has(name)) event.detail.parameters[name] = asked.get(name);
+    }
+  });
   body.addEventListener("htmx:beforeRequest", (event) => {
     const asked = event.detail.requestConfig.triggeringEvent;
     if (asked && asked.type === "live" && isRead(event.detail.elt)) event.preventDefault();
@@ -103,10 +139,10 @@
     source.onopen = () => show("live");
     source.onerror = () => {
       show("reconnecting");
-      // The browser tries again by itself unless the answer was a refusal. If that is because the
-      // session has ended, the refresh leads to the login page.
+      // The browser tries again by itself unless the answer was a refusal.
       if (source && source.readyState === EventSource.CLOSED) {
         again = setTimeout(open, 2000);
+        body.dispatchEvent(new CustomEvent("refused"));
         refresh();
       }
     };

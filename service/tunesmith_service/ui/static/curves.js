@@ -1,225 +1,106 @@
-// Training curves from a small JSON view (curves.py says what it holds), drawn on a canvas.
+// What trials reported while they trained. charts/curves.py says what it gets.
 "use strict";
 (() => {
-  const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
-  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const { query, number, tick, css, viridis, isDark, choices, curvesTip, place, trialHref, keys, band } = Tunesmith;
+  const TOPS = [[5, "best 5"], [10, "best 10"], [25, "best 25"], [0, "all"]];
+  // Those that were selected in Explore, while the address has any.
+  const picked = () => query.get("pick").split(",").filter(Boolean).length;
 
-  function viridis(t) {
-    const at = t * (VIRIDIS.length - 1);
-    const i = Math.min(Math.floor(at), VIRIDIS.length - 2);
-    const part = (hex, k) => parseInt(hex.slice(1 + 2 * k, 3 + 2 * k), 16);
-    const mix = (k) => Math.round(part(VIRIDIS[i], k) + (at - i) * (part(VIRIDIS[i + 1], k) - part(VIRIDIS[i], k)));
-    return `rgb(${mix(0)},${mix(1)},${mix(2)})`;
-  }
   // The best curve stands out most: darkest on a light page, brightest on a dark one.
-  function ranked(index, count) {
-    const t = count > 1 ? index / (count - 1) : 0;
-    return viridis(dark.matches ? 0.95 - 0.6 * t : 0.05 + 0.75 * t);
+  function colour(curve, count) {
+    if (curve.state === "running") return css("--accent");
+    if (curve.rank === null) return css("--soft");
+    const t = count > 1 ? curve.rank / (count - 1) : 0;
+    return viridis(isDark() ? 0.95 - 0.6 * t : 0.05 + 0.75 * t);
   }
-  function digits(value) {
-    if (value === null || value === undefined) return "–";
-    if (value === 0) return "0";
-    const size = Math.floor(Math.log10(Math.abs(value)));
-    return size > -4 && size < 6 ? value.toFixed(Math.max(3 - size, 0)) : value.toExponential(3).replace("e+", "e");
+  const count = (view) => view.curves.filter((c) => c.rank !== null && c.split !== "train").length;
+  const word = (curve) => (curve.pruned_at !== null ? `pruned at ${tick(curve.pruned_at)}` : curve.state === "pruned" ? "diverged" : curve.state);
+  const own = (view) => view.curves.filter((c) => c.split !== "train" || view.metric.startsWith("train/"));
+
+  function line(curve, view, ctx) {
+    const isTrain = curve.split === "train" && !view.metric.startsWith("train/");
+    const faded = curve.state === "pruned";
+    const away = ctx.state.lit !== undefined && ctx.state.lit !== null && ctx.state.lit !== curve.number;
+    const c = colour(curve, count(view));
+    const opacity = away ? 0.12 : isTrain ? 0.55 : faded ? 0.45 : 1;
+    const last = curve.at.length - 1;
+    const cut = curve.pruned_at !== null && last >= 0 ? [{ coord: [curve.at[last], curve.value[last]], symbol: "rect", symbolSize: [2, 10], itemStyle: { color: css("--warn"), borderColor: css("--warn"), borderWidth: 1, opacity: away ? 0.2 : 0.9 } }] : [];
+    const lost = isTrain ? [] : curve.lost.map((at) => ({ coord: [at, view.range ? view.range[1] : 0] }));
+    return {
+      type: "line",
+      name: `#${curve.number}${isTrain ? " train" : ""}`,
+      data: curve.at.map((at, i) => [at, curve.value[i]]),
+      symbol: curve.at.length < 2 ? "circle" : "none",
+      symbolSize: 5,
+      z: curve.rank === 0 ? 4 : faded ? 2 : 3,
+      triggerLineEvent: true,
+      lineStyle: { color: c, opacity, type: isTrain ? "dotted" : curve.state === "running" ? "dashed" : "solid", width: isTrain ? 1 : curve.rank === 0 || ctx.state.lit === curve.number ? 2.5 : 1.5 },
+      itemStyle: { color: c, opacity },
+      emphasis: { disabled: true },
+      markPoint: {
+        symbol: "path://M1 1 9 9M9 1 1 9", symbolSize: 8, label: { show: false }, silent: true,
+        itemStyle: { color: "transparent", borderColor: css("--bad"), borderWidth: 2, opacity: away ? 0.2 : 1 },
+        data: [...lost, ...cut],
+      },
+    };
   }
-  const tick = (value) => String(Number(value.toPrecision(6))).replace("e+", "e");
 
-  for (const root of document.querySelectorAll("[data-curves]")) draw(root);
+  const named = (view) => own(view).map((curve) => ({
+    colour: colour(curve, count(view)),
+    dashed: curve.state === "running",
+    faded: curve.state === "pruned",
+    href: trialHref(curve.number),
+    name: `#${curve.number}`,
+    number: curve.number,
+    about: curve.state === "complete" ? curve.stage : `${curve.stage}, ${word(curve)}`,
+    value: number(curve.value.length ? curve.value[curve.value.length - 1] : null),
+  }));
 
-  function draw(root) {
-    const canvas = root.querySelector(".chart");
-    const keys = root.querySelector(".keys");
-    const note = root.querySelector("[data-note]");
-    const chart = echarts.init(canvas);
-    let view = null;
-    let metric = root.dataset.metric;
-    let scale = root.dataset.scale || "linear";
-    let lit = null;
-    new ResizeObserver(() => chart.resize()).observe(canvas);
-
-    const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-    function colour(curve, index, count) {
-      if (curve.role === "train") return css("--soft");
-      if (curve.role === "val") return css("--accent");
-      if (curve.state === "running") return css("--accent");
-      return ranked(index, count);
-    }
-
-    function option() {
-      const finished = view.curves.filter((c) => c.state !== "running");
-      const soft = css("--soft");
-      const line = css("--line");
-      const log = scale === "log" && view.range && view.range[0] > 0;
-      const rates = view.axis.log;
-      const narrow = canvas.clientWidth < 480;
-      const steps = view.curves.flatMap((c) => [...c.steps, ...c.lost]);
-      const axis = {
-        nameTextStyle: { color: soft },
-        axisLabel: { color: soft, hideOverlap: true },
-        axisLine: { lineStyle: { color: line } },
-        axisTick: { show: false },
-        splitLine: { lineStyle: { color: line, width: 0.7 } },
-      };
-      return {
-        animation: false,
-        aria: { enabled: true, label: { description: `${view.metric} by ${view.axis.name}; the list below has the figures.` } },
-        grid: { left: 8, right: 14, top: 30, bottom: 26, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
-        textStyle: { fontFamily: getComputedStyle(root).fontFamily, fontSize: 12 },
-        tooltip: {
-          trigger: "axis",
-          renderMode: "richText",
-          confine: true,
-          backgroundColor: css("--card"),
-          borderColor: line,
-          textStyle: { color: css("--text"), fontSize: 12, fontFamily: getComputedStyle(root).fontFamily },
-          axisPointer: { lineStyle: { color: soft, type: "dashed" }, snap: true },
-          formatter: (points) => tooltip(points, narrow ? 5 : 10),
-        },
-        xAxis: {
-          ...axis, type: rates ? "log" : "value", name: view.axis.name, nameLocation: "end", nameGap: rates ? -84 : -30,
-          min: Math.min(...steps), max: Math.max(...steps), minInterval: rates ? 0 : 1, splitLine: { show: false },
-          axisLabel: { ...axis.axisLabel, ...(rates ? { formatter: tick, showMinLabel: false, showMaxLabel: false } : {}) },
-          nameTextStyle: { color: soft, verticalAlign: "top", padding: [26, 0, 0, 0] },
-        },
-        yAxis: {
-          ...axis, type: log ? "log" : "value", scale: true, name: view.metric,
-          nameTextStyle: { color: soft, align: "left", padding: [0, 0, 0, -4] },
-          min: view.range ? view.range[0] : null, max: view.range ? view.range[1] : null,
-          axisLabel: { ...axis.axisLabel, formatter: tick, showMinLabel: log, showMaxLabel: log },
-        },
-        series: view.curves.map((curve, place) => {
-          const c = colour(curve, finished.indexOf(curve), finished.length);
-          const faded = lit !== null && lit !== curve.label;
-          return {
-            type: "line",
-            name: curve.label,
-            data: curve.steps.map((step, i) => [step, curve.values[i]]),
-            symbol: curve.steps.length < 2 ? "circle" : "none",
-            symbolSize: 5,
-            z: curve.rank === 0 ? 4 : 3,
-            lineStyle: {
-              color: c, opacity: faded ? 0.15 : 1, type: curve.state === "running" ? "dashed" : "solid",
-              width: curve.rank === 0 || lit === curve.label ? 2.5 : 1.5,
-            },
-            itemStyle: { color: c, opacity: faded ? 0.15 : 1 },
-            emphasis: { disabled: true },
-            markPoint: {
-              symbol: "path://M1 1 9 9M9 1 1 9", symbolSize: 8, label: { show: false },
-              itemStyle: { color: "transparent", borderColor: css("--bad"), borderWidth: 2 },
-              data: curve.lost.map((step) => ({ coord: [step, view.range ? view.range[1] : 0] })),
-            },
-            markLine: place > 0 ? undefined : {
-              precision: -1, // else rates are rounded to two decimals, and small ones leave the axis
-              symbol: "none", silent: true, animation: false,
-              lineStyle: { color: soft, type: "dashed", width: 1 },
-              label: { color: soft, fontSize: 11, formatter: (mark) => mark.name, position: "insideEndTop" },
-              data: view.marks.map((mark) => ({ name: mark.label, xAxis: mark.at })),
-            },
-          };
-        }),
-      };
-    }
-
-    function tooltip(points, most) {
-      const order = [...points].sort((a, b) => a.seriesIndex - b.seriesIndex).slice(0, most);
-      const lines = order.map((p) => `${p.marker} ${p.seriesName}   ${digits(p.value[1])}`);
-      if (points.length > most) lines.push(`and ${points.length - most} more`);
-      return [`${view.axis.name} ${view.axis.log ? digits(points[0].axisValue) : points[0].axisValue}`, ...lines].join("\n");
-    }
-
-    function list() {
-      const finished = view.curves.filter((c) => c.state !== "running");
-      keys.replaceChildren(...view.curves.map((curve) => {
-        const item = document.createElement("li");
-        const line = document.createElement("span");
-        line.className = curve.state === "running" ? "line dashed" : "line";
-        line.style.borderTopColor = colour(curve, finished.indexOf(curve), finished.length);
-        const name = document.createElement(curve.href ? "a" : "span");
-        if (curve.href) name.href = curve.href;
-        name.textContent = curve.label;
-        const about = document.createElement("span");
-        about.className = "soft";
-        about.textContent = curve.about;
-        about.title = curve.about;
-        const value = document.createElement("span");
-        value.className = "value";
-        value.textContent = digits(curve.value);
-        item.append(line, name, about, value);
-        item.addEventListener("mouseenter", () => light(curve.label));
-        item.addEventListener("mouseleave", () => light(null));
-        name.addEventListener("focus", () => light(curve.label));
-        name.addEventListener("blur", () => light(null));
-        return item;
-      }));
-    }
-    function light(label) {
-      lit = label;
-      paint();
-    }
-
-    function choices() {
-      const box = root.querySelector("[data-metrics]");
-      const buttons = view.metrics.map((name) => {
-        const button = document.createElement("button");
-        button.type = "button";
-        button.textContent = name;
-        button.setAttribute("aria-pressed", String(name === view.metric));
-        button.addEventListener("click", () => {
-          metric = name;
-          load(true);
-        });
-        return button;
+  Tunesmith.chart("curves", {
+    isEmpty: (view) => !view.curves.length,
+    controls(view, ctx) {
+      choices(place(ctx, "metric"), "Metric", view.metrics.map((m) => [m, m]), view.metric, (m) => ctx.ask("metric", m));
+      const tops = picked() ? [...TOPS, [null, `selected (${picked()})`]] : TOPS;
+      choices(place(ctx, "top"), "Which trials", tops, view.top, (top) => ctx.ask("top", top === null ? null : String(top)));
+      choices(place(ctx, "train"), "Split", view.metric.startsWith("val/") ? [[true, "training too"]] : [], view.train, () => ctx.ask("train", String(!view.train)));
+      choices(place(ctx, "scale"), "Scale", [["log", "log scale"]], ctx.state.log ? "log" : "", () => {
+        ctx.state.log = !ctx.state.log;
+        this.controls(view, ctx);
+        ctx.paint();
       });
-      const held = box.contains(document.activeElement) ? document.activeElement.textContent : null;
-      box.replaceChildren(...(buttons.length > 1 ? buttons : []));
-      for (const button of buttons) if (button.textContent === held) button.focus();
-    }
-    function paint() {
-      if (view && view.curves.length) chart.setOption(option(), { notMerge: true, lazyUpdate: true });
-    }
-
-    let busy = false;
-    let stale = false;
-    async function load(now) {
-      if (busy && !now) {
-        stale = true;
-        return;
-      }
-      busy = true;
-      try {
-        const answer = await fetch(`${root.dataset.curves}?metric=${encodeURIComponent(metric)}`);
-        if (answer.ok) {
-          view = await answer.json();
-          metric = view.metric;
-          canvas.hidden = !view.curves.length;
-          note.hidden = view.curves.length > 0;
-          choices();
-          list();
-          chart.resize();
-          paint();
-          root.dataset.shown = String(view.curves.length);
-        }
-      } catch {
-        stale = true; // the server is away; the stream's next message asks again
-      }
-      setTimeout(() => {
-        busy = false;
-        if (stale) {
-          stale = false;
-          load();
-        }
-      }, 2000);
-    }
-
-    const log = root.querySelector("[data-log]");
-    log.setAttribute("aria-pressed", String(scale === "log"));
-    log.addEventListener("click", () => {
-      scale = scale === "log" ? "linear" : "log";
-      log.setAttribute("aria-pressed", String(scale === "log"));
-      paint();
-    });
-    dark.addEventListener("change", () => view && (list(), paint()));
-    document.body.addEventListener("live", () => load());
-    load();
-  }
+      keys(ctx, "Curves shown, with the newest value of each", named(view));
+    },
+    option(view, ctx) {
+      const log = Boolean(ctx.state.log && view.range && view.range[0] > 0);
+      return {
+        ...ctx.base(`${view.metric} of ${view.shown} trials by epoch; the list below has the newest values, the table all.`),
+        tooltip: curvesTip(ctx),
+        xAxis: ctx.axis({ type: "value", name: "epoch", nameLocation: "middle", nameGap: 24, minInterval: 1, min: "dataMin", max: "dataMax", splitLine: { show: false } }),
+        yAxis: ctx.axis({
+          type: log ? "log" : "value", scale: true, name: view.metric, nameTextStyle: { color: css("--soft"), align: "left", padding: [0, 0, 0, -4] },
+          min: view.range ? view.range[0] : null, max: view.range ? view.range[1] : null,
+          axisLabel: { formatter: tick, showMinLabel: log, showMaxLabel: log },
+        }),
+        series: [...view.curves.map((curve) => line(curve, view, ctx)), ...(view.band ? band(view.band, { colour: css("--soft") }) : [])],
+      };
+    },
+    trial(params) {
+      const found = /^#(\d+)/.exec(params.seriesName || "");
+      return found ? Number(found[1]) : undefined;
+    },
+    hover(lit, view, ctx) {
+      const known = view.curves.some((c) => c.number === lit) ? lit : null;
+      if (known === (ctx.state.lit ?? null)) return;
+      ctx.state.lit = known;
+      ctx.paint();
+    },
+    said(view) {
+      const train = view.train && view.curves.some((c) => c.split === "train") && view.metric.startsWith("val/");
+      return `${view.said}${train ? " Dotted lines are training." : ""}`;
+    },
+    rows: (view) => ({
+      head: ["trial", "split", "epoch", "value", "state"],
+      rows: view.curves.flatMap((c) => c.at.map((at, i) => [`#${c.number}`, c.split, at, c.value[i], word(c)])),
+    }),
+  });
 })();

@@ -1,0 +1,72 @@
+"""All views of a trial by name: charts of its curve, its corner of the lineage, and the documents it left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from tunesmith_service import store, trial_store
+from tunesmith_service.blobs import BlobStore
+from tunesmith_service.charts import inspected, lineage, of_trial, told
+from tunesmith_service.charts.asked import Asked, ChartQuery
+from tunesmith_service.column_cache import ColumnCache
+from tunesmith_service.errors import NotFound, Unprocessable
+
+NAMES = (*of_trial.TRIAL_CHARTS, "lineage", "told", *inspected.DOCUMENTS)
+
+
+def view(  # noqa: PLR0917
+    conn: Connection,
+    cache: ColumnCache,
+    blobs: BlobStore,
+    study: store.Study,
+    number: int,
+    name: str,
+    query: of_trial.TrialChartQuery,
+) -> dict[str, Any]:
+    """A view by its name; JSON. Blocks.
+
+    Raises: NotFound; Unprocessable for a document that is not what its name says.
+    """
+    if name not in NAMES:
+        raise NotFound(f"a trial has no view {name!r}; it has {', '.join(NAMES)}")
+    trial = _trial(conn, study, number)
+    if name == "told":
+        return told.view(study, trial)
+    if name == "lineage":
+        columns = cache.get(conn, study.id)
+        keep = np.ones(len(columns), np.bool_)
+        return lineage.around(Asked(conn, study, columns, keep, ChartQuery()), number)
+    if name in of_trial.TRIAL_CHARTS:
+        return of_trial.chart(conn, study, trial, name, query.group)
+    found = inspected.read(blobs, trial_store.artifacts(conn, trial.id), name)
+    if name != "confusion":
+        return found
+    return found | _less(conn, blobs, study, query.against, found["classes"])
+
+
+def _less(
+    conn: Connection, blobs: BlobStore, study: store.Study, against: int | None, classes: list[str]
+) -> dict[str, Any]:
+    """The matrix of trial `against`, to be taken away; without one, the best trial's is offered."""
+    best = next(iter(trial_store.best_trials(conn, study)), None)
+    offered = {"best": best.number if best else None, "against": None, "less": None}
+    if against is None:
+        return offered
+    try:
+        other = _trial(conn, study, against)
+        found = inspected.read(blobs, trial_store.artifacts(conn, other.id), "confusion")
+    except NotFound as e:  # what the question names, not what it is about
+        raise Unprocessable(e.detail) from e
+    if found["classes"] != classes:
+        raise Unprocessable(f"trial #{against} was judged on other classes, so nothing can be taken away")
+    return offered | {"against": against, "less": found["counts"]}
+
+
+def _trial(conn: Connection, study: store.Study, number: int) -> trial_store.Trial:
+    found = trial_store.find_trial(conn, study.id, number)
+    if found is None:
+        raise NotFound(f"study {study.name} has no trial #{number}")
+    return found

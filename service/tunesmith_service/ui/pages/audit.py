@@ -1,0 +1,36 @@
+"""The audit log, a page at a time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tunesmith_service import audit_store
+from tunesmith_service.api.deps import MAX_ID, ServiceDep, WhoDep
+from tunesmith_service.security import Role, allow
+from tunesmith_service.ui.pages.common import page
+from tunesmith_service.ui.routing import router
+
+PAGE = 100
+
+routes = router(include_in_schema=False)
+
+
+@routes.get("/ui/settings/audit")
+@allow(Role.ADMIN, by="session")
+async def audit(
+    request: Request,
+    service: ServiceDep,
+    who: WhoDep,
+    before: Annotated[int | None, Query(ge=1, le=MAX_ID)] = None,
+) -> Response:
+    found = await service.read(audit_store.page, who.project_id, beside=before, limit=PAGE + 1)
+    ends = await service.read(audit_store.ends) if who.may(Role.OPERATOR) else None
+    more, found = len(found) > PAGE, found[:PAGE]
+    return page(
+        request, who, "audit.html", section="settings", entries=found, head=ends and ends.head,
+        days=service.settings.audit_days, next=found[-1].n if more else None,
+    )  # fmt: skip
