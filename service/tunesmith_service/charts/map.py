@@ -45,11 +45,10 @@ def view(asked: Asked) -> dict[str, Any]:
     places = x.places(columns.numbers[x.name]), y.places(columns.numbers[y.name])
     here = asked.keep & columns.trains & ~np.isnan(places[0]) & ~np.isnan(places[1])
     here &= ~np.isnan(columns.value) | columns.diverged
-    layers = [
-        _layer(asked, stage, np.flatnonzero(here & (columns.stage == i)), (x, y), places)
-        for i, stage in enumerate(columns.stages)
-    ]
-    layers = [layer for layer in layers if layer["number"]]
+    trials = {s: np.flatnonzero(here & (columns.stage == i)) for i, s in enumerate(columns.stages)}
+    trials = {stage: theirs for stage, theirs in trials.items() if len(theirs)}
+    most = asked.query.points // max(len(trials), 1)
+    layers = [_layer(asked, stage, theirs, (x, y), places, most) for stage, theirs in trials.items()]
     measured = columns.value[here & ~np.isnan(columns.value)]
     ranked = np.flatnonzero(here & ~np.isnan(columns.value))
     best = int(ranked[np.argmin(asked.sign * columns.value[ranked])]) if len(ranked) else None
@@ -77,8 +76,9 @@ def _layer(
     trials: NDArray[np.int64],
     axes: tuple[Axis, Axis],
     places: tuple[Floats, Floats],
+    most: int,
 ) -> dict[str, Any]:
-    """One stage's trials, those at one place as one; at most as many places as a chart gets marks."""
+    """One stage's trials, those at one place as one; at most so many places."""
     x, y = places[0][trials], places[1][trials]
     signed = asked.sign * asked.columns.value[trials]
     order = np.lexsort((np.where(np.isnan(signed), np.inf, signed), y, x))  # the best of a place first
@@ -87,7 +87,7 @@ def _layer(
     new[1:] = (np.diff(x) != 0) | (np.diff(y) != 0)
     first = np.flatnonzero(new)
     count = np.diff(np.append(first, len(trials)))
-    kept = _most(asked, trials[first], asked.query.points)
+    kept = _most(asked, trials[first], most)
     first, count = first[kept], count[kept]
     best, x, y = trials[first], x[first], y[first]
     tiles = _kind(asked, stage) in GRIDS

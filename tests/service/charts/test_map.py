@@ -105,3 +105,15 @@ def test_a_filter_may_leave_a_grid_without_cells_and_then_it_is_no_layer() -> No
     question.study.spec["stages"] = STAGES  # type: ignore[index]
     (refine,) = chart.view(question)["layers"]
     assert (refine["stage"], refine["number"]) == ("refine", [5])
+
+
+def test_all_layers_together_get_no_more_marks_than_were_asked_for_and_the_best_is_among_them() -> None:
+    numbers = {"lr": [0.001 + 0.001 * n for n in range(90)], "dropout": [0.005 * n for n in range(90)]}
+    found = columns([1.0 - n / 100 for n in range(90)], stage=[n % 2 for n in range(90)], numbers=numbers)
+    question = asked(found, space=SPACE, points=40)
+    question.study.spec["stages"] = STAGES  # type: ignore[index]
+    view = chart.view(question)
+    shown = [n for layer in view["layers"] for n in layer["number"]]
+    assert 30 <= len(shown) <= 40
+    assert (view["shown"], view["total"], view["best"]) == (len(shown), 90, 89)
+    assert {87, 88, 89} <= set(shown)

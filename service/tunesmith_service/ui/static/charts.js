@@ -122,6 +122,33 @@ window.Tunesmith = (() => {
     };
   }
 
+  // --- whose turn it is: charts load one after another, in the order in which they came into view, and
+  // between two the browser may do what somebody waits for. What a person asks of a chart takes no turn. ---
+  const waiting = new Map(); // a chart → whether somebody waits for it
+  let loading = 0;
+  let isResting = false;
+  const rest = window.requestIdleCallback ? (then) => requestIdleCallback(then, { timeout: 500 }) : (then) => setTimeout(then, 50);
+  function queue(one, now = false) {
+    waiting.set(one, now || Boolean(waiting.get(one)));
+    next();
+  }
+  function next() {
+    if (loading || isResting || !waiting.size) return;
+    const [[one, now]] = waiting;
+    waiting.delete(one);
+    one.load(now);
+    next(); // where that one had loaded just now, and will again by itself
+  }
+  function loaded() {
+    loading -= 1;
+    if (isResting) return;
+    isResting = true;
+    rest(() => {
+      isResting = false;
+      next();
+    });
+  }
+
   // --- one chart of the page ---
   class Chart {
     constructor(root) {
@@ -171,6 +198,7 @@ window.Tunesmith = (() => {
         return;
       }
       this.busy = true;
+      loading += 1;
       const url = this.url();
       try {
         const answer = await fetch(url, { headers: { accept: "application/json" } });
@@ -178,12 +206,14 @@ window.Tunesmith = (() => {
         if (url === this.url() && answer.ok) this.show(await answer.json());
       } catch {
         this.stale = true; // the server is away; the stream's next message asks again
+      } finally {
+        loaded();
       }
       setTimeout(() => {
         this.busy = false;
         if (this.stale) {
           this.stale = false;
-          this.load();
+          queue(this);
         }
       }, 2000);
     }
@@ -321,12 +351,12 @@ window.Tunesmith = (() => {
         seen.unobserve(entry.target);
         const one = new Chart(entry.target);
         shown.push(one);
-        one.load(true);
+        queue(one, true);
       }
     }, { rootMargin: "200px" });
     for (const root of document.querySelectorAll("[data-chart]")) if (kinds.has(root.dataset.chart)) seen.observe(root);
-    body.addEventListener("live", () => shown.forEach((one) => one.load()));
-    body.addEventListener("asked", () => shown.forEach((one) => one.load(true)));
+    body.addEventListener("live", () => shown.forEach((one) => queue(one)));
+    body.addEventListener("asked", () => shown.forEach((one) => queue(one, true)));
     body.addEventListener("themed", () => {
       colours = new Map();
       shown.forEach((one) => one.view && (one.kind.controls && one.kind.controls(one.view, one.ctx), one.paint()));
