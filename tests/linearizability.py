@@ -25,6 +25,8 @@ State = Hashable
 Verdict = Literal["linearizable", "anomaly", "undecided"]
 
 UNDECIDED_SECONDS = 60.0
+READS = frozenset({"beat", "nothing", "retake"})
+"""What leaves every state as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,33 +52,53 @@ Step = Callable[[State, Op], Iterator[State]]
 def check(ops: Sequence[Op], start: State, step: Step, *, seconds: float = UNDECIDED_SECONDS) -> Verdict:
     """Search for an order. Undecided if that takes longer than `seconds`."""
     ordered = sorted(ops, key=lambda op: (op.begin, op.end))
-    certain = sum(1 << i for i, op in enumerate(ordered) if op.said is not None)
+    left = sum(op.said is not None for op in ordered)
     deadline = time.monotonic() + seconds
-    seen: set[tuple[int, State]] = set()
-    stack: list[tuple[int, State]] = [(0, start)]
+    seen: set[tuple[Done, State]] = set()
+    stack: list[tuple[Done, int, State]] = [(Done(), left, start)]
     while stack:
-        done, state = stack.pop()
+        done, left, state = stack.pop()
         if (done, state) in seen:
             continue
         seen.add((done, state))
-        if done & certain == certain:
+        if not left:
             return "linearizable"
         if time.monotonic() > deadline:
             return "undecided"
-        for i in sorted(
-            _next(ordered, done), key=lambda i: -ordered[i].end
-        ):  # the most urgent is tried first
-            stack.extend((done | 1 << i, after) for after in step(state, ordered[i]))
+        found: list[tuple[Done, int, State]] = []
+        for i in sorted(_next(ordered, done), key=lambda i: -ordered[i].end):  # the most urgent is tried first
+            op = ordered[i]
+            follows = [(done.with_(i), left - (op.said is not None), after) for after in step(state, op)]
+            if follows and op.do[0] in READS and op.said is not None:
+                found = follows  # it fits now and never changes anything: no order needs it later
+                break
+            found += follows
+        stack += found
     return "anomaly"
 
 
-def _next(ordered: Sequence[Op], done: int) -> Iterator[int]:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Which operations were carried out: all before `first`, and those of the bits from there on."""
+
+    first: int = 0
+    bits: int = 0
+
+    def with_(self, i: int) -> Done:
+        first, bits = self.first, self.bits | 1 << (i - self.first)
+        while bits & 1:
+            first, bits = first + 1, bits >> 1
+        return Done(first, bits)
+
+
+def _next(ordered: Sequence[Op], done: Done) -> Iterator[int]:
     """Operations that may be carried out next: those that began before any that is left has ended."""
     first_end = math.inf
-    for i, op in enumerate(ordered):
+    for i in range(done.first, len(ordered)):
+        op = ordered[i]
         if op.begin > first_end:
             return
-        if not done >> i & 1:
+        if not done.bits >> (i - done.first) & 1:
             yield i
             first_end = min(first_end, op.end)
 
@@ -212,31 +234,31 @@ def _possible(call: Call) -> tuple[tuple[str, str | None], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Trials by number: those that wait, those whose backoff may or may not have ended, those handed out."""
+    """Trials by number: those that wait, and those handed out, some of whose leases may have run out since."""
 
     waiting: frozenset[int] = frozenset()
-    resting: frozenset[int] = frozenset()
     out: frozenset[int] = frozenset()
 
 
 def queue_step(state: State, op: Op) -> Iterator[State]:
-    """What is done: (put, numbers), (take, number), (nothing,), (back, number), (rest, number), (drop,
-    number). A claim takes the least number that waits; it finds nothing only where nothing waits."""
+    """What is done: (put, numbers), (take, number), (retake, number) after a lease that ran out, (nothing,),
+    (back, number), (drop, number). A claim takes the least number that waits; it finds nothing only where
+    nothing waits. When a backoff ends nobody is told, so a trial may be taken again at any moment."""
     assert isinstance(state, Queue)
-    waiting, resting, out = state.waiting, state.resting, state.out
+    waiting, out = state.waiting, state.out
     match op.do:
         case ("put", numbers):
-            yield Queue(waiting | set(numbers), resting, out)
-        case ("take", n) if n in resting or (n in waiting and n == min(waiting)):
-            yield Queue(waiting - {n}, resting - {n}, out | {n})
+            yield Queue(waiting | set(numbers), out)
+        case ("take", n) if waiting and n == min(waiting):
+            yield Queue(waiting - {n}, out | {n})
+        case ("retake", n) if n in out:
+            yield state
         case ("nothing",) if not waiting:
             yield state
         case ("back", n) if n in out:
-            yield Queue(waiting | {n}, resting, out - {n})
-        case ("rest", n) if n in out:
-            yield Queue(waiting, resting | {n}, out - {n})
+            yield Queue(waiting | {n}, out - {n})
         case ("drop", n):
-            yield Queue(waiting - {n}, resting - {n}, out - {n})
+            yield Queue(waiting - {n}, out - {n})
 
 
 def queue_histories(calls: Sequence[Call], rows: Rows) -> dict[int, list[Op]]:
@@ -261,13 +283,13 @@ def queue_histories(calls: Sequence[Call], rows: Rows) -> dict[int, list[Op]]:
     }
     for study, number in sorted(set(where.values()) - put):  # the answer was lost
         ops[study].append(Op(0.0, math.inf, ("put", (number,)), "ok"))
+    expired = {(a.trial_id, a.attempt) for a in rows["attempts"] if a.ending == "expired"}
     for attempt in rows["attempts"]:
         study, number = where[attempt.trial_id]
-        ops[study].append(_once(tries.pop(attempt.claim_id), ("take", number)))
+        how = "retake" if (attempt.trial_id, attempt.attempt - 1) in expired else "take"
+        ops[study].append(_once(tries.pop(attempt.claim_id), (how, number)))
         if attempt.ending == "release":
             ops[study].append(_once(tries[attempt.trial_id, attempt.attempt], ("back", number)))
-        elif attempt.ending == "expired":
-            ops[study].append(Op(0.0, math.inf, ("rest", number), "ok"))
     for call in (c for theirs in tries.values() for c in theirs):
         if call.what == "claims" and call.ok and not call.reply["draining"]:
             for theirs in ops.values():

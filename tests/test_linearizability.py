@@ -85,8 +85,7 @@ GOOD_QUEUES = {
     "nothing, beside what comes": [op(0, 5, "put", (0,)), op(1, 2, "nothing"), op(3, 6, "take", 0)],
     "handed back": [op(0, 1, "put", (0,)), op(2, 3, "take", 0), op(4, 5, "back", 0), op(6, 7, "take", 0)],
     "after its backoff": [
-        op(0, 1, "put", (0, 1)), op(2, 3, "take", 0), op(0, math.inf, "rest", 0),
-        op(6, 7, "take", 1), op(8, 9, "take", 0),
+        op(0, 1, "put", (0, 1)), op(2, 3, "take", 0), op(6, 7, "take", 1), op(8, 9, "retake", 0),
     ],
 }  # fmt: skip
 BAD_QUEUES = {
@@ -94,6 +93,10 @@ BAD_QUEUES = {
     "the later one first": [op(0, 1, "put", (0, 1)), op(2, 3, "take", 1), op(4, 5, "take", 0)],
     "nothing although one waits": [op(0, 1, "put", (0,)), op(2, 3, "nothing"), op(4, 5, "take", 0)],
     "taken although dropped": [op(0, 1, "put", (0,)), op(2, 3, "drop", 0), op(4, 5, "take", 0)],
+    "taken again although dropped": [
+        op(0, 1, "put", (0,)), op(2, 3, "take", 0), op(4, 5, "drop", 0), op(6, 7, "retake", 0),
+    ],
+    "taken again although never taken": [op(0, 1, "put", (0,)), op(2, 3, "retake", 0)],
 }  # fmt: skip
 
 

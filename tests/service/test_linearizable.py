@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ from sqlalchemy import Engine, select
 from tunesmith_service import db, tables
 from tunesmith_service.wire import LEASE_HEADER
 
-OPERATIONS = 2_000
+OPERATIONS = 20_000 if os.environ.get("CI") == "true" else 2_000
 CLIENTS = 32
 TRIALS = OPERATIONS // 25
 STUDIES = max(TRIALS // 20, 1)
