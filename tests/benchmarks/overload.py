@@ -94,6 +94,7 @@ class Holders:
         self._asks = LightWorker(server.url, server.token("worker"), name="asks", task="nobody's")
         self._slots = [f"{n:032x}" for n in range(slots)]
         self.leases: list[Lease] = []
+        self._beats: list[asyncio.Task[None]] = []
         self.took: list[float] = []
         self.lost = 0
 
@@ -112,6 +113,7 @@ class Holders:
             claimed = await worker.claim()
             assert claimed is not None
             self.leases.append(claimed[0])
+            self._beats.append(asyncio.create_task(self._keep(claimed[0])))
 
     @property
     def asking(self) -> dict[str, str]:
@@ -119,16 +121,9 @@ class Holders:
         one = self._asks
         return {"worker_id": one.worker_id, "boot_id": one.boot_id, "slot_id": one.slot_id}
 
-    async def beat(self, seconds: float) -> None:
+    async def _keep(self, lease: Lease) -> None:
         """As the supervisor does: every third of the TTL, and again soon when one fails."""
-        until = time.perf_counter() + seconds
-        await asyncio.gather(
-            *(self._keep(lease, until, n / len(self.leases)) for n, lease in enumerate(self.leases))
-        )
-
-    async def _keep(self, lease: Lease, until: float, phase: float) -> None:
-        await asyncio.sleep(phase * TTL_SECONDS / 3)
-        while time.perf_counter() < until:
+        while True:
             started = time.perf_counter()
             try:
                 await self._client.beat(lease)
@@ -139,6 +134,12 @@ class Holders:
                 await asyncio.sleep(0.5)
 
     async def aclose(self) -> None:
+        """Raises what a beat was refused with: its lease was lost."""
+        for beat in self._beats:
+            beat.cancel()
+        for ended in await asyncio.gather(*self._beats, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
         await self._client.aclose()
         await self._worker.client.aclose()
         await self._asks.client.aclose()
@@ -185,7 +186,6 @@ async def measure(server: Server, options: argparse.Namespace, pool: ProcessPool
     holders = Holders(server, LEASES)
     await holders.claim()
     reporting = [(x.trial_id, f"{x.incarnation}.{x.attempt}.{x.secret}", 1) for x in holders.leases]
-    beating = asyncio.create_task(holders.beat(options.seconds * 1.5 + 5))
 
     def target(leases: Sequence[tuple[int, str, int]]) -> Target:
         return Target(server.port, server.token("operator"), server.token("worker"), leases, holders.asking)
@@ -206,9 +206,9 @@ async def measure(server: Server, options: argparse.Namespace, pool: ProcessPool
     print(f"the server's processor time under load: {busy:.2f} of a core")
     expired = server.metric('tunesmith_lease_expiries_total{cause="expired"}')
     took = list(holders.took)
-    beating.cancel()
+    good = show(peak, found, expired, took, holders.lost)
     await holders.aclose()
-    return show(peak, found, expired, took, holders.lost)
+    return good
 
 
 def show(peak: float, found: Counts, expired: float, took: Sequence[float], lost: int) -> bool:
