@@ -9,95 +9,26 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from history import Call
-from sqlalchemy import Engine, Row, Select, Table, select
-from tunesmith_service import event_log, tables
+from seen import Rows, Seen, look
+from sqlalchemy import Row
+from tunesmith_service.audit_chain import Entry as Audited
+from tunesmith_service.audit_chain import Link, first_broken
 from tunesmith_service.clock import SECOND
 from tunesmith_studies.decisions import differences
 from tunesmith_studies.log import Entry
 from tunesmith_studies.trial import MOVES
 
+__all__ = ["ACCEPTED", "FINAL", "INVARIANTS", "Rows", "Seen", "look", "violations"]
+
 FINAL = ("complete", "pruned", "failed", "cancelled")
 ACCEPTED = ("heartbeat", "reports", "snapshots", "logs", "artifacts")
 """Writes of a lease's holder that are never accepted once the lease is over; a finish or release said again
 gets its answer again."""
-
-READ = (
-    "instance", "studies", "stages", "trials", "attempts", "events", "reports", "snapshots", "logs",
-    "artifacts", "blobs",
-)  # fmt: skip
-
-Rows = Mapping[str, Sequence[Row[Any]]]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """All that is known of a run.
-
-    Attributes:
-        rows: every row of the tables in `READ`, by table.
-        logs: study id → its log.
-        calls: what clients saw, in the order in which calls began.
-        now_us: the service's time of reading, in µs; 0: leases that should have expired are not looked for.
-        settled: faults have stopped for long enough, so everything must have come to its end.
-        ttl_us, tick_us: how long leases live, how often they are swept.
-        downs: when no server ran, as (from, to) in µs of the service's clock.
-        lost: the (from, to) of the calls' clock whose acknowledged writes a restored backup has forgotten.
-        read_blob: the bytes of a hash, or None if they are not there; None: bytes are not looked at.
-        judge_decisions: whether all that was proposed is a planner's word.
-    """
-
-    rows: Rows
-    logs: Mapping[int, Sequence[Entry]]
-    calls: Sequence[Call] = ()
-    now_us: int = 0
-    settled: bool = False
-    ttl_us: int = 30 * SECOND
-    tick_us: int = 2 * SECOND
-    downs: Sequence[tuple[int, int]] = ()
-    lost: Sequence[tuple[float, float]] = ()
-    read_blob: Callable[[str], bytes | None] | None = None
-    judge_decisions: bool = True
-
-    def trial_rows(self, table: str) -> dict[int, list[Row[Any]]]:
-        found: defaultdict[int, list[Row[Any]]] = defaultdict(list)
-        for row in self.rows[table]:
-            found[row.trial_id].append(row)
-        return found
-
-    def acknowledged(self, what: str | None = None) -> Iterator[Call]:
-        """Writes (all, or those of a kind) with a 2xx that the database must still know."""
-        for call in self.calls:
-            is_lost = any(a < call.end and call.begin < b for a, b in self.lost)
-            if call.ok and what in (None, call.what) and not is_lost:
-                yield call
-
-
-def look(engine: Engine, studies: Set[int] | None = None, **known: Any) -> Seen:
-    """What the database says now, of all or of some studies; `known` are other attributes of `Seen`."""
-    with engine.connect() as conn:
-        rows = {name: conn.execute(_of(tables.metadata.tables[name], studies)).all() for name in READ}
-        logs = {s.id: event_log.entries_since(conn, s.id, 0) for s in rows["studies"]}
-    return Seen(rows, logs, **known)
-
-
-def _of(table: Table, studies: Set[int] | None) -> Select[Any]:
-    wanted = select(table)
-    if studies is None:
-        return wanted
-    if table is tables.studies:
-        return wanted.where(table.c.id.in_(studies))
-    if "study_id" in table.c:
-        return wanted.where(table.c.study_id.in_(studies))
-    if "trial_id" in table.c:
-        theirs = select(tables.trials.c.id).where(tables.trials.c.study_id.in_(studies))
-        return wanted.where(table.c.trial_id.in_(theirs))
-    return wanted
 
 
 def violations(seen: Seen) -> list[str]:
@@ -129,6 +60,14 @@ def one_lease_an_attempt(seen: Seen) -> Iterator[str]:
             yield f"{len(secrets)} claims were granted (trial id, incarnation, attempt) {place}"
 
 
+def nobody_runs_for_a_worker_of_before(seen: Seen) -> Iterator[str]:
+    """T9: what a worker's slots ran is handed back as soon as it has started anew."""
+    boots = {w.id: w.boot_id for w in seen.rows["workers"]}
+    for trial in seen.rows["trials"]:
+        if trial.state == "running" and boots.get(trial.worker_id) != trial.boot_id:
+            yield f"trial id {trial.id} is running for worker {trial.worker_id}, which has started anew"
+
+
 def no_write_of_the_dead(seen: Seen) -> Iterator[str]:
     """I2: no write by attempt k is accepted after k+1 was claimed."""
     granted: defaultdict[int, list[tuple[int, int, float]]] = defaultdict(list)
@@ -139,7 +78,7 @@ def no_write_of_the_dead(seen: Seen) -> Iterator[str]:
         if call.lease is None or not call.ok or call.what not in ACCEPTED:
             continue
         for incarnation, attempt, at in granted[call.lease.trial_id]:
-            if (incarnation, attempt) > (call.lease.incarnation, call.lease.attempt) and at < call.begin:
+            if (incarnation, attempt) > (call.lease.incarnation, call.lease.attempt) and at <= call.begin:
                 yield (
                     f"{call.client}'s {call.what} under attempt {call.lease.attempt} of trial id "
                     f"{call.lease.trial_id} was accepted at {call.begin:.3f}, after {attempt} was granted"
@@ -463,6 +402,15 @@ def decisions_can_be_made_again(seen: Seen) -> Iterator[str]:
         yield from differences(study.spec, seen.logs[study.id])
 
 
+def the_audit_chain_holds(seen: Seen) -> Iterator[str]:
+    """I11: the entries of the audit log hang together, from the anchor to the head."""
+    (ends,) = seen.rows["audit_chain"]
+    anchor, head = Link(ends.anchor_n, ends.anchor_hash), Link(ends.head_n, ends.head_hash)
+    entries = (Audited(**row._mapping) for row in sorted(seen.rows["audit"], key=lambda row: row.n))
+    if broken := first_broken((e for e in entries if e.n > anchor.n), anchor, head):
+        yield f"entry {broken.n} of the audit log {broken.why}"
+
+
 def only_honest_failures(seen: Seen) -> Iterator[str]:
     """I12: no 5xx but 503 and 507."""
     for call in seen.calls:
@@ -483,6 +431,7 @@ def acknowledged_stays_in_order(seen: Seen) -> Iterator[str]:
 
 INVARIANTS: dict[str, Callable[[Seen], Iterator[str]]] = {
     "I1": one_lease_an_attempt,
+    "I1 boot": nobody_runs_for_a_worker_of_before,
     "I2": no_write_of_the_dead,
     "I2 expiry": no_early_expiry,
     "I3": one_end,
@@ -495,5 +444,6 @@ INVARIANTS: dict[str, Callable[[Seen], Iterator[str]]] = {
     "I8": retries_are_bounded,
     "I9": snapshots_are_whole,
     "I10": decisions_can_be_made_again,
+    "I11": the_audit_chain_holds,
     "I12": only_honest_failures,
 }
