@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -50,9 +51,14 @@ class Faults:
         """Let the chosen faults come at random for some minutes, or until there is nothing left to do, while
         what was killed comes back."""
         self._tasks = [asyncio.create_task(self._again_and_again(f, s)) for f, s in self._chosen.items()]
-        self._watching = [asyncio.create_task(self._bring_back()), asyncio.create_task(self._watch_leases())]
+        self._watching.append(asyncio.create_task(self._bring_back()))
+        self.watch()
         with contextlib.suppress(TimeoutError):
             await self.until(self._world.people.all_is_done, self.seconds, every=10.0)
+
+    def watch(self) -> None:
+        """From here on look for leases that nobody takes back."""
+        self._watching.append(asyncio.create_task(self._watch_leases()))
 
     async def calm_down(self) -> None:
         """End every fault; what is down comes back."""
@@ -222,11 +228,17 @@ class Faults:
         copied_at, copy = world.loop.time(), world.host.copy_database()
         await asyncio.sleep(self._random.choice((1.0, 15.0, 60.0)))
         if world.host.process is not None and copy.exists():
-            world.note("go back to a copy", "restores")
-            world.host.process.kill()
-            world.people.close()
-            world.host.put_back(copy)
-            world.lost.append((copied_at, world.loop.time()))
+            self.put_back(copy, copied_at)
+
+    def put_back(self, copy: Path, copied_at: float) -> None:
+        """Kill the server, and let the next one go on from a copy of this time."""
+        world = self._world
+        assert world.host.process is not None
+        world.note("go back to a copy", "restores")
+        world.host.process.kill()
+        world.people.close()
+        world.host.put_back(copy)
+        world.lost.append((copied_at, world.loop.time()))
 
     async def end_the_planner(self) -> None:
         service = self._world.host.service

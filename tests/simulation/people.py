@@ -92,7 +92,7 @@ class People:
 
     def all_is_done(self) -> bool:
         open_ = select(tables.studies.c.id).where(tables.studies.c.state.in_(("active", "paused")))
-        return not self._read(open_)
+        return not self.read(open_)
 
     def overdue(self, seconds: float) -> list[str]:
         """A sentence for each trial that runs although its lease ran out so long ago."""
@@ -101,7 +101,7 @@ class People:
         wanted = select(t.c.id, t.c.attempt).where(t.c.state == "running", t.c.lease_expires_us < before_us)
         return [
             f"trial id {row.id} was running under attempt {row.attempt} two ticks after its lease had run out"
-            for row in self._read(wanted)
+            for row in self.read(wanted)
         ]
 
     async def ask(self, method: str, path: str, body: Any = None) -> httpx.Response | None:
@@ -126,9 +126,10 @@ class People:
         return self._random.choice(workers) if workers else None
 
     def _workers(self) -> list[str]:
-        return sorted(row.id for row in self._read(select(tables.workers.c.id)))
+        return sorted(row.id for row in self.read(select(tables.workers.c.id)))
 
-    def _read(self, statement: Any) -> list[Any]:
+    def read(self, statement: Any) -> list[Any]:
+        """Rows of the database as it is now."""
         if self._engine is None:
             self._engine = db.open_engine(self._world.host.settings.url)
         with self._engine.connect() as conn:

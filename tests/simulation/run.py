@@ -1,4 +1,4 @@
-"""Plays one seed: a deployment, an hour of faults, calm, and what it came to."""
+"""Plays one seed: a deployment, minutes of faults or a script, calm, and what it came to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -54,11 +54,15 @@ class Outcome:
     seen: Seen | None = None
 
 
+Script = Callable[["World"], Awaitable[None]]
+"""What happens instead of workers that run by themselves and faults that come at random."""
+
+
 class World:
     """Everything that a seed sets up."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, root: Path) -> None:
-        self.loop, self.seed = loop, seed
+    def __init__(self, seed: int, loop: VirtualLoop, root: Path, script: Script | None = None) -> None:
+        self.loop, self.seed, self._script = loop, seed, script
         random = self.random("setup")
         self.ttl_seconds = random.choice((15.0, 30.0))
         self.history = History()
@@ -70,7 +74,7 @@ class World:
         self.host = Host(loop, root / "home", self.network, self.disk, self.ttl_seconds)
         self.machines = [
             self._machine(i, root, random.choice((1, 1, 1, 2)))
-            for i in range(random.choice((2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8, 16)))
+            for i in range(random.choice((2, 2, 2, 3, 3, 3, 4, 4, 5, 6, 8, 16)) if script is None else 0)
         ]
         self.people = People(self, self.random("people"))
         self.faults = Faults(self, self.random("faults"))
@@ -94,6 +98,10 @@ class World:
     async def play(self) -> None:
         self.host.start()
         await self.faults.until(lambda: self.host.is_serving)
+        if self._script is not None:
+            self.faults.watch()
+            await self._script(self)
+            return
         for machine in self.machines:
             machine.start()
         await self.people.create_studies()
@@ -116,7 +124,7 @@ class World:
         await self.faults.sleep(self.ttl_seconds)
 
 
-def play(seed: int, *, databases: Databases, logs: bool = False) -> Outcome:
+def play(seed: int, *, databases: Databases, logs: bool = False, script: Script | None = None) -> Outcome:
     """Play a seed to its end. Never raises for what it finds."""
     outcome = Outcome(seed)
     root = Path(
@@ -129,7 +137,7 @@ def play(seed: int, *, databases: Databases, logs: bool = False) -> Outcome:
     try:
         with _stand_ins(seed, logs=logs), contextlib.ExitStack() as stack:
             loop = VirtualLoop()
-            world = World(seed, loop, root)
+            world = World(seed, loop, root, script)
             for patch in (*world.host.patches(), *worker_patches(world.network)):
                 stack.enter_context(patch)
             stack.callback(end_all, loop)

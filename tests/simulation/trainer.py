@@ -117,7 +117,7 @@ class Trainer:
         self._end("complete", "budget")
 
     def _snapshot(self, work: Mapping[str, Any], step: int, scratch: Path) -> None:
-        content = _snapshot(work["number"], step, self.random.randbytes(8))
+        content = snapshot(work["number"], step, self.random.randbytes(8))
         path = scratch / f"{step}.safetensors"
         path.write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
@@ -146,7 +146,7 @@ class Trainer:
         return self.random.random() < share
 
 
-def _snapshot(number: int, step: int, salt: bytes) -> bytes:
+def snapshot(number: int, step: int, salt: bytes) -> bytes:
     """A safetensors file with one small tensor; its metadata say what it is of."""
     head = json.dumps(
         {
