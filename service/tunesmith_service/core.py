@@ -157,7 +157,7 @@ class Service:
         self.blobs.prepare()
         self.disk.tend()
         self.engine = db.open_engine(self.settings.url)
-        self._ending.callback(self.engine.dispose)
+        self._ending.callback(db.close, self.engine)
         if (path := db.sqlite_path(self.engine)) is not None:
             self._ending.enter_context(db.hold(path))
         migrate.upgrade(self.engine)

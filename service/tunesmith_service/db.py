@@ -86,6 +86,17 @@ def open_engine(url: str | URL) -> Engine:
     raise ValueError(f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}")
 
 
+def close(engine: Engine) -> None:
+    """Close its connections; one that a thread still reads with as soon as it has done so."""
+    event.listen(engine.pool, "checkin", _hang_up)  # `dispose` would leave it to the garbage collector
+    engine.dispose()
+
+
+def _hang_up(connection: Any, _record: object) -> None:
+    if connection is not None:
+        connection.close()
+
+
 def writing(engine: Engine) -> Engine:
     """The same engine for transactions that write; on SQLite they take the write lock at BEGIN."""
     return engine.execution_options(writes=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from .conftest import Api, Served, running, study
 
@@ -402,3 +405,25 @@ def test_the_port_of_the_shared_server_answers_only_http(served: Served):
     with socket.create_connection(("127.0.0.1", served.port)) as raw:
         raw.sendall(b"\x16\x03\x01\x00\x00\r\n\r\n")
         assert b"400" in raw.recv(100)
+
+
+def test_a_read_that_outlasts_the_server_leaves_no_connection_open(url: str, tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    held: list[Any] = []
+
+    def read(conn: Connection) -> None:
+        held.append(conn.connection.dbapi_connection)
+        begun.set()
+        go_on.wait(30)
+
+    async def main() -> None:
+        async with running(tmp_path, url) as api:
+            asked = asyncio.create_task(api.service.read(read))
+            await asyncio.to_thread(begun.wait, 30)
+        held[0].execute("SELECT 1")
+        go_on.set()
+        await asked
+
+    asyncio.run(main())
+    with pytest.raises(Exception, match="closed"):
+        held[0].execute("SELECT 1")
