@@ -66,7 +66,7 @@ def check(ops: Sequence[Op], start: State, step: Step, *, seconds: float = UNDEC
         if time.monotonic() > deadline:
             return "undecided"
         found: list[tuple[Done, int, State]] = []
-        for i in sorted(_next(ordered, done), key=lambda i: -ordered[i].end):  # the most urgent is tried first
+        for i in sorted(_next(ordered, done), key=lambda i: -ordered[i].end):  # the most urgent at the top
             op = ordered[i]
             follows = [(done.with_(i), left - (op.said is not None), after) for after in step(state, op)]
             if follows and op.do[0] in READS and op.said is not None:
@@ -234,7 +234,7 @@ def _possible(call: Call) -> tuple[tuple[str, str | None], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Trials by number: those that wait, and those handed out, some of whose leases may have run out since."""
+    """Trials by number: those that wait, and those handed out, of which some leases may have run out."""
 
     waiting: frozenset[int] = frozenset()
     out: frozenset[int] = frozenset()

@@ -48,7 +48,7 @@ def view(asked: Asked) -> dict[str, Any]:
     trials = {s: np.flatnonzero(here & (columns.stage == i)) for i, s in enumerate(columns.stages)}
     trials = {stage: theirs for stage, theirs in trials.items() if len(theirs)}
     most = asked.query.points // max(len(trials), 1)
-    layers = [_layer(asked, stage, theirs, (x, y), places, most) for stage, theirs in trials.items()]
+    layers = [_layer(asked, stage, theirs, (x, y), places, most=most) for stage, theirs in trials.items()]
     measured = columns.value[here & ~np.isnan(columns.value)]
     ranked = np.flatnonzero(here & ~np.isnan(columns.value))
     best = int(ranked[np.argmin(asked.sign * columns.value[ranked])]) if len(ranked) else None
@@ -76,6 +76,7 @@ def _layer(
     trials: NDArray[np.int64],
     axes: tuple[Axis, Axis],
     places: tuple[Floats, Floats],
+    *,
     most: int,
 ) -> dict[str, Any]:
     """One stage's trials, those at one place as one; at most so many places."""
