@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -175,6 +176,9 @@ def _word(cell: bool | int | str) -> str:
     return str(cell).lower() if isinstance(cell, bool) else " ".join(str(cell).split())
 
 
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>|#~]|&(?=#?\w+;)")
+
+
 class Markdown(_Printed):
     media_type, suffix = "text/markdown; charset=utf-8", "md"
 
@@ -194,8 +198,8 @@ class Markdown(_Printed):
         )
 
     def _text(self, text: str) -> str:
-        """Nothing of it is markup."""
-        return "".join(f"\\{c}" if c in "\\`*_{}[]<>|#" else c for c in text)
+        """Nothing of it is markup, and no `&lt;` becomes another character."""
+        return _MARKUP.sub(r"\\\g<0>", text)
 
 
 _LATEX: Mapping[str, str] = {

@@ -176,12 +176,13 @@ _html.filters |= formats.FILTERS | {"number": formats.number, "svg": svg.markup}
 
 
 def cell(text: Any) -> str:
-    """Any text within a line of Markdown: nothing in it is syntax, nor begins a line.
+    """Any text within a line of Markdown: nothing in it is syntax, begins a line or stands for
+    another character.
 
-    >>> cell("a|b*c <i>")
-    'a\\\\|b\\\\*c \\\\<i\\\\>'
+    >>> cell("a|b*c <i> &lt;")
+    'a\\\\|b\\\\*c \\\\<i\\\\> \\\\&lt;'
     """
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_\[\]<>|~]|&(?=#?\w+;))", r"\\\1", " ".join(str(text).split()))
 
 
 def _plain_number(value: Any) -> str:

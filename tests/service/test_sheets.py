@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from factories import Bench
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from service.conftest import Api, study
 from sqlalchemy import update
-from tunesmith_service import sheet_files, sheets, store, tables, trial_store
+from tunesmith_service import sheet_files, sheets, store, study_report, tables, trial_store
 from tunesmith_service.db import writing
 from tunesmith_service.errors import Unprocessable
 from tunesmith_studies.space import Space
@@ -77,6 +79,23 @@ def test_markdown_lines_up_and_nothing_in_it_is_markup() -> None:
     assert lines[1].replace("-", "") == "| : | : |  |"
     assert "0.1000" in lines[2]
     assert r"50% of a\_b & \|c\|" in lines[7]
+
+
+READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20))
+def test_a_cell_of_markdown_reads_as_it_was_written(text: str) -> None:
+    """Whatever it holds: the export's cells, and a report's."""
+    rows = [written("markdown", [[1, 0.5, text]]), f"|a|\n|-|\n| x{study_report.cell(text)} |\n".encode()]
+    shown = [READER.render(row.decode()).rpartition("<td")[2].partition("</td>")[0] for row in rows]
+    texts = [html.unescape(cell.partition(">")[2]) for cell in shown]
+    assert texts == [" ".join(text.split()), f"x{' '.join(text.split())}"]
+
+
+@pytest.mark.parametrize("text", ["&lt;i&gt;", "&#60;i>", "a&colon;b", "AT&T;", "~~a~~", "a & b"])
+def test_nothing_in_markdown_stands_for_another_character(text: str) -> None:
+    test_a_cell_of_markdown_reads_as_it_was_written.hypothesis.inner_test(text)
 
 
 def test_latex_is_a_booktabs_table_with_everything_escaped() -> None:
