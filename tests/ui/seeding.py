@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,14 @@ class Seeder:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def do_all(self, commands: Iterable[Any]) -> list[Any]:
+        """Apply commands of one kind in one commit. Raises what the first refused one is refused with."""
+        outcomes = batches.commit(self.engine, list(commands), self.now_us).outcomes
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return outcomes
 
     def create(self, **changes: Any) -> int:
         spec = StudySpec.from_json(SPEC | changes).to_json()

@@ -34,18 +34,22 @@ def settled(visit: Visit, addresses: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def draw_all(page: Any) -> None:
-    """Scroll down so that every chart is asked for, and wait until none is on its way."""
+    """Scroll down so that every chart is asked for, and wait until none is on its way. What was pushed down
+    meanwhile by a part that came late is scrolled to once more."""
     page.evaluate(
         """async () => {
           for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight / 2) {
             scrollTo(0, y);
             await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
           }
-          scrollTo(0, 0);
         }"""
     )
     for chart in page.locator("[data-chart]").all():
-        chart.locator(".chart canvas, [data-note]:not([hidden])").first.wait_for(state="attached")
+        drawn = chart.locator(".chart canvas, [data-note]:not([hidden])")
+        if not drawn.count():
+            chart.evaluate("e => e.scrollIntoView()")
+        drawn.first.wait_for(state="attached")
+    page.evaluate("scrollTo(0, 0)")
 
 
 OVERFLOW = """() => {

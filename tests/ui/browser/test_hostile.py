@@ -12,19 +12,10 @@ from typing import Any
 import pytest
 from ui import hostile
 from ui.browser.every_page import pages_of
+from ui.browser.planted import planted
 from ui.browser.test_every_page import draw_all
 from ui.hostile import Hostile
 from ui.visits import Visit
-
-RUNS = """() => [...document.querySelectorAll("*")].flatMap((e) => [
-  ...[...e.attributes].filter((a) => a.name.startsWith("on")).map((a) => `${e.tagName} ${a.name}`),
-  ...["href", "src", "action", "formaction", "xlink:href", "srcdoc", "hx-get", "hx-post"]
-    .filter((a) => /^\\s*(javascript|data:text|vbscript)/i.test(e.getAttribute(a) || ""))
-    .map((a) => `${e.tagName} ${a}`),
-  ...(/^(iframe|object|embed|base|style)$/i.test(e.tagName) && !e.closest("svg") ? [e.tagName] : []),
-  ...(e.tagName === "SCRIPT" && !e.src ? ["inline script"] : []),
-]).concat(/^owned/.test(document.title) ? ["title"] : [])"""
-"""What a page holds that could run, or hide it: asked of the document as the browser built it."""
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +42,13 @@ def test_every_page_shows_hostile_texts_as_they_are(quiet: Visit, dashboard: Hos
         for details in page.locator("details:not([open]) > summary").all():
             if details.is_visible():
                 details.click()  # the figures of a chart are a table that is built when it is opened
-        assert page.evaluate(RUNS) == [], address
+        assert planted(page) == [], address
         assert not quiet.wrong, (address, quiet.wrong)
         seen += page.locator("body").evaluate(
             "e => e.innerText + [...e.querySelectorAll('input, textarea')].map(x => x.value).join('\\n')"
         )
     page.evaluate("document.body.append(Object.assign(document.createElement('a'), {href: 'javascript:1'}))")
-    assert page.evaluate(RUNS) == ["A href"]  # what would have been found
+    assert planted(page) == ["A href"]  # what would have been found
     missing = [text for text in shown() if text not in seen]
     assert not missing, missing
 
@@ -116,7 +107,7 @@ def test_a_report_shows_them_as_text_too(quiet: Visit, dashboard: Hostile, chrom
         page.on("dialog", lambda d: (wrong.append(d.message), d.dismiss()))
         page.on("request", lambda r: wrong.append(r.url) if r.url != file.as_uri() else None)
         page.goto(file.as_uri())
-        runs = [r for r in page.evaluate(RUNS) if r != "STYLE"]  # its own, allowed by hash
+        runs = [r for r in planted(page) if r != "STYLE"]  # its own, allowed by hash
         text = page.locator("body").inner_text()
     finally:
         context.close()
