@@ -144,6 +144,19 @@ def _queued(command: Any, outcome: Any) -> dict[str, Any]:
     return {"trials": outcome if len(outcome) <= 2 else [outcome[0], "…", outcome[-1]]}
 
 
+# --- the database itself --------------------------------------------------------------------------
+
+
+def _instance(tx: Tx) -> Seen:
+    row = tx.execute(select(tables.instance.c.uuid, tables.instance.c.incarnation)).one()
+    return Seen(f"database {row.uuid}", None, _plain(row))
+
+
+def _restored(command: c.BeginIncarnation, outcome: tuple[int, int]) -> dict[str, Any]:
+    was, now = outcome
+    return {"how": command.how, "copied_us": command.copied_us, "incarnation": now, "was": was}
+
+
 _MOVES = {"active": "study.resume", "paused": "study.pause", "stopped": "study.stop"}
 
 ACTIONS: dict[type[Audited], Action] = {
@@ -192,6 +205,7 @@ ACTIONS: dict[type[Audited], Action] = {
         lambda x: "worker.drain" if x.draining else "worker.undrain",
         lambda tx, x: _worker(tx, x.worker_id),
     ),
+    c.BeginIncarnation: Action("database.restore", lambda tx, _: _instance(tx), _restored),
     admission.TrimAudit: Action(
         "audit.trim",
         lambda tx, x: _chain(tx),

@@ -237,7 +237,9 @@ def _restore(manifest: Manifest, backup: Path, home: Path, engine: Engine) -> Re
     for sha256 in named:
         if not place(home / "blobs", sha256).exists():
             _copy_blob(backup / "blobs", home / "blobs", sha256)
-    number = restoring.begin_incarnation(engine, wall_us(), above=above)
+    number = restoring.begin_incarnation(
+        engine, wall_us(), above=above, how="tunesmith restore", copied_us=manifest.made_us
+    )
     with engine.connect() as conn:
         high_water.write(home, high_water.of(store.instance(conn)))
     return Restored(manifest, number)

@@ -355,6 +355,21 @@ class DrainWorker(Audited):
 
 
 @dataclass(frozen=True, slots=True)
+class BeginIncarnation(Audited):
+    """A database was put back from a backup; see `restoring`, which applies it before anything is served.
+    Outcome: the incarnation that it was copied in, and the new one, which is above that and `above`.
+
+    `how` is what the operator gave at the command line; `copied_us` when the backup was made, None if that
+    is not known.
+    """
+
+    above: int
+    how: str
+    copied_us: int | None
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetBlobs:
     """Forget snapshots past their retention. Outcome: hashes that no row names any more."""
 

@@ -182,7 +182,9 @@ class Service:
                 "the database is older than the one that was served from this home before; if it was put "
                 "back from a backup, start with --accept-restore: what ran is handed back, old leases end"
             )
-        number = restoring.begin_incarnation(self.engine, wall_us(), above=mark.incarnation)
+        number = restoring.begin_incarnation(
+            self.engine, wall_us(), above=mark.incarnation, how="--accept-restore"
+        )
         with self.engine.connect() as conn:
             self.instance = store.instance(conn)
         log.warning("database.restored", incarnation=number)

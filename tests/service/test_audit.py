@@ -50,7 +50,7 @@ def broken(engine: Engine, noted: Link | None = None) -> Broken | None:
 
 def test_every_command_of_people_has_its_line() -> None:
     audited = {kind for kind in batches.HANDLERS if issubclass(kind, Audited)}
-    assert audited == set(ACTIONS)
+    assert set(ACTIONS) - audited == {c.BeginIncarnation}  # of no server
     workers = {c.Register, c.Claim, c.Renew, c.Report, c.CommitSnapshot, c.AppendLog, c.CommitArtifact,
                c.Finish, c.Release}  # fmt: skip
     ours = {c.Sweep, c.Grace, c.Propose, c.Redraw, c.Prune, c.EndStage, c.FailStage, c.TouchTokens,

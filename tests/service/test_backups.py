@@ -16,9 +16,10 @@ import pytest
 from databases import Databases
 from factories import Bench
 from light import LightWorker
-from sqlalchemy import select
-from tunesmith_service import backups, db, high_water, integrity, restoring, store, tables
+from sqlalchemy import Engine, select
+from tunesmith_service import audit_store, backups, db, high_water, integrity, restoring, store, tables
 from tunesmith_service import commands as c
+from tunesmith_service.audit_chain import Entry, first_broken
 from tunesmith_service.backups import BackupError
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND
@@ -107,6 +108,32 @@ def test_leases_of_before_are_fenced_and_attempts_stay_unique(
     after.report(new, 1, 0.3, step=2)
     assert after.finish(new).state == "complete"
     after.engine.dispose()
+
+
+def test_a_restore_stands_in_the_audit_log_of_what_it_restored(
+    lived: Bench, tmp_path: Path, empty: str, pg_programs: None
+) -> None:
+    made = backups.back_up(lived.engine, tmp_path / "blobs", tmp_path / "backup")
+    with lived.engine.connect() as conn:
+        head = audit_store.ends(conn).head
+    backups.restore(tmp_path / "backup", tmp_path / "new", empty)
+    after = restored(empty, tmp_path / "new")
+    (entry,) = audits(after.engine)[head.n :]
+    assert (entry.action, entry.actor) == ("database.restore", "operator:command line")
+    assert (entry.subject, entry.project_id) == (f"database {made.uuid}", None)
+    told = {"how": "tunesmith restore", "copied_us": made.made_us, "incarnation": 2, "was": 1}
+    assert entry.detail == told
+    assert entry.before != entry.after
+    with after.engine.connect() as conn:
+        ends = audit_store.ends(conn)
+    assert first_broken(audits(after.engine), ends.anchor, ends.head, noted=head) is None
+    after.engine.dispose()
+
+
+def audits(engine: Engine) -> list[Entry]:
+    """The whole audit log, the oldest entry first."""
+    with engine.connect() as conn:
+        return audit_store.page(conn, None, newest_first=False, limit=1000)
 
 
 def test_what_is_damaged_or_missing_is_not_taken_for_a_backup(
@@ -204,6 +231,11 @@ def test_an_older_database_is_served_only_when_a_person_says_so(tmp_path: Path) 
             asyncio.run(serve(30))
     api = asyncio.run(serve(30, accept_restore=True))
     assert api.service.instance.incarnation == 2
+    engine = db.open_engine(of("", home))
+    (entry,) = [e for e in audits(engine) if e.action == "database.restore"]
+    engine.dispose()
+    assert entry.actor == "operator:command line"
+    assert entry.detail == {"how": "--accept-restore", "copied_us": None, "incarnation": 2, "was": 1}
     asyncio.run(serve(40))  # from here on it is the one that was served before
 
 

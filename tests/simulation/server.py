@@ -196,7 +196,8 @@ class Host:
         copy.rename(self.settings.home / "tunesmith.db")
         mark = high_water.read(self.settings.home)
         engine = _open_engine(self.settings.url)
-        restoring.begin_incarnation(engine, self.wall_us(), above=mark.incarnation if mark else 0)
+        above = mark.incarnation if mark else 0
+        restoring.begin_incarnation(engine, self.wall_us(), above=above, how="tunesmith restore")
         engine.dispose()
 
     @contextlib.contextmanager
