@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from processes import until
@@ -50,7 +52,10 @@ def test_the_audit_log_tells_an_admin_who_did_what(dashboard: Dashboard, person:
     assert "operator:first operator" in first
     assert "127.0.0.1" in first
     assert "Head, to be noted elsewhere" in html
+    assert re.search(r'<td class="wrap">role viewer; expires <time datetime="20[0-9TZ:-]+">', first)
     older = person.get("/ui/settings/audit?before=2").text
+    assert '<td class="wrap">role operator; expires none</td>' in older  # the token of the first start
+    assert not re.search(r"_us\b|\bNone\b|\[", re.sub("<[^>]*>", "", html.partition("<tbody>")[2]))
     assert older.partition("<tbody>")[2].partition("</tbody>")[0].count("<tr>") == 1
     with dashboard.login(dashboard.token("admin")) as admin:
         html = admin.get("/ui/settings/audit").text

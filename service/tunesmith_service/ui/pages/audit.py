@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import Query
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tunesmith_service import audit_store
 from tunesmith_service.api.deps import MAX_ID, ServiceDep, WhoDep
 from tunesmith_service.security import Role, allow
+from tunesmith_service.ui import formats
 from tunesmith_service.ui.pages.common import page
 from tunesmith_service.ui.routing import router
 
@@ -31,6 +34,27 @@ async def audit(
     ends = await service.read(audit_store.ends) if who.may(Role.OPERATOR) else None
     more, found = len(found) > PAGE, found[:PAGE]
     return page(
-        request, who, "audit.html", section="settings", entries=found, head=ends and ends.head,
-        days=service.settings.audit_days, next=found[-1].n if more else None,
+        request, who, "audit.html", section="settings", entries=[(e, told(e.detail)) for e in found],
+        head=ends and ends.head, days=service.settings.audit_days, next=found[-1].n if more else None,
     )  # fmt: skip
+
+
+def told(detail: Mapping[str, Any]) -> list[tuple[str, Markup | str]]:
+    """An entry's details in words: `*_us` is a time, null is none.
+
+    >>> told({"expires_us": None, "add": ["a", "b"], "whole": True, "cloned_from": 7})
+    [('expires', 'none'), ('add', 'a, b'), ('whole', 'yes'), ('cloned from', '7')]
+    """
+    return [
+        (name.removesuffix("_us").replace("_", " "), _said(name, value)) for name, value in detail.items()
+    ]
+
+
+def _said(name: str, value: Any) -> Markup | str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return formats.moment(value) if name.endswith("_us") else str(value)
