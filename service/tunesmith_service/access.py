@@ -12,6 +12,7 @@ from tunesmith_service.admission import (
     CreateToken,
     EndSession,
     EndSessions,
+    NoteRefusal,
     RedeemLoginCode,
     RevokeToken,
     TouchSessions,
@@ -152,4 +153,9 @@ def apply_end_session(tx: Tx, commands: Sequence[EndSession], now_us: int) -> li
 
 def apply_end_sessions(tx: Tx, commands: Sequence[EndSessions], now_us: int) -> list[None]:
     _end_sessions(tx, sorted({c.token_id for c in commands}))
+    return [None] * len(commands)
+
+
+def apply_note_refusal(tx: Tx, commands: Sequence[NoteRefusal], now_us: int) -> list[None]:
+    """The audit log is all that it is for."""
     return [None] * len(commands)

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from tunesmith_service.clock import SECOND
 from tunesmith_service.origin import Audited
+
+REFUSED_EVERY_US = 3600 * SECOND
+WhyRefused = Literal["revoked", "expired", "wrong secret", "no such code"]
+"""A token that counts no more, or has another secret; a login code that is unknown, used or too old."""
 
 # --- tokens ---------------------------------------------------------------------------------------
 
@@ -87,6 +93,21 @@ class EndSessions(Audited):
     Outcome: None."""
 
     token_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRefusal(Audited):
+    """Somebody was refused, so many times since the last note. Changes nothing: the audit log has it, at most
+    once in REFUSED_EVERY_US for each token, and for all login codes. Outcome: None."""
+
+    key_id: str  # empty for a login code
+    why: WhyRefused
+    tries: int
+
+    @property
+    def actor(self) -> str:
+        """Empty for the token's own: whoever has its secret."""
+        return "" if self.why in ("revoked", "expired") else "stranger"
 
 
 # --- the audit log --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Row, delete, insert, select, update
 
 from tunesmith_service.admission import TrimAudit
-from tunesmith_service.audit_actions import ACTIONS, Seen
+from tunesmith_service.audit_actions import ACTIONS, Action, Seen
 from tunesmith_service.audit_chain import Entry, Link, digest
 from tunesmith_service.clock import SECOND
 from tunesmith_service.errors import Refused
@@ -24,6 +24,8 @@ SERVICE = "service"
 
 DAY_US = 86_400 * SECOND
 MOST_TRIMMED = 10_000
+MOST_LOOKED_AT = 1000
+"""Entries among which a like one is looked for."""
 
 Handler = Callable[[Tx, Sequence[Any], int], Sequence[Any]]
 
@@ -45,15 +47,26 @@ def witness(
     refused and changed something: what is asked for twice is written down once."""
     outcomes, deeds = [], []
     for command in commands:
-        look = ACTIONS[type(command)].look
+        action = ACTIONS[type(command)]
+        look = action.look
         before = look(tx, command)
         (outcome,) = handler(tx, [command], now_us)
         outcomes.append(outcome)
         if not isinstance(outcome, Refused):
             after = look(tx, command)
-            if after.value != before.value:
+            if after.value != before.value or _is_due(tx, action, command, after, now_us):
                 deeds.append(Deed(command, outcome, before, after))
     return outcomes, deeds
+
+
+def _is_due(tx: Tx, action: Action, command: Audited, seen: Seen, now_us: int) -> bool:
+    """Whether an action that changes nothing is worth an entry: none of the newest is about the same."""
+    if action.every_us is None:
+        return False
+    newest = tx.execute(select(audit_chain.c.head_n)).scalar_one()
+    same = (audit.c.action == action.named(command), audit.c.subject == seen.subject)
+    lately = (audit.c.n > newest - MOST_LOOKED_AT, audit.c.at_us > now_us - action.every_us)
+    return tx.execute(select(audit.c.n).where(*lately, *same).limit(1)).first() is None
 
 
 def append(tx: Tx, deeds: Sequence[Deed], now_us: int) -> None:

@@ -34,11 +34,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`look` is asked before and after; `tell` gets the command and its outcome."""
+    """`look` is asked before and after; `tell` gets the command and its outcome. What changes nothing leaves
+    an entry only where it is worth one, at most every `every_us`."""
 
     name: str | Callable[[Any], str]
     look: Callable[[Tx, Any], Seen]
     tell: Callable[[Any, Any], Mapping[str, Any]] = lambda command, outcome: {}
+    every_us: int | None = None
 
     def named(self, command: Any) -> str:
         return self.name if isinstance(self.name, str) else self.name(command)
@@ -170,6 +172,12 @@ ACTIONS: dict[type[Audited], Action] = {
     admission.RedeemLoginCode: Action("session.begin", lambda tx, x: _session(tx, x.session_hash), _login),
     admission.EndSession: Action("session.end", lambda tx, x: _session(tx, x.session_hash)),
     admission.EndSessions: Action("session.end_all", lambda tx, x: _token(tx, "id", x.token_id)),
+    admission.NoteRefusal: Action(
+        lambda x: "token.refused" if x.key_id else "login.refused",
+        lambda tx, x: _token(tx, "key_id", x.key_id) if x.key_id else Seen("login code"),
+        lambda x, _: {"why": x.why, "tries": x.tries},
+        every_us=admission.REFUSED_EVERY_US,
+    ),
     c.CreateStudy: Action(
         "study.create",
         _study_named,

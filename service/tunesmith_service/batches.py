@@ -53,6 +53,7 @@ HANDLERS: dict[type[Any], Handler] = {
     admission.TouchSessions: access.apply_touch_sessions,
     admission.EndSession: access.apply_end_session,
     admission.EndSessions: access.apply_end_sessions,
+    admission.NoteRefusal: access.apply_note_refusal,
     c.DrainWorker: people.apply_drain_worker,
     c.CreateStudy: people.apply_create_study,
     c.Register: registration.apply_register,

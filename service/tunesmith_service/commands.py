@@ -18,6 +18,7 @@ from tunesmith_service.admission import (
     CreateToken,
     EndSession,
     EndSessions,
+    NoteRefusal,
     RedeemLoginCode,
     RevokeToken,
     TouchSessions,
@@ -381,5 +382,5 @@ Command = (
     | Sweep | Grace | Propose | Redraw | Prune | EndStage | FailStage | CreateStudy | AddStage | SkipStage
     | OverrideStage | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken
     | TouchTokens | CreateLoginCode | RedeemLoginCode | TouchSessions | EndSession | EndSessions
-    | ForgetBlobs | TrimAudit | Retry | PruneNow | PutAway | DeleteStudy | WriteNote | TagTrials
+    | NoteRefusal | ForgetBlobs | TrimAudit | Retry | PruneNow | PutAway | DeleteStudy | WriteNote | TagTrials
 )  # fmt: skip

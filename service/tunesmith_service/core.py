@@ -383,7 +383,7 @@ class Service:
         await asyncio.to_thread(self.disk.tend)
 
     async def _note_use(self) -> None:
-        """Write down when tokens and sessions were last used."""
+        """Write down when tokens and sessions were last used, and who was refused."""
         used, seen = dict(self.gate.used), dict(self.gate.seen)
         self.gate.used.clear()
         self.gate.seen.clear()
@@ -393,6 +393,8 @@ class Service:
         if seen:
             idle_us = int(self.settings.session_idle_seconds * SECOND)
             await self.writer.submit(TouchSessions(seen, self.clock.now_us() - idle_us - IDLE_MARGIN_US))
+        for refusal in self.gate.refusals.due():
+            await self.writer.submit(refusal)
 
     async def _collect(self) -> None:
         grace = self.settings.blob_grace_seconds

@@ -30,12 +30,15 @@ from tunesmith_service import wire
 from tunesmith_service.commands import Lease
 from tunesmith_service.errors import Forbidden, Unauthorized, Unprocessable
 from tunesmith_service.places import Priority
+from tunesmith_service.refusals import Refusals
 from tunesmith_service.tokens import Token, hash_secret
 
 CACHE_SECONDS = 1.0
 """A revoked token works at most this much longer."""
 
 DEFAULT_PROJECT = 1
+
+UNKNOWN = "this token is not known here; check that it was copied whole"
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -187,6 +190,7 @@ class Gate:
         self.used: dict[int, int] = {}
         self.seen: dict[bytes, int] = {}
         self.cookie = ""  # set once the instance is known
+        self.refusals = Refusals(now_us)
 
     async def admit(self, request: Request, policy: Policy) -> Who | None:
         """Who sent the request; None where the route is public.
@@ -196,11 +200,13 @@ class Gate:
         if policy.role is None:
             return None
         credential = await (self._bearer(request) if policy.by == "bearer" else self._session(request))
-        if credential.revoked:
-            raise Unauthorized(f"token {credential.who.key_id} has been revoked; ask for a new one")
-        if credential.expires_us is not None and credential.expires_us <= self._now_us():
-            raise Unauthorized(f"token {credential.who.key_id} has expired; ask for a new one")
         who = credential.who
+        is_over = credential.expires_us is not None and credential.expires_us <= self._now_us()
+        if credential.revoked or is_over:
+            if policy.by == "bearer":  # a page that was left open is nothing to note
+                self.refusals.tell("revoked" if credential.revoked else "expired", who.key_id)
+            word = "been revoked" if credential.revoked else "expired"
+            raise Unauthorized(f"token {who.key_id} has {word}; ask for a new one")
         if not who.may(policy.role):
             raise Forbidden(f"this needs the role {policy.role}; token {who.key_id} has the role {who.role}")
         self.used[who.token_id] = self._now_us()
@@ -212,12 +218,11 @@ class Gate:
             raise Unauthorized("send a token: Authorization: Bearer tsm_…")
         token = Token.read(text)
         credential = await self._cached("token", token.key_id, self._find_token) if token else None
-        if (
-            token is None
-            or credential is None
-            or not hmac.compare_digest(credential.secret_hash, token.secret_hash)
-        ):
-            raise Unauthorized("this token is not known here; check that it was copied whole")
+        if token is None or credential is None:
+            raise Unauthorized(UNKNOWN)
+        if not hmac.compare_digest(credential.secret_hash, token.secret_hash):
+            self.refusals.tell("wrong secret", token.key_id)
+            raise Unauthorized(UNKNOWN)
         return credential
 
     async def _session(self, request: Request) -> Credential:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from tunesmith_service import audit_store, batches, db, sessions, tables
 from tunesmith_service import commands as c
-from tunesmith_service.admission import TrimAudit
+from tunesmith_service.admission import REFUSED_EVERY_US, TrimAudit
 from tunesmith_service.audit import DAY_US
 from tunesmith_service.audit_actions import ACTIONS
 from tunesmith_service.audit_chain import START, Broken, Entry, Link, first_broken
@@ -70,7 +70,8 @@ def test_an_action_leaves_one_entry_and_asked_again_no_other(url: str, name: str
     if isinstance(command, Audited):
         (entry,) = new
         assert entry.action == ACTIONS[type(command)].named(command)
-        assert entry.before != entry.after
+        changes = ACTIONS[type(command)].every_us is None
+        assert (entry.before != entry.after) == changes
         assert entry.actor == getattr(command, "actor", "worker:workers" if entry.key_id else "service")
     else:
         assert new == []
@@ -137,6 +138,84 @@ def test_what_the_service_does_by_itself_is_nobodys_request(play) -> None:
         ] * 2
 
     play(scene)
+
+
+def test_who_was_refused_with_a_token_or_code_is_noted_once_an_hour_with_how_often(play) -> None:
+    async def scene(api: Api) -> None:
+        made = (await api.post("/tokens", json={"name": "ann", "role": "admin"})).json()
+        token, key_id = made["token"], made["key_id"]
+        await api.call("DELETE", f"/tokens/{key_id}")
+        last = entries(api.service.engine)[-1].n
+
+        async def refused(times: int) -> list[Entry]:
+            for _ in range(times):
+                first = await api.get("/studies", token=token)
+                assert first.status_code == 401
+            await api.service._note_use()
+            return [e for e in entries(api.service.engine) if e.n > last]
+
+        (entry,) = await refused(3)
+        assert (entry.action, entry.actor, entry.key_id) == ("token.refused", "admin:ann", key_id)
+        assert (entry.subject, entry.project_id) == (f"token {key_id} ann", 1)
+        assert (entry.address, bool(entry.request_id)) == ("127.0.0.1", True)
+        assert entry.detail == {"why": "revoked", "tries": 3}
+        assert await refused(500) == [entry]
+        api.clock.advance(REFUSED_EVERY_US)
+        assert (await refused(1))[1].detail == {"why": "revoked", "tries": 501}
+        assert broken(api.service.engine) is None
+
+    play(scene)
+
+
+def test_another_secret_and_a_code_that_is_none_are_a_strangers(play) -> None:
+    async def scene(api: Api) -> None:
+        last = entries(api.service.engine)[-1].n
+        _, key_id, secret = (await api.token("viewer")).split("_")
+        await api.get("/studies", token=f"tsm_{key_id}_{secret[:-8]}{'0' * 8}")
+        for code in ("guessed", "again"):
+            sent = {"data": {"code": code}, "headers": {"Origin": "http://127.0.0.1"}}
+            answer = await api.call("POST", "/ui/login", base="", token="", **sent)
+            assert answer.status_code == 403
+        await api.service._note_use()
+        new = [e for e in entries(api.service.engine) if e.n > last and e.action.endswith(".refused")]
+        assert [(e.action, e.actor, e.key_id, e.subject, e.detail) for e in new] == [
+            (
+                "token.refused",
+                "stranger",
+                "",
+                f"token {key_id} a viewer",
+                {"why": "wrong secret", "tries": 1},
+            ),
+            ("login.refused", "stranger", "", "login code", {"why": "no such code", "tries": 2}),
+        ]
+
+    play(scene)
+
+
+def test_strangers_do_not_fill_the_log(play) -> None:
+    """Tokens that nobody made, however many; requests beyond one's role; pages without a session."""
+
+    async def scene(api: Api) -> None:
+        viewer = await api.token("viewer")
+        before = entries(api.service.engine)
+        for i in range(200):
+            unknown = f"tsm_{i:016x}_{i:064x}"
+            assert (await api.get("/studies", token=unknown)).status_code == 401
+            assert (await api.get("/tokens", token=viewer)).status_code == 403
+            page = await api.call("GET", "/ui/settings", base="", token="")
+            assert page.status_code in (303, 401)
+        await api.service._note_use()
+        assert entries(api.service.engine) == before
+
+    play(scene)
+
+
+def test_servers_and_restarts_note_one_refusal_an_hour_between_them(bench: Bench) -> None:
+    before = len(entries(bench.engine))
+    for hour, new in ((0, 1), (0, 1), (1, 2)):
+        bench.clock.advance(hour * REFUSED_EVERY_US)
+        bench.do(c.NoteRefusal("workers", "expired", 7))
+        assert len(entries(bench.engine)) == before + new
 
 
 def test_no_secret_gets_into_the_log(play) -> None:

@@ -142,6 +142,7 @@ COMMANDS: dict[str, Callable[[World], c.Command]] = {
     ),
     "touch sessions": lambda w: c.TouchSessions({b"f" * 32: w.bench.clock.now_us() + 61 * 1_000_000}, 1),
     "end sessions": lambda w: c.EndSessions(w.bench.token_id),
+    "note a refusal": lambda w: c.NoteRefusal("workers", "wrong secret", 3),
     "trim the audit log": trim,
     "forget blobs": lambda w: c.ForgetBlobs(w.bench.clock.now_us() + 1),
     "try again": again,

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from tunesmith_service import limits, sessions
 from tunesmith_service.api.deps import ServiceDep
 from tunesmith_service.core import Service
-from tunesmith_service.errors import NotFound, Refused, TooMany, Unauthorized
+from tunesmith_service.errors import LoginCodeInvalid, NotFound, Refused, TooMany, Unauthorized
 from tunesmith_service.parsing import read_body
 from tunesmith_service.security import Policy, Role, allow, public
 from tunesmith_service.ui import way_back
@@ -74,6 +74,8 @@ async def login(request: Request, service: ServiceDep) -> Response:
     try:
         secret = await sessions.redeem(service, code, user_agent=agent, before=before)
     except Refused as refusal:
+        if isinstance(refusal, LoginCodeInvalid):
+            service.gate.refusals.tell("no such code")
         return render(request, "login.html", status=403, message=refusal.detail, to=to)
     service.login_tries.forgive(address)
     response = RedirectResponse(f"{base(request)}/{to}", 303)
