@@ -55,6 +55,10 @@ class Lossy(httpx.AsyncBaseTransport):
         await self._inner.aclose()
 
 
+def _ids() -> dict[str, str]:
+    return {name: secrets.token_hex(16) for name in ("worker_id", "boot_id", "slot_id")}
+
+
 @dataclass
 class Worker:
     """One client: takes trials, and does with its leases whatever comes to its mind."""
@@ -66,7 +70,7 @@ class Worker:
     old: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # leases that may be over
 
     def __post_init__(self) -> None:
-        self.ids = {name: secrets.token_hex(16) for name in ("worker_id", "boot_id", "slot_id")}
+        self.ids = _ids()
         name = f"client {self.ids['worker_id'][:4]}"
         line = Recording(Lossy(self.random), self.history, name, time.monotonic)
         bearer = {"Authorization": f"Bearer {self.token}"}
@@ -82,6 +86,11 @@ class Worker:
             return None
         return response.json() if response.is_success else None
 
+    async def start_anew(self) -> None:
+        """As another worker: a slot whose lease was left gets nothing while that runs, whatever waits."""
+        self.ids = _ids()
+        await self.register()
+
     async def register(self) -> None:
         slot = {"slot_id": self.ids["slot_id"], "devices": ["cpu"]}
         body = {"name": "w", "version": "0", "tasks": {TASK: DIGEST}, "slots": [slot]}
@@ -93,6 +102,8 @@ class Worker:
         secret = secrets.token_hex(16)
         body = {**self.ids, "claim_id": secrets.token_hex(16), "secret": secret, "wait_seconds": 0}
         reply = await self.send("POST", "claims", body) or await self.send("POST", "claims", body)
+        if reply is None:
+            await self.start_anew()  # it may hold a lease that it does not know
         if reply is None or reply["grant"] is None:
             return None
         grant = reply["grant"]
@@ -115,7 +126,8 @@ class Worker:
             if self.random.random() < 0.3:
                 await self.write(self.random.choice(self.old), self.random.randint(1, 3))
         if self.random.random() < 0.1:
-            return  # it is left to expire
+            await self.start_anew()  # the lease is left to expire
+            return
         await self.end(lease)
         if self.random.random() < 0.2:
             await self.end(lease)
