@@ -140,8 +140,9 @@ class BruteForceSampler(_Spec):
 
 
 def _offered(data: Any) -> Any:
-    if isinstance(data, dict) and data.get("kind") in REFUSED:
-        raise ValueError(f"sampler {data['kind']} is not offered: {REFUSED[data['kind']]}")
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if isinstance(kind, str) and kind in REFUSED:
+        raise ValueError(f"sampler {kind} is not offered: {REFUSED[kind]}")
     return data
 
 

@@ -79,6 +79,11 @@ def test_samplers_that_keep_their_place_elsewhere_are_refused_with_what_to_do_in
     assert "hold those parameters under the stage's fixed" in refusal({"kind": "partial_fixed"})
 
 
+@pytest.mark.parametrize("kind", [{}, [], ["tpe"], 1, None])
+def test_a_kind_that_is_no_word_is_refused_with_those_there_are(kind: Any) -> None:
+    assert "'random', 'tpe', 'cmaes'" in refusal({"kind": kind})
+
+
 def test_a_sampler_names_the_package_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "tunesmith_studies.samplers.find_spec", lambda name: None if name == "torch" else object()
