@@ -1,7 +1,8 @@
 """The contract between service and workers: request and reply bodies. Imports pydantic alone.
 
-Requests forbid unknown fields; replies ignore them, so a newer server may say more. Numbers that
-are not finite travel both ways as the strings "NaN", "Infinity" and "-Infinity".
+Requests are taken as they stand: unknown fields are forbidden, "5" is no number, 1 is no truth value.
+Replies ignore what they do not know, so a newer server may say more. Numbers that are not finite travel
+both ways as the strings "NaN", "Infinity" and "-Infinity".
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 LEASE_HEADER = "Tunesmith-Lease"
 """`incarnation.attempt.secret` of the lease that a worker's write belongs to."""
 
+NonFinite: TypeAlias = Literal["NaN", "Infinity", "-Infinity"]
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def _read_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")
     if isinstance(value, str):
         if value not in _NON_FINITE:
             raise ValueError('a number, or one of the strings "NaN", "Infinity", "-Infinity"')
         return _NON_FINITE[value]
     return value
+
+
+def _read_whole(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def show_number(value: float) -> float | str:
@@ -36,9 +44,13 @@ def show_number(value: float) -> float | str:
 
 Number: TypeAlias = Annotated[
     float,
-    BeforeValidator(_read_number),
+    Field(strict=False),
+    BeforeValidator(_read_number, json_schema_input_type=float | NonFinite),
     PlainSerializer(show_number, return_type=float | str, when_used="json"),
 ]
+Whole: TypeAlias = Annotated[int, BeforeValidator(_read_whole)]
+"""5.0 is 5, for JSON has one kind of number."""
+
 PRINTED = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 """As in a study: no control characters, and none that turns the text around them."""
 
@@ -49,7 +61,7 @@ Scalar: TypeAlias = bool | int | float | str
 
 
 class Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Reply(BaseModel):
@@ -174,14 +186,14 @@ class Renewed(Reply):
 
 
 class ReportPoint(Request):
-    step: int = Field(ge=0, le=2**31 - 1)
+    step: Whole = Field(ge=0, le=2**31 - 1)
     metrics: dict[Name, Number] = Field(min_length=1, max_length=256)
 
 
 class Report(Request):
     """Points in rising order of step. `seq` counts an attempt's reports from 1 without gaps."""
 
-    seq: int = Field(ge=1, le=2**31 - 1)
+    seq: Whole = Field(ge=1, le=2**31 - 1)
     points: list[ReportPoint] = Field(min_length=1, max_length=500)
 
 
@@ -193,12 +205,12 @@ class Reported(Reply):
 class CommitSnapshot(Request):
     """Publish bytes put before as this attempt's snapshot of `step`."""
 
-    step: int = Field(ge=0, le=2**31 - 1)
+    step: Whole = Field(ge=0, le=2**31 - 1)
     sha256: Sha256
 
 
 class LogChunk(Request):
-    seq: int = Field(ge=1, le=2**31 - 1)
+    seq: Whole = Field(ge=1, le=2**31 - 1)
     text: str = Field(max_length=262_144)
 
 

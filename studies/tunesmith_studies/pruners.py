@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from tunesmith_studies.checked import Checked
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -27,9 +29,7 @@ if TYPE_CHECKING:
     from tunesmith_studies.trial import Trial
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Spec(Checked):
     def resolved(self, epochs: int) -> _Spec:
         """The same pruner with `auto` replaced by numbers, for trials of this many epochs."""
         return self

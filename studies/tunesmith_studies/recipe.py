@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
+from tunesmith_studies.checked import Checked, Listed
 from tunesmith_studies.stages import AnyStage
 
 if TYPE_CHECKING:
@@ -26,14 +27,12 @@ Part: TypeAlias = Sequence[Mapping[str, Any]]
 _STAGE: TypeAdapter[AnyStage] = TypeAdapter(AnyStage)
 
 
-class Recipe(BaseModel):
+class Recipe(Checked):
     """Which recipe writes a study's stages. A name alone is enough: `recipe: thorough`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: RecipeName = "standard"
     epochs: int = Field(default=20, ge=2, le=100_000, description="The most that one trial trains.")
-    notes: tuple[str, ...] | None = Field(
+    notes: Listed[str] | None = Field(
         default=None,
         description="What this study cannot have of the recipe, and why. Written with the stages when the "
         "study is created; a recipe with notes, even none, has written its stages.",

@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from tunesmith_studies.checked import Checked
 from tunesmith_studies.space import Choice, Float, Int, Params, Scalar, Space
 from tunesmith_studies.trial import Trial, TrialState
 
@@ -46,9 +47,7 @@ REFUSED: Mapping[str, str] = {
 """Samplers of Optuna's that are not offered, and what to do instead."""
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Spec(Checked):
     optuna_name: ClassVar[str]
     reads_pruned: ClassVar[bool] = False
     """Whether it learns from pruned trials; the others are told a diverged one as the worst value."""

@@ -15,7 +15,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
+
+from tunesmith_studies.checked import Checked, Listed
 
 PRINTED = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 """Names that people see hold no control characters, and none that turns the text around them."""
@@ -28,10 +30,8 @@ ZERO_SHARE = 0.125
 """On a log axis with a zero, the first eighth of [0, 1] means 0 (see `design`: one axis for Optuna)."""
 
 
-class _Parameter(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    when: Mapping[str, tuple[Scalar, ...]] = Field(
+class _Parameter(Checked):
+    when: Mapping[str, Listed[Scalar]] = Field(
         default_factory=dict,
         description="Active only while each named choice holds one of these values.",
     )
@@ -57,7 +57,7 @@ class Float(_Parameter):
     high: float = Field(allow_inf_nan=False)
     log: bool = False
     zero: bool = False
-    values: tuple[float, ...] = ()
+    values: Listed[float] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> Float:
@@ -139,7 +139,7 @@ class Int(_Parameter):
     high: int
     log: bool = False
     step: int = Field(default=1, ge=1)
-    values: tuple[int, ...] = ()
+    values: Listed[int] = ()
 
     @model_validator(mode="after")
     def _sound(self) -> Int:
@@ -196,7 +196,7 @@ class Choice(_Parameter):
     """One of a few values, without an order."""
 
     type: Literal["choice"] = "choice"
-    values: tuple[Scalar, ...] = Field(min_length=1)
+    values: Listed[Scalar] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _sound(self) -> Choice:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -18,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from tunesmith_studies.checked import Checked, Listed
 from tunesmith_studies.recipe import Recipe, expanded
 from tunesmith_studies.space import Name, Scalar, Space
 from tunesmith_studies.stages import AnyStage
@@ -29,10 +29,15 @@ STORED = {"stored": True}
 """Context of a validation that reads a study which was checked before."""
 
 
-class Objective(BaseModel):
-    """Which metric decides, which way, and which of its values: last, best, or mean of the last k."""
+def _in_words(deadline: Any) -> Any:
+    """Digits alone are a year to some and seconds to others."""
+    if isinstance(deadline, int | float) or (isinstance(deadline, str) and "-" not in deadline[1:]):
+        raise ValueError(f"write a date and a time, such as 2026-01-31T18:00:00Z, got {deadline!r}")
+    return deadline
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Objective(Checked):
+    """Which metric decides, which way, and which of its values: last, best, or mean of the last k."""
 
     metric: Name = "val/loss"
     direction: Literal["minimize", "maximize"] = "minimize"
@@ -51,14 +56,14 @@ class Objective(BaseModel):
         return self
 
 
-class Limits(BaseModel):
+class Limits(Checked):
     """Where a study ends whatever its stages want."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_trials: int | None = Field(default=None, ge=1)
     max_gpu_hours: float | None = Field(default=None, gt=0, description="Slot-hours on a CPU.")
-    deadline: datetime | None = Field(default=None, description="With a time zone, else UTC.")
+    deadline: Annotated[datetime, Field(strict=False), BeforeValidator(_in_words)] | None = Field(
+        default=None, description="With a time zone, else UTC."
+    )
     max_concurrent: int | None = Field(default=None, ge=1)
 
     @field_validator("deadline")
@@ -69,10 +74,8 @@ class Limits(BaseModel):
         return deadline
 
 
-class StudySpec(BaseModel):
+class StudySpec(Checked):
     """A study as a person describes it; `studies/tunesmith_studies/examples` has files to run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     task: Name = Field(description="Key in the workers' own registry.")
@@ -86,7 +89,7 @@ class StudySpec(BaseModel):
         description="Writes the stages of a study that names none: quick, standard (the default) or "
         "thorough; a name alone, or {name, epochs} with the most epochs of a trial.",
     )
-    stages: tuple[AnyStage, ...] = Field(default=(), description="In order; none: the recipe's.")
+    stages: Listed[AnyStage] = Field(default=(), description="In order; none: the recipe's.")
     limits: Limits = Limits()
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     seed: int = Field(default=0, ge=0, lt=2**53)

@@ -293,6 +293,59 @@ def test_a_body_is_json_and_says_so(play):
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("reports", {"seq": "1"}, "/seq"),
+        ("reports", {"seq": True}, "/seq"),
+        ("reports", {"seq": 1.5}, "/seq"),
+        ("reports", {"points": [{"step": "1", "metrics": {"loss": 1}}]}, "/points/0/step"),
+        ("reports", {"points": [{"step": 1, "metrics": {"loss": True}}]}, "/points/0/metrics/loss"),
+        ("reports", {"points": [{"step": 1, "metrics": {"loss": "1"}}]}, "/points/0/metrics/loss"),
+        ("finish", {"state": "complete", "stop_reason": "budget", "retryable": "no"}, "/retryable"),
+    ],
+)
+def test_what_a_worker_sends_is_taken_as_it_stands(play, path: str, body: dict[str, Any], pointer: str):
+    async def scene(api: Api) -> None:
+        lease = await api.lease()
+        if path == "reports":
+            body.update({"seq": 1, "points": [{"step": 1, "metrics": {"loss": 1}}]} | body)
+        answer = await api.say(lease, path, body)
+        assert (answer.status_code, [e["pointer"] for e in answer.json()["errors"]]) == (422, [pointer])
+
+    play(scene)
+
+
+def test_json_has_one_kind_of_number(play):
+    async def scene(api: Api) -> None:
+        lease = await api.lease()
+        points = [{"step": 1.0, "metrics": {"loss": 1}}]
+        assert (await api.say(lease, "reports", {"seq": 1.0, "points": points})).status_code == 200
+        token = await api.post("/tokens", json={"name": "a", "days": 30})
+        assert token.status_code == 201
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("/tokens", {"name": "a", "days": "30"}, "/days"),
+        ("/studies/study/trials", {"params": [{"lr": 0.01}], "epochs": "3"}, "/epochs"),
+        ("/studies/study/tags", {"trials": ["0"], "add": ["odd"]}, "/trials/0"),
+        ("/studies/study/rerun", {"trials": [True]}, "/trials/0"),
+    ],
+)
+def test_what_people_send_is_taken_as_it_stands(play, path: str, body: dict[str, Any], pointer: str):
+    async def scene(api: Api) -> None:
+        await api.post("/studies", json=study())
+        await api.enqueue("study")
+        answer = await api.post(path, json=body)
+        assert (answer.status_code, [e["pointer"] for e in answer.json()["errors"]]) == (422, [pointer])
+
+    play(scene)
+
+
 def test_an_over_long_body_is_refused_before_it_is_read(served: Served):
     spec = json.dumps(study("long") | {"notes": "x" * 2**20}).encode()
     answer = served.people.post("/studies", content=spec, headers={"Content-Type": "application/json"})

@@ -114,6 +114,40 @@ def test_continuing_from_snapshots_needs_more_epochs_than_the_source_had() -> No
     assert "needs more epochs than its source's 2, got 2; raise epochs" in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"retries": "2"}, "/retries"),
+        ({"retries": True}, "/retries"),
+        ({"retries": 2.5}, "/retries"),
+        ({"snapshot_every_seconds": "600"}, "/snapshot_every_seconds"),
+        ({"stages": [GRID | {"inspect": 1}]}, "/stages/0/inspect"),
+        ({"stages": [GRID | {"validate_every": False}]}, "/stages/0/validate_every"),
+        ({"stages": [GRID | {"pruner": {"kind": "patient", "patience": "1"}}]}, "/stages/0/pruner/patience"),
+        ({"space": {"lr": LR | {"log": "yes"}}}, "/space/lr/log"),
+        ({"space": {"lr": LR | {"values": ["0.1"]}}}, "/space/lr/values/0"),
+        ({"limits": {"deadline": 1_800_000_000}}, "/limits/deadline"),
+        ({"limits": {"deadline": "1800000000"}}, "/limits/deadline"),
+    ],
+)  # fmt: skip
+def test_nothing_is_guessed_that_was_written_as_something_else(changes: dict[str, Any], pointer: str) -> None:
+    assert pointer in [where for where, _ in wrong(**changes)]
+
+
+def test_json_has_one_kind_of_number_and_a_deadline_says_its_zone_or_is_utc() -> None:
+    limits = {"max_trials": 9.0, "max_gpu_hours": 2, "deadline": "2026-01-31T18:00:00"}
+    halving = {"kind": "halving", "epochs": 9.0, "rungs": [1.0, 3.0]}
+    space = {"lr": LR, "width": {"type": "int", "low": 1.0, "high": 4.0}}
+    spec = StudySpec.model_validate(
+        {"name": "s", "task": "digits", "space": space, "stages": [halving], "limits": limits}
+    )
+    assert spec.limits.model_dump(mode="json") == {
+        "max_trials": 9, "max_gpu_hours": 2.0, "deadline": "2026-01-31T18:00:00Z", "max_concurrent": None,
+    }  # fmt: skip
+    assert (spec.stages[0].epochs, spec.stages[0].rungs) == (9, (1, 3))
+    assert isinstance(spec.space["width"].low, int)
+
+
 def test_stages_without_a_name_get_their_kind_and_a_number() -> None:
     spec = StudySpec.model_validate(
         {

@@ -275,7 +275,8 @@ class Attempt:
         self._stands = "over"
         await self._child.kill()
         if self._word == "release":
-            told = await self._beside.release_within(RELEASE_SECONDS, wire.Release(cause=self._cause))
+            word = wire.Release.model_validate({"cause": self._cause})
+            told = await self._beside.release_within(RELEASE_SECONDS, word)
         else:
             told = await self._beside.flush_within(RELEASE_SECONDS)
         self._keep_spool = not told

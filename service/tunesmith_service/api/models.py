@@ -1,4 +1,4 @@
-"""What people send and get. Requests forbid unknown fields; answers list theirs.
+"""What people send and get. Requests forbid unknown fields and are taken as they stand; answers list theirs.
 
 Times are ISO 8601 in UTC, durations are in the unit that ends their name, and numbers that are not
 finite travel as the strings "NaN", "Infinity" and "-Infinity".
@@ -12,13 +12,13 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from tunesmith_studies.stages.base import Forecast
 
-from tunesmith_service.wire import Name, Number, Scalar
+from tunesmith_service.wire import Name, Number, Scalar, Whole
 
 Item = TypeVar("Item")
 
 
 class Question(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Answer(BaseModel):
@@ -345,7 +345,7 @@ class Enqueue(Question):
     """Trials to queue by hand, all or none."""
 
     params: list[dict[Name, Scalar]] = Field(min_length=1, max_length=1000)
-    like: int | None = Field(
+    like: Whole | None = Field(
         default=None,
         ge=0,
         le=2**53,
@@ -355,7 +355,7 @@ class Enqueue(Question):
     stage: Name | None = Field(
         default=None, description="Default: that of `like` if it is still to run, else the active one."
     )
-    epochs: int | None = Field(default=None, ge=1, description="Default: the stage's.")
+    epochs: Whole | None = Field(default=None, ge=1, description="Default: the stage's.")
 
 
 class Enqueued(Answer):
@@ -368,7 +368,7 @@ Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
 class Tagging(Question):
     """Tags to give to trials and to take from them."""
 
-    trials: list[int] = Field(min_length=1, max_length=1000, description="Their numbers.")
+    trials: list[Whole] = Field(min_length=1, max_length=1000, description="Their numbers.")
     add: list[Tag] = Field(default=[], max_length=20)
     remove: list[Tag] = Field(default=[], max_length=20)
 
@@ -383,7 +383,7 @@ class Tagged(Answer):
 class Rerun(Question):
     """Which trials to queue again."""
 
-    trials: list[int] | None = Field(
+    trials: list[Whole] | None = Field(
         default=None,
         min_length=1,
         max_length=1000,

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from tunesmith_studies.checked import Checked, Range
 from tunesmith_studies.grounds import Grounds
 from tunesmith_studies.planning import (
     Done,
@@ -48,10 +49,8 @@ class Forecast(BaseModel):
     )
 
 
-class Stage(BaseModel):
+class Stage(Checked):
     """A stage is data: what it plans, from which earlier stage, with which budget and pruner."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     draws_drafts: ClassVar[bool] = False
     """True if a model proposes its trials, so that each finish makes a waiting one stale."""
@@ -94,7 +93,7 @@ class Stage(BaseModel):
     fixed: Mapping[str, Scalar] = Field(
         default_factory=dict, description="Hyperparameters held for this stage; over the study's own."
     )
-    ranges: Mapping[str, tuple[int | float, int | float]] = Field(
+    ranges: Mapping[str, Range] = Field(
         default_factory=dict,
         description="By parameter, [low, high] for this stage instead of the space's own; past its ends "
         "the space is wider from this stage on.",

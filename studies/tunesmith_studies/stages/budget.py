@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from tunesmith_studies.checked import Checked
 from tunesmith_studies.vocabulary import ANY_LENGTH_SCHEDULES
 
 if TYPE_CHECKING:
@@ -14,12 +15,10 @@ if TYPE_CHECKING:
     from tunesmith_studies.study import StudySpec
 
 
-class Budget(BaseModel):
+class Budget(Checked):
     """How long each trial trains, in one unit. Batch sizes are compared at equal epochs (which favours
     small ones), at equal steps (which favours large ones) or at equal time (Smith 1803.09820, remark 4).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int | None = Field(default=None, ge=1, description="Passes over the training split.")
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps.")

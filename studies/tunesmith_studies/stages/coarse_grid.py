@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tunesmith_studies.checked import Checked, Listed
 from tunesmith_studies.grounds import Grounds, of_points
 from tunesmith_studies.planning import Done, Earlier, History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.planning import rank as by_objective
@@ -37,18 +38,16 @@ STEP_SAMPLES = ("batch_size", "accumulation")
 """Hyperparameters that the rate follows."""
 
 
-class Around(BaseModel):
+class Around(Checked):
     """Values of an axis as multiples of what a range test suggests for the cell's other values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     around: str | None = Field(default=None, description="Range test to centre on; default the last one.")
-    factors: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = Field(
+    factors: Listed[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default=(0.1, 0.33, 1.0, 3.0), min_length=1, max_length=1000, description="Multiples, by the recipe."
     )
 
 
-Axis: TypeAlias = Annotated[int, Field(ge=1, le=1000)] | tuple[Scalar, ...] | Around
+Axis: TypeAlias = Annotated[int, Field(ge=1, le=1000)] | Listed[Scalar] | Around
 
 
 class CoarseGrid(Stage):

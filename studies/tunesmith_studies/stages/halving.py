@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.checked import Listed
 from tunesmith_studies.grounds import Grounds, of_space
 from tunesmith_studies.planning import (
     Done,
@@ -65,7 +66,7 @@ class Halving(Stage):
     warm_start: int = Field(
         default=0, ge=0, le=1000, description="The best so many of each earlier stage are points as well."
     )
-    rungs: tuple[int, ...] = Field(
+    rungs: Listed[int] = Field(
         default=(), description="Epochs done at each cut; default a ninth and a third of `epochs`, from 2 up."
     )
     keep: int = Field(default=3, ge=2, le=100, description="One in so many goes on.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
+from tunesmith_studies.checked import Listed
 from tunesmith_studies.findings import Finding, gravest_first
 from tunesmith_studies.grounds import Grounds
 from tunesmith_studies.planning import Done, History, Plan, Proposal, Seed, StageResult
@@ -56,7 +57,7 @@ class LrRangeTest(Stage):
     epochs: int = Field(default=1, ge=1, description="Passes over the training split of a sweep, at least.")
     steps: int = Field(default=300, ge=20, description="Optimizer steps of a sweep, at least.")
     seeds: int = Field(default=2, ge=1, le=20, description="Sweeps with other weights and another order.")
-    per: tuple[str, ...] | None = Field(
+    per: Listed[str] | None = Field(
         default=None,
         description="Choices that get sweeps of their own; default: optimizer, if the space leaves it open.",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.checked import Listed
 from tunesmith_studies.grounds import Grounds, of_points, step_shown
 from tunesmith_studies.planning import Earlier, History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.planning import rank as by_objective
@@ -48,7 +49,7 @@ class RefineGrid(Stage):
     kind: Literal["refine_grid"] = "refine_grid"
     top: int = Field(default=3, ge=1, le=100, description="How many of the source's best are centres.")
     factor: float = Field(default=2.0, gt=1, le=100, description="Cells lie this many times closer.")
-    axes: tuple[str, ...] = Field(default=(), description="What to refine; default every number of the grid.")
+    axes: Listed[str] = Field(default=(), description="What to refine; default every number of the grid.")
     rounds: int = Field(default=1, ge=1, le=10, description="Refine again around the best found so far.")
     continue_snapshots: bool = Field(
         default=False, description="Centres go on from their snapshots instead of training again."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.checked import Listed
 from tunesmith_studies.grounds import Grounds, of_space
 from tunesmith_studies.planning import History, Plan, Proposal, Proposals, Seed, Wait
 from tunesmith_studies.samplers import BruteForceSampler, SamplerSpec, Told, TPESampler, fits, suggest
@@ -37,7 +38,7 @@ class Sampler(Stage):
     trials: int = Field(ge=1, le=100_000)
     sampler: SamplerSpec = Field(default=TPESampler(), description="kind and Optuna's own options.")
     warm_start: int = Field(default=0, ge=0, le=1000, description="Try this many of the source's best first.")
-    points: tuple[Mapping[str, Scalar], ...] = Field(default=(), description="Points to try first of all.")
+    points: Listed[Mapping[str, Scalar]] = Field(default=(), description="Points to try first of all.")
 
     # --- checks -------------------------------------------------------------------------------------
 

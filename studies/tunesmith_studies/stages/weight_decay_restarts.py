@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from tunesmith_studies.checked import Listed
 from tunesmith_studies.curves import mean_of_last
 from tunesmith_studies.planning import (
     Done,
@@ -62,9 +63,7 @@ class WeightDecayRestarts(Stage):
     kind: Literal["weight_decay_restarts"] = "weight_decay_restarts"
     epochs: int = Field(ge=2, description="Length of a full training, as in the confirmation.")
     param: str = Field(default="weight_decay", description="What the branches differ in.")
-    values: tuple[float, ...] = Field(
-        default=(), description="Default: the space's `values`, else the recipe's."
-    )
+    values: Listed[float] = Field(default=(), description="Default: the space's `values`, else the recipe's.")
     middle: float | None = Field(default=None, description="The trunk's value; default: the middle one.")
     branch_epochs: int = Field(default=5, ge=1, description="After the restart, for every value.")
     promote: int = Field(default=2, ge=1, description="How many branches go on.")
