@@ -24,6 +24,8 @@ from tunesmith_service.errors import (
     Unprocessable,
 )
 from tunesmith_service.headers import harden
+from tunesmith_service.routing import methods_at
+from tunesmith_service.security import own_path
 
 RETRY_AFTER_SECONDS = 1
 CLIENT_CLOSED = 499  # nobody is there to read it; only the log sees the number
@@ -96,7 +98,10 @@ async def _plain(request: Request, error: Exception) -> Response:
         return answer(request, NotFound(f"nothing lives at {request.url.path[:200]}"))
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     detail = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return _document(request, error.status_code, kind, detail, error.headers or {})
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:  # the framework knows the first route's alone
+        headers["Allow"] = ", ".join(methods_at(request.app, own_path(request)))
+    return _document(request, error.status_code, kind, detail, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

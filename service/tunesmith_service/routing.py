@@ -106,6 +106,17 @@ router: Callable[..., APIRouter] = partial(APIRouter, route_class=Route, redirec
 """What every module of routes is made with."""
 
 
+def methods_at(app: FastAPI, path: str) -> list[str]:
+    """What may be asked of a path of ours, whichever of its routes answers."""
+    found = {
+        method
+        for context in iter_route_contexts(app.router.routes)
+        if context.path_regex.match(path)
+        for method in context.methods or ()
+    }
+    return sorted(found)
+
+
 def check_policies(app: FastAPI) -> None:
     """Refuse to start with anything that answers requests beside our routes: a mount, a websocket, a
     plain route. Raises PolicyMissingError."""

@@ -392,6 +392,7 @@ def test_what_is_not_there_is_a_problem_document_too(play):
         assert (nowhere.status_code, nowhere.json()["type"]) == (404, "urn:tunesmith:not_found")
         method = await api.call("PATCH", "/studies")
         assert (method.status_code, method.json()["type"]) == (405, "urn:tunesmith:method_not_allowed")
+        assert method.headers["Allow"] == "GET, POST"  # two routes have that path
         cursor = await api.get("/studies?cursor=abc")
         assert cursor.status_code == 422
         assert "cursor is not one of ours" in cursor.json()["detail"]
