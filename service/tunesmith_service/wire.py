@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator
 
 LEASE_HEADER = "Tunesmith-Lease"
 """`incarnation.attempt.secret` of the lease that a worker's write belongs to."""
@@ -80,6 +80,14 @@ class Register(Request):
     version: Name
     tasks: dict[Name, Sha256] = Field(description="Digest of each task this worker serves.", max_length=256)
     slots: list[Slot] = Field(min_length=1, max_length=256)
+
+    @field_validator("slots")
+    @classmethod
+    def _differ(cls, slots: list[Slot]) -> list[Slot]:
+        ids = [slot.slot_id for slot in slots]
+        if twice := next((i for i in ids if ids.count(i) > 1), None):
+            raise ValueError(f"slot {twice} stands twice; each slot has an id of its own")
+        return slots
 
 
 class Slot(Request):

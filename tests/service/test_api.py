@@ -316,6 +316,19 @@ def test_what_a_worker_sends_is_taken_as_it_stands(play, path: str, body: dict[s
     play(scene)
 
 
+def test_a_slot_that_is_registered_twice_is_named(play):
+    async def scene(api: Api) -> None:
+        worker = await api.register()
+        worker["slots"] *= 2
+        answer = await api.call("PUT", f"/workers/{worker['worker_id']}", role="worker", json=worker)
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+        assert error["pointer"] == "/slots"
+        assert error["message"].startswith(f"slot {worker['slots'][0]['slot_id']} stands twice")
+
+    play(scene)
+
+
 def test_json_has_one_kind_of_number(play):
     async def scene(api: Api) -> None:
         lease = await api.lease()
