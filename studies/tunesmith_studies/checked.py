@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Item = TypeVar("Item")
 
@@ -38,6 +38,12 @@ class Checked(BaseModel):
             return data
         whole = _whole_fields(cls)
         return {name: _whole(value) if name in whole else value for name, value in data.items()}
+
+
+def also_written(forms: Any) -> BeforeValidator:
+    """Tell the JSON schema all forms that may be written. They are read elsewhere: by a validator of the
+    model itself, or of what it stands in."""
+    return BeforeValidator(lambda data: data, json_schema_input_type=forms)
 
 
 @cache

@@ -9,11 +9,11 @@ Either is said in a note with the reason, which is the refusing stage's own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from tunesmith_studies.checked import Checked, Listed
+from tunesmith_studies.checked import Checked, Listed, also_written
 from tunesmith_studies.stages import AnyStage
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Recipe(Checked):
     @classmethod
     def _by_name(cls, data: Any) -> Any:
         return {"name": data} if isinstance(data, str) else data
+
+
+Named: TypeAlias = Annotated[Recipe, also_written(RecipeName | Recipe)]
 
 
 def expanded(recipe: Recipe, study: StudySpec) -> tuple[tuple[AnyStage, ...], Recipe]:

@@ -15,9 +15,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, RootModel, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
-from tunesmith_studies.checked import Checked, Listed
+from tunesmith_studies.checked import Checked, Listed, also_written
 
 PRINTED = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 """Names that people see hold no control characters, and none that turns the text around them."""
@@ -30,19 +30,20 @@ ZERO_SHARE = 0.125
 """On a log axis with a zero, the first eighth of [0, 1] means 0 (see `design`: one axis for Optuna)."""
 
 
-class _Parameter(Checked):
-    when: Mapping[str, Listed[Scalar]] = Field(
-        default_factory=dict,
-        description="Active only while each named choice holds one of these values.",
-    )
+def _one_is_a_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_value_is_a_list(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("when"), dict):
-            when = {k: v if isinstance(v, list | tuple) else [v] for k, v in data["when"].items()}
-            return data | {"when": when}
-        return data
+
+OneOf: TypeAlias = Annotated[
+    Listed[Scalar], BeforeValidator(_one_is_a_list, json_schema_input_type=Scalar | list[Scalar])
+]
+
+
+class _Parameter(Checked):
+    when: Mapping[str, OneOf] = Field(
+        default_factory=dict,
+        description="Active only while each named choice holds this value, or one of these.",
+    )
 
 
 class Float(_Parameter):
@@ -133,6 +134,8 @@ class Float(_Parameter):
 
 class Int(_Parameter):
     """A whole hyperparameter on [low, high]; `step` spaces it evenly, `log` by ratio."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "low", "high"]})  # else it is a float
 
     type: Literal["int"] = "int"
     low: int
@@ -231,7 +234,23 @@ class Choice(_Parameter):
         return self.values
 
 
-Parameter: TypeAlias = Annotated[Float | Int | Choice, Field(discriminator="type")]
+class Preset(_Parameter):
+    """A range of weight decay by depth and data; what else is written stands in place of the preset's own."""
+
+    preset: Literal["shallow", "deep", "complex"]
+    type: Literal["float"] = "float"
+    low: float = Field(default_factory=float)
+    high: float = Field(default_factory=float)
+    log: bool = True
+    zero: bool = Field(default_factory=bool)
+    values: Listed[float] = Field(default_factory=tuple)
+
+
+Parameter: TypeAlias = Annotated[
+    Float | Int | Choice,
+    Field(discriminator="type"),
+    also_written(Float | Int | Choice | Preset | list[Scalar]),
+]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Smith 1803.09820 §4.4: shallow nets and small data want more decay, deep or complex less, or none.

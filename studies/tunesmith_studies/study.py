@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tunesmith_studies.checked import Checked, Listed
-from tunesmith_studies.recipe import Recipe, expanded
+from tunesmith_studies.recipe import Named, Recipe, expanded
 from tunesmith_studies.space import Name, Scalar, Space
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.stages.base import Forecast
@@ -84,7 +84,7 @@ class StudySpec(Checked):
     fixed: Mapping[Name, Scalar] = Field(
         default_factory=dict, description="Hyperparameters that do not vary."
     )
-    recipe: Recipe | None = Field(
+    recipe: Named | None = Field(
         default=None,
         description="Writes the stages of a study that names none: quick, standard (the default) or "
         "thorough; a name alone, or {name, epochs} with the most epochs of a trial.",

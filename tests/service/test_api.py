@@ -409,6 +409,9 @@ def test_what_is_not_there_is_a_problem_document_too(play):
         cursor = await api.get("/studies?cursor=abc")
         assert cursor.status_code == 422
         assert "cursor is not one of ours" in cursor.json()["detail"]
+        await api.post("/studies", json=study())
+        for digits in ("/studies?cursor=٣", "/studies/study/views/curves?pick=٣"):
+            assert (await api.get(digits)).status_code == 422
         limit = await api.get("/studies?limit=0")
         assert limit.json()["errors"][0]["pointer"] == "query:limit"
 

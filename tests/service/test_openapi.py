@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 from tunesmith_service.api.openapi import document
 from tunesmith_service.app import create_app
 from tunesmith_service.settings import Settings
+from tunesmith_studies.study import StudySpec
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 
@@ -72,3 +75,63 @@ def test_problems_are_documented_as_problem_json(described):
         for status, response in operation["responses"].items():
             if int(status) >= 400 and "x-tunesmith-role" in operation:
                 assert list(response["content"]) == ["application/problem+json"], (name, status)
+
+
+def test_every_operation_says_how_it_may_be_refused(described):
+    for name, operation in operations(described):
+        may = {"400", "403"}
+        if "x-tunesmith-role" in operation:
+            may |= {"401", "429", "503"} | (set() if name.startswith("GET") else {"507"})
+        if "requestBody" in operation:
+            may |= {"408", "413", "422"}
+        assert may <= set(operation["responses"]), name
+
+
+def test_headers_without_which_nothing_goes_are_required(described):
+    needed = {
+        (name, p["name"])
+        for name, operation in operations(described)
+        for p in operation.get("parameters", ())
+        if p["in"] == "header" and p["required"]
+    }
+    leases = {name for name, _ in operations(described) if "/leases/" in name}
+    note = "PUT /api/v1/studies/{study}/note"
+    assert needed == {(name, "Tunesmith-Lease") for name in leases} | {(note, "If-Match")}
+
+
+GRID = {"kind": "coarse_grid", "epochs": 2}
+LR = {"low": 0.001, "high": 0.1, "log": True}
+ASKED = {"kind": "sampler", "epochs": 1, "trials": 5}
+WRITTEN: list[tuple[dict[str, Any], bool]] = [
+    ({"space": {"optimizer": ["sgd", "adam"], "lr": LR}}, True),
+    ({"space": {"lr": LR | {"when": {"optimizer": "sgd"}}, "optimizer": ["sgd", "adam"]}}, True),
+    ({"space": {"lr": LR, "width": {"type": "int", "low": 1, "high": 4, "step": 1}}}, True),
+    ({"space": {"lr": LR, "width": {"low": 1, "high": 4, "step": 1}}}, False),
+    ({"space": {"lr": LR, "width": {"values": [1, 2]}}}, True),
+    ({"space": {"weight_decay": {"preset": "deep", "high": 0.01}}}, True),
+    ({"space": {"weight_decay": {"preset": "wide"}}}, False),
+    ({"space": {"l\tr": LR}}, False),
+    ({"space": {"lr": 0.1}}, False),
+    ({"recipe": "quick", "stages": []}, True),
+    ({"recipe": {"name": "quick", "epochs": 9}, "stages": []}, True),
+    ({"recipe": "slow", "stages": []}, False),
+    ({"stages": [{"kind": "coarse_grid", "budget": {"epochs": 2}}]}, True),
+    ({"stages": [{"kind": "coarse_grid"}]}, False),
+    ({"stages": [{"epochs": 2, "axes": {"lr": 3}}]}, False),
+    ({"stages": [ASKED | {"sampler": {"kind": "tpe", "n_ei_candidates": 8}}]}, True),
+    ({"stages": [ASKED | {"sampler": {"n_ei_candidates": 8}}]}, False),
+    ({"stages": [{"kind": "halving", "epochs": 9, "sampler": {"n_ei_candidates": 8}}]}, True),
+]
+
+
+@pytest.mark.parametrize(("changes", "is_taken"), WRITTEN, ids=lambda c: json.dumps(c)[:80])
+def test_what_may_be_written_short_is_described_so(described, changes: dict[str, Any], is_taken: bool):
+    written = {"name": "s", "task": "t", "space": {"lr": LR}, "stages": [GRID]} | changes
+    schema = {"components": described["components"], "$ref": "#/components/schemas/StudySpec"}
+    assert Draft202012Validator(schema).is_valid(written) is is_taken
+    try:
+        StudySpec.model_validate(written)
+    except ValidationError:
+        assert not is_taken
+    else:
+        assert is_taken

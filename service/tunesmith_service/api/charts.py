@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from tunesmith_service import charts
 from tunesmith_service.api import examples
-from tunesmith_service.api.deps import ServiceDep, StudyDep, problem
+from tunesmith_service.api.deps import ServiceDep, StudyDep, one_of, problem
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, allow
 
@@ -21,7 +21,7 @@ routes: APIRouter = router(prefix="/studies/{study}/views", tags=["studies"])
 async def view(
     study: StudyDep,
     service: ServiceDep,
-    view: Annotated[str, Path(description=f"One of {', '.join(charts.CHARTS)}.", max_length=32)],
+    view: Annotated[str, one_of(charts.CHARTS)],
     query: Annotated[charts.ChartQuery, Query()],
 ) -> dict[str, Any]:
     """A view of a study's trials in columns, no longer than a screen can show."""

@@ -29,7 +29,9 @@ routes: APIRouter = router(prefix="/studies/{study}", tags=["studies"])
     "/clone",
     status_code=201,
     response_model=models.Cloned | models.CloneDryRun,
-    responses=problem(404, 409, 413, 422, 507) | examples.answer(examples.CLONED, 201),
+    responses=problem(404, 409, 413, 422, 507)
+    | examples.dry_run(examples.CLONE_DRY_RUN, models.CloneDryRun)
+    | examples.answer(examples.CLONED, 201, models.Cloned),
 )
 @allow(Role.RESEARCHER)
 async def clone_study(  # noqa: PLR0917  (called by name)

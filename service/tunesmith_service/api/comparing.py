@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from tunesmith_service.api import examples
-from tunesmith_service.api.deps import ServiceDep, WhoDep, problem
+from tunesmith_service.api.deps import ServiceDep, WhoDep, one_of, problem
 from tunesmith_service.comparison import answers, groups, side_by_side, views
 from tunesmith_service.comparison.asked import Asked, ChartQuery, Named, groups_of
 from tunesmith_service.routing import router
@@ -58,7 +58,7 @@ async def compare(service: ServiceDep, who: WhoDep, named: Annotated[Named, Quer
 async def compare_view(
     service: ServiceDep,
     who: WhoDep,
-    view: Annotated[str, Path(description=f"One of {', '.join(views.VIEWS)}.", max_length=32)],
+    view: Annotated[str, one_of(views.VIEWS)],
     query: Annotated[ChartQuery, Query()],
 ) -> dict[str, Any]:
     """What a chart of a comparison draws, in columns, no longer than a screen can show."""

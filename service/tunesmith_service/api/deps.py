@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Header, Path, Query, Request
@@ -34,10 +35,26 @@ WhoDep = Annotated[Who, Depends(get_who)]
 StudyPath = Annotated[
     str, Path(description="A study's id or name.", max_length=128, examples=["digits-demo"])
 ]
-NumberPath = Annotated[int, Path(description="A trial's number in its study.", ge=0, le=MAX_ID)]
-TrialIdPath = Annotated[int, Path(description="The trial's id, as the grant says.", ge=0, le=MAX_ID)]
+NumberPath = Annotated[int, Path(description="A trial's number in its study.", ge=0, le=MAX_ID, examples=[4])]
+TrialIdPath = Annotated[
+    int, Path(description="The trial's id, as the grant says.", ge=0, le=MAX_ID, examples=[12])
+]
 Limit = Annotated[int, Query(description="Items in a page.", ge=1, le=1000)]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=128)]
+TextCursor = Annotated[str | None, Query(description="`next_cursor` of the page before.", max_length=128)]
+Cursor = Annotated[
+    str | None,
+    Query(
+        description="`next_cursor` of the page before.",
+        max_length=128,
+        json_schema_extra={"pattern": "^[0-9]{1,16}$"},
+    ),
+]
+
+
+def one_of(names: Iterable[str]) -> Any:
+    """A path's part that is one of these names; any other is told 404."""
+    known = list(names)
+    return Path(description=f"One of {', '.join(known)}.", max_length=32, json_schema_extra={"enum": known})
 
 
 async def get_study(service: ServiceDep, who: WhoDep, study: StudyPath) -> store.Study:

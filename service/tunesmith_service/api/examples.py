@@ -90,15 +90,25 @@ CREATED = {
     "forecast": {"coarse": FORECAST},
     "warnings": ["no worker serves task 'digits' now; the study waits for one"],
 }
-CLONE = {"name": "digits-wider", "changes": {"space.lr.high": 1.0, "stages.coarse.epochs": 8}}
-CLONED = CREATED | {
-    "id": 2,
-    "name": "digits-wider",
-    "differences": [
-        {"path": "space.lr.high", "was": 0.3, "now": 1.0},
-        {"path": "stages.coarse.epochs", "was": 5, "now": 8},
-    ],
+DRY_RUN = {
+    "name": "digits-demo",
+    "stages": {"coarse": FORECAST},
+    "trials": 12,
+    "epochs": 60,
+    "likely_epochs": 60,
+    "snapshots": 0,
+    "recipe": None,
+    "notes": [],
+    "snapshot_bytes": None,
+    "warnings": [],
 }
+CLONE = {"name": "digits-wider", "changes": {"space.lr.high": 1.0, "stages.coarse.epochs": 8}}
+DIFFERENCES = [
+    {"path": "space.lr.high", "was": 0.3, "now": 1.0},
+    {"path": "stages.coarse.epochs", "was": 5, "now": 8},
+]
+CLONED = CREATED | {"id": 2, "name": "digits-wider", "differences": DIFFERENCES}
+CLONE_DRY_RUN = DRY_RUN | {"name": "digits-wider", "differences": DIFFERENCES}
 MOVED = {"id": 1, "name": "digits-demo", "state": "paused"}
 COUNTS = {"waiting": 2, "running": 2, "complete": 7, "pruned": 1, "failed": 0, "cancelled": 0}
 BEST = {"number": 4, "stage": "coarse", "value": 0.353, "params": PARAMS}
@@ -159,6 +169,7 @@ FINDING = {
     "trials": [0],
 }
 ADD_STAGE = {"kind": "refine_grid", "name": "refine", "epochs": 20}
+STAGE_DRY_RUN = {"stage": ADD_STAGE, "forecast": FORECAST | {"trials": 18, "epochs": 360}}
 WHY = {"reason": "the coarse grid is enough"}
 ENQUEUE = {"params": [{"lr": 0.02, "weight_decay": 0.0005}], "stage": "coarse"}
 ENQUEUED = {"numbers": [13]}
@@ -348,9 +359,16 @@ METRICS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def answer(value: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """A response's example, to be joined with other `responses`."""
-    return {status: {"content": {"application/json": {"example": _sealed(value)}}}}
+def answer(value: Any, status: int = 200, model: Any = None) -> dict[int | str, dict[str, Any]]:
+    """A response's example, to be joined with other `responses`; `model` where the route has several."""
+    found: dict[str, Any] = {"content": {"application/json": {"example": _sealed(value)}}}
+    return {status: found if model is None else {"model": model, **found}}
+
+
+def dry_run(value: Any, model: Any) -> dict[int | str, dict[str, Any]]:
+    """What a route that creates something answers with `dry_run`."""
+    said = "With `dry_run`: what it would run; nothing was changed."
+    return {200: {"description": said, **answer(value, 200, model)[200]}}
 
 
 def page(item: Any) -> dict[int | str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import structlog
@@ -21,9 +22,16 @@ log = structlog.get_logger(__name__)
 
 routes: APIRouter = router(prefix="/studies/{study}", tags=["studies"])
 
+IF_MATCH = "If-Match"
+_ETAG = re.compile(r'(?:W/)?(?:"([0-9]{1,16})"|([0-9]{1,16}))')
 IfMatch = Annotated[
-    str | None,
-    Header(alias="If-Match", description="The note's ETag as you read it.", max_length=64),
+    str,
+    Header(
+        alias=IF_MATCH,
+        description="The note's ETag as you read it.",
+        examples=['"0"'],
+        json_schema_extra={"pattern": '^(W/)?("[0-9]{1,16}"|[0-9]{1,16})$'},
+    ),
 ]
 
 
@@ -87,7 +95,7 @@ async def put_note(  # noqa: PLR0917  (called by name)
     service: ServiceDep,
     who: WhoDep,
     response: Response,
-    if_match: IfMatch = None,
+    if_match: IfMatch = "",
 ) -> models.Note:
     """Replace a study's note. If somebody has changed it since `If-Match` was read, it is refused and
     `outcome` has the text as it is now."""
@@ -97,11 +105,11 @@ async def put_note(  # noqa: PLR0917  (called by name)
     return models.Note(text=body.text, version=newest)
 
 
-def _version(if_match: str | None) -> int:
-    written = (if_match or "").removeprefix("W/").strip('"')
-    if not (written.isascii() and written.isdecimal() and len(written) <= 16):
+def _version(if_match: str) -> int:
+    written = _ETAG.fullmatch(if_match)
+    if written is None:
         raise Unprocessable('If-Match must be the ETag of `GET …/note`, such as If-Match: "3"')
-    return int(written)
+    return int(written[1] or written[2])
 
 
 @routes.get("/tags", responses=problem(404) | examples.page(examples.TAGGED))

@@ -47,8 +47,14 @@ async def get_lease(
     service: ServiceDep,
     who: WhoDep,
     header: Annotated[
-        str | None, Header(alias=wire.LEASE_HEADER, description="`incarnation.attempt.secret` of the lease.")
-    ] = None,
+        str,
+        Header(
+            alias=wire.LEASE_HEADER,
+            description="`incarnation.attempt.secret` of the lease.",
+            examples=[f"1.1.{examples.SECRET}"],
+            json_schema_extra={"pattern": r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9a-f]{32}$"},
+        ),
+    ] = "",
 ) -> Lease:
     """The lease that the request names; its trial must be of the token's project."""
     lease = lease_of(request, trial_id)

@@ -45,7 +45,9 @@ StagePath = Annotated[str, Path(description="A stage's name.", max_length=128, e
     "/studies",
     status_code=201,
     response_model=models.Created | models.DryRun,
-    responses=problem(409, 413, 422, 507) | examples.answer(examples.CREATED, 201),
+    responses=problem(409, 413, 422, 507)
+    | examples.dry_run(examples.DRY_RUN, models.DryRun)
+    | examples.answer(examples.CREATED, 201, models.Created),
 )
 @allow(Role.RESEARCHER)
 async def create_study(  # noqa: PLR0917  (called by name)
@@ -202,7 +204,9 @@ async def _move(
     "/studies/{study}/stages",
     status_code=201,
     response_model=models.Study | models.StageDryRun,
-    responses=problem(404, 409, 422) | examples.answer(examples.STUDY, 201),
+    responses=problem(404, 409, 422)
+    | examples.dry_run(examples.STAGE_DRY_RUN, models.StageDryRun)
+    | examples.answer(examples.STUDY, 201, models.Study),
 )
 @allow(Role.RESEARCHER)
 async def add_stage(  # noqa: PLR0917  (called by name)

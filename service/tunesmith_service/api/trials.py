@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Body, Path, Query, Request
+from fastapi import APIRouter, Body, Query, Request
 from sqlalchemy import Connection
 from starlette.responses import FileResponse, Response
 from tunesmith_studies.study import StudySpec
@@ -20,9 +20,11 @@ from tunesmith_service.api.deps import (
     Limit,
     ServiceDep,
     StudyDep,
+    TextCursor,
     TrialDep,
     WhoDep,
     cursor_number,
+    one_of,
     problem,
 )
 from tunesmith_service.api.deps import (
@@ -67,7 +69,7 @@ async def list_trials(  # noqa: PLR0917  (called by name)
     stage: Annotated[str | None, Query(description="Only those of this stage.", max_length=128)] = None,
     sort: Sort = "number",
     limit: Limit = 50,
-    cursor: Cursor = None,
+    cursor: TextCursor = None,
 ) -> models.TrialsPage:
     """A study's trials, a page at a time."""
     after = None if cursor is None else trial_store.Place.read(cursor)
@@ -140,7 +142,7 @@ async def trial_view(
     trial: TrialDep,
     study: StudyDep,
     service: ServiceDep,
-    view: Annotated[str, Path(description=f"One of {', '.join(trial_views.NAMES)}.", max_length=32)],
+    view: Annotated[str, one_of(trial_views.NAMES)],
     query: Annotated[of_trial.TrialChartQuery, Query()],
 ) -> dict[str, Any]:
     """What a chart of a trial draws: its curves, its lineage, the documents that it left."""

@@ -47,7 +47,7 @@ class ChartQuery(BaseModel):
         description="curves: lines of so many of the best; 0: of all; default: what `pick` has, else 10.",
     )  # fmt: skip
     pick: str = Field(
-        default="", max_length=400, pattern=r"^[\d,]*$",
+        default="", max_length=400, pattern="^[0-9,]*$",
         description="curves: numbers of trials, a comma between them; only these, unless `top` is given.",
     )  # fmt: skip
     train: bool = Field(default=True, description="curves: whether training stands beside validation.")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunesmith_studies.checked import Checked, Range
 from tunesmith_studies.grounds import Grounds
@@ -49,8 +49,21 @@ class Forecast(BaseModel):
     )
 
 
+def _epochs_or_a_budget(schema: dict[str, Any]) -> None:
+    """Say that a budget in epochs stands for `epochs`."""
+    if "epochs" in schema.get("required", ()):
+        schema["required"] = [name for name in schema["required"] if name != "epochs"]
+        budget = {"required": ["epochs"], "properties": {"epochs": {"type": "integer"}}}
+        schema["anyOf"] = [
+            {"required": ["epochs"]},
+            {"required": ["budget"], "properties": {"budget": budget}},
+        ]
+
+
 class Stage(Checked):
     """A stage is data: what it plans, from which earlier stage, with which budget and pruner."""
+
+    model_config = ConfigDict(json_schema_extra=_epochs_or_a_budget)
 
     draws_drafts: ClassVar[bool] = False
     """True if a model proposes its trials, so that each finish makes a waiting one stale."""
