@@ -29,7 +29,8 @@ def _read_number(value: Any) -> Any:
     return value
 
 
-def _read_whole(value: Any) -> Any:
+def read_whole(value: Any) -> Any:
+    """5.0 is 5, for JSON has one kind of number."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -48,11 +49,12 @@ Number: TypeAlias = Annotated[
     BeforeValidator(_read_number, json_schema_input_type=float | NonFinite),
     PlainSerializer(show_number, return_type=float | str, when_used="json"),
 ]
-Whole: TypeAlias = Annotated[int, BeforeValidator(_read_whole)]
-"""5.0 is 5, for JSON has one kind of number."""
-
+Whole: TypeAlias = Annotated[int, BeforeValidator(read_whole)]
 PRINTED = "^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 """As in a study: no control characters, and none that turns the text around them."""
+
+Text: TypeAlias = Annotated[str, Field(pattern="^[^\x00]*$")]
+"""Anything but NUL, which no database stores."""
 
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=128, pattern=PRINTED)]
 Hex128: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -231,8 +233,8 @@ class TrialError(Request):
     """Why a trial failed, for the person who must repair it."""
 
     kind: Name = Field(description="Exception class, or out_of_memory, killed, protocol_error, …")
-    message: str = Field(max_length=16_384)
-    traceback: str = Field(default="", max_length=65_536)
+    message: Text = Field(max_length=16_384)
+    traceback: Text = Field(default="", max_length=65_536)
 
 
 class Finish(Request):

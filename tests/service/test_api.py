@@ -410,8 +410,12 @@ def test_what_is_not_there_is_a_problem_document_too(play):
         assert cursor.status_code == 422
         assert "cursor is not one of ours" in cursor.json()["detail"]
         await api.post("/studies", json=study())
-        for digits in ("/studies?cursor=٣", "/studies/study/views/curves?pick=٣"):
-            assert (await api.get(digits)).status_code == 422
+        await api.enqueue("study")
+        for wrong in (
+            "/studies?cursor=٣", "/studies/study/views/curves?pick=٣", f"/studies/study/events?after={2**63}",
+            f"/studies/study/trials/0/logs?attempt={2**63}",
+        ):  # fmt: skip
+            assert (await api.get(wrong)).status_code == 422
         limit = await api.get("/studies?limit=0")
         assert limit.json()["errors"][0]["pointer"] == "query:limit"
 

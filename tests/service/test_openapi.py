@@ -87,6 +87,17 @@ def test_every_operation_says_how_it_may_be_refused(described):
         assert may <= set(operation["responses"]), name
 
 
+def test_every_number_in_an_address_has_bounds(described):
+    """Longer ones than a column holds are refused before the database is asked."""
+    for name, operation in operations(described):
+        for parameter in operation.get("parameters", ()):
+            schema = parameter["schema"]
+            for one in schema.get("anyOf", [schema]):
+                if one.get("type") == "integer":
+                    assert "minimum" in one, (name, parameter["name"])
+                    assert {"maximum", "exclusiveMaximum"} & set(one), (name, parameter["name"])
+
+
 def test_headers_without_which_nothing_goes_are_required(described):
     needed = {
         (name, p["name"])

@@ -45,7 +45,7 @@ async def register(
     return wire.Registered(ttl_seconds=ttl, beat_seconds=ttl / 3)
 
 
-@routes.post("/claims", responses=problem(409, 422) | examples.answer(examples.CLAIM_REPLY))
+@routes.post("/claims", responses=problem(404, 409, 422) | examples.answer(examples.CLAIM_REPLY))
 @allow(Role.WORKER, priority=Priority.CLAIM)
 async def claim(
     request: Request,

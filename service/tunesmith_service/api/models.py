@@ -9,12 +9,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from tunesmith_studies.stages.base import Forecast
 
-from tunesmith_service.wire import Name, Number, Scalar, Whole
+from tunesmith_service.wire import Name, Number, Scalar, Text, Whole, read_whole
 
 Item = TypeVar("Item")
+TrialNumber: TypeAlias = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(read_whole)]
 
 
 class Question(BaseModel):
@@ -257,12 +258,15 @@ class Moved(Answer):
 
 
 class Why(Question):
-    reason: str = Field(default="", max_length=1024)
+    reason: Text = Field(default="", max_length=1024)
 
 
 class OverrideReason(Question):
     reason: str = Field(
-        min_length=1, max_length=2000, pattern=r"\S", description="Why to go on all the same; it is kept."
+        min_length=1,
+        max_length=2000,
+        pattern=r"^[^\x00]*[^\s\x00][^\x00]*$",
+        description="Why to go on all the same; it is kept.",
     )
 
 
@@ -278,7 +282,7 @@ class Note(Answer):
 
 
 class NewNote(Question):
-    text: str = Field(max_length=20_000, description="Plain text.")
+    text: Text = Field(max_length=20_000, description="Plain text.")
 
 
 # --- trials ---------------------------------------------------------------------------------------
@@ -345,10 +349,8 @@ class Enqueue(Question):
     """Trials to queue by hand, all or none."""
 
     params: list[dict[Name, Scalar]] = Field(min_length=1, max_length=1000)
-    like: Whole | None = Field(
+    like: TrialNumber | None = Field(
         default=None,
-        ge=0,
-        le=2**53,
         description="Vary this trial: what `params` leaves out is as there, and the new ones name it in "
         "`variant_of`.",
     )
@@ -368,7 +370,7 @@ Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
 class Tagging(Question):
     """Tags to give to trials and to take from them."""
 
-    trials: list[Whole] = Field(min_length=1, max_length=1000, description="Their numbers.")
+    trials: list[TrialNumber] = Field(min_length=1, max_length=1000, description="Their numbers.")
     add: list[Tag] = Field(default=[], max_length=20)
     remove: list[Tag] = Field(default=[], max_length=20)
 
@@ -383,7 +385,7 @@ class Tagged(Answer):
 class Rerun(Question):
     """Which trials to queue again."""
 
-    trials: list[Whole] | None = Field(
+    trials: list[TrialNumber] | None = Field(
         default=None,
         min_length=1,
         max_length=1000,

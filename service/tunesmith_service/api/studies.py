@@ -18,6 +18,7 @@ from tunesmith_studies.written import short
 from tunesmith_service import event_log, findings, problems, spaces, store, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.deps import (
+    MAX_ID,
     Cursor,
     IdempotencyDep,
     Limit,
@@ -312,7 +313,7 @@ async def list_findings(
 async def events(
     study: StudyDep,
     service: ServiceDep,
-    after: Annotated[int, Query(description="Number of the last event that you know.", ge=0)] = 0,
+    after: Annotated[int, Query(description="Number of the last event that you know.", ge=0, le=MAX_ID)] = 0,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> models.Page[models.Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Path, Query, Request
 from sqlalchemy import Connection
 from starlette.responses import FileResponse, Response
 from tunesmith_studies.study import StudySpec
@@ -15,6 +15,7 @@ from tunesmith_service import by_hand, store, trial_filter, trial_store
 from tunesmith_service.api import examples, models, shapes
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import (
+    MAX_ID,
     Cursor,
     IdempotencyDep,
     Limit,
@@ -158,7 +159,9 @@ async def trial_view(
 async def logs(
     trial: TrialDep,
     service: ServiceDep,
-    attempt: Annotated[int | None, Query(description="Default: the newest that wrote.", ge=1)] = None,
+    attempt: Annotated[
+        int | None, Query(description="Default: the newest that wrote.", ge=1, le=MAX_ID)
+    ] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> models.Page[models.LogChunk]:
@@ -182,7 +185,12 @@ async def logs(
 
 @routes.get("/{number}/artifacts/{name:path}", responses=problem(404), response_class=FileResponse)
 @allow(Role.VIEWER)
-async def artifact(request: Request, trial: TrialDep, name: str, service: ServiceDep) -> FileResponse:
+async def artifact(
+    request: Request,
+    trial: TrialDep,
+    name: Annotated[str, Path(description="As the trial lists it.", examples=["confusion.json"])],
+    service: ServiceDep,
+) -> FileResponse:
     """An artifact's bytes."""
     known = await service.read(trial_store.artifacts, trial.id)
     row = next((a for a in known if a.name == name), None)
