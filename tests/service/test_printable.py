@@ -8,6 +8,7 @@ import pytest
 import structlog
 from pydantic import TypeAdapter, ValidationError
 from tunesmith_service import logs, wire
+from tunesmith_service.api import models
 from tunesmith_service.cli.base import as_shown
 from tunesmith_service.printable import printable
 from tunesmith_studies import space
@@ -74,10 +75,18 @@ def test_names_hold_none_of_it(text: str):
     ):  # fmt: skip
         with pytest.raises((ValidationError, ValueError)):
             StudySpec.from_json(good | wrong)
-    with pytest.raises(ValidationError):
-        TypeAdapter(wire.Name).validate_python(f"w{text}")
+    for kind in (wire.Name, models.Tag):
+        with pytest.raises(ValidationError):
+            TypeAdapter(kind).validate_python(f"w{text}d")
 
 
 def test_names_of_all_languages_are_names():
-    for name in ("größe", "学習率", "שיעור", "معدل", "val/loss 🙂", "<img src=x onerror=alert(1)>"):
-        assert TypeAdapter(wire.Name).validate_python(name) == name
+    for name in ("größe", "学習率", "שיעור", "معدل", "val/loss 🙂", "<img src=x onerror=alert(1)>", "x"):
+        for kind in (wire.Name, models.Tag):
+            assert TypeAdapter(kind).validate_python(name) == name
+
+
+def test_a_tag_has_no_blanks_at_its_ends():
+    for tag in (" x", "x ", " ", ""):
+        with pytest.raises(ValidationError):
+            TypeAdapter(models.Tag).validate_python(tag)

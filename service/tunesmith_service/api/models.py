@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from tunesmith_studies.stages.base import Forecast
 
-from tunesmith_service.wire import Name, Number, Scalar, Text, Whole, read_whole
+from tunesmith_service.wire import PRINTED, Name, Number, Scalar, Text, Whole, read_whole
 
 Item = TypeVar("Item")
 TrialNumber: TypeAlias = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(read_whole)]
@@ -364,7 +364,11 @@ class Enqueued(Answer):
     numbers: list[int]
 
 
-Tag = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S(.*\S)?$")]
+_INSIDE = PRINTED.removeprefix("^[^").removesuffix("]*$")
+Tag = Annotated[
+    str, Field(min_length=1, max_length=64, pattern=rf"^[^\s{_INSIDE}]([^{_INSIDE}]*[^\s{_INSIDE}])?$")
+]
+"""As names, and without blanks at its ends."""
 
 
 class Tagging(Question):
