@@ -10,6 +10,7 @@ problem document; the one error handler in `app` turns any of them into problem+
     │   │   ├── SeqGap          409 seq_gap          (with expected_seq)
     │   │   ├── SeqReused       409 seq_reused
     │   │   ├── ClaimStale      409 claim_stale
+    │   │   ├── Superseded      409 superseded
     │   │   ├── AlreadyCreated  409 already_created
     │   │   └── SnapshotReused  409 snapshot_reused
     │   ├── Unprocessable       422 unprocessable    (with errors: pointer and message)
@@ -93,6 +94,12 @@ class ClaimStale(Conflict):
     """The lease that this claim once got has ended; claim with a new id."""
 
     type = "claim_stale"
+
+
+class Superseded(Conflict):
+    """The worker has started anew since; a supervisor that runs registers with a new boot id."""
+
+    type = "superseded"
 
 
 class AlreadyCreated(Conflict):

@@ -5,26 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy import Row, and_, delete, insert, select, update
 
 from tunesmith_service import moves
 from tunesmith_service.commands import Register
-from tunesmith_service.errors import Conflict, Refused
-from tunesmith_service.tables import slots, trials, workers
+from tunesmith_service.errors import Conflict, Refused, Superseded
+from tunesmith_service.tables import earlier_boots, slots, trials, workers
 from tunesmith_service.tx import Tx, lock
 
 
 def apply_register(tx: Tx, commands: Sequence[Register], now_us: int) -> list[Refused | None]:
-    """Rare, so one at a time. The last start of a worker is the one that counts."""
+    """Rare, so one at a time. The last start of a worker is the one that counts: what an earlier one had said
+    and comes again, such as a late copy of a request, changes nothing."""
     return [_register(tx, c, now_us) for c in commands]
 
 
 def _register(tx: Tx, c: Register, now_us: int) -> Refused | None:
+    known = tx.execute(select(workers).where(workers.c.id == c.body.worker_id)).one_or_none()
+    if refused := _refusal(tx, c, known):
+        return refused
+    _enter(tx, c, known, now_us)
+    earlier = and_(trials.c.worker_id == c.body.worker_id, trials.c.boot_id != c.body.boot_id)
+    hand_back(tx, earlier, now_us)
+    return None
+
+
+def _refusal(tx: Tx, c: Register, known: Row[Any] | None) -> Refused | None:
     body = c.body
-    known = tx.execute(select(workers).where(workers.c.id == body.worker_id)).one_or_none()
     if known is not None and known.project_id != c.project_id:
         return Conflict(
             f"Worker id {body.worker_id} belongs to another project; give it another state directory."
+        )
+    if _is_earlier(tx, body.worker_id, body.boot_id):
+        return Superseded(
+            f"Worker {body.name} has started anew since; register with a new boot id if this one is to count."
         )
     slot_ids = [s.slot_id for s in body.slots]
     foreign = tx.execute(
@@ -34,6 +48,11 @@ def _register(tx: Tx, c: Register, now_us: int) -> Refused | None:
         return Conflict(
             f"Slot {foreign.id} belongs to worker {foreign.worker_id}; two workers share a state directory."
         )
+    return None
+
+
+def _enter(tx: Tx, c: Register, known: Row[Any] | None, now_us: int) -> None:
+    body = c.body
     values = {
         "project_id": c.project_id,
         "token_id": c.token_id,
@@ -48,11 +67,18 @@ def _register(tx: Tx, c: Register, now_us: int) -> Refused | None:
         tx.execute(insert(workers).values(id=body.worker_id, first_seen_us=now_us, **values))
     else:
         tx.execute(update(workers).where(workers.c.id == body.worker_id).values(**values))
+    if known is not None and known.boot_id != body.boot_id:
+        ended = {"worker_id": known.id, "boot_id": known.boot_id, "ended_us": now_us}
+        tx.execute(insert(earlier_boots).values(ended))
     tx.execute(delete(slots).where(slots.c.worker_id == body.worker_id))
     new = [{"id": s.slot_id, "worker_id": body.worker_id, "devices": list(s.devices)} for s in body.slots]
     tx.execute(insert(slots), new)
-    hand_back(tx, and_(trials.c.worker_id == body.worker_id, trials.c.boot_id != body.boot_id), now_us)
-    return None
+
+
+def _is_earlier(tx: Tx, worker_id: str, boot_id: str) -> bool:
+    e = earlier_boots.c
+    found = tx.execute(select(e.boot_id).where(e.worker_id == worker_id, e.boot_id == boot_id))
+    return found.first() is not None
 
 
 def hand_back(tx: Tx, which: Any, now_us: int) -> None:

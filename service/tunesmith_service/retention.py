@@ -15,6 +15,7 @@ from tunesmith_service.tables import (
     artifacts,
     attempts,
     blobs,
+    earlier_boots,
     idempotency,
     logs,
     members,
@@ -28,15 +29,16 @@ from tunesmith_service.tx import Happened, Tx, lock, record
 LIVE = ("waiting", "running")
 
 ANSWERS_KEPT_US = 7 * 24 * 3600 * SECOND
-"""How long a repeated Idempotency-Key gets its stored answer."""
+"""How long a repeated Idempotency-Key gets its stored answer, and a late word of a worker's earlier start is
+known for one."""
 
 
 def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> list[list[str]]:
     """Forget snapshots committed before `older_than_us` unless one of these needs them: the newest of
     a live trial, what a waiting or running trial starts or resumes from, the best of a study, and what
     a stage that is still to end may go on from. The log says so: no stage shall plan to start from
-    bytes that are gone. Old answers to Idempotency-Keys go too. Returns the hashes that no row names
-    any more."""
+    bytes that are gone. Old answers to Idempotency-Keys and workers' earlier starts go too. Returns the
+    hashes that no row names any more."""
     before_us = min(c.older_than_us for c in commands)
     old = _old(tx, before_us)
     lock(tx, {row.study_id for row in old})
@@ -49,6 +51,7 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     lost = {(row.trial_id, row.step): row for row in gone if (row.trial_id, row.step) not in left}
     record(tx, [_forgotten(row) for row in lost.values()], now_us)
     tx.execute(delete(idempotency).where(idempotency.c.created_us < now_us - ANSWERS_KEPT_US))
+    tx.execute(delete(earlier_boots).where(earlier_boots.c.ended_us < now_us - ANSWERS_KEPT_US))
     unnamed = _drop_unnamed(tx, before_us)
     return [unnamed] * len(commands)
 

@@ -191,6 +191,15 @@ workers = Table(
     _count("times_aside"),  # in a row; each lasts twice as long
 )
 
+earlier_boots = Table(
+    "earlier_boots",
+    metadata,
+    Column("worker_id", String(32), ForeignKey("workers.id"), nullable=False),
+    Column("boot_id", String(32), nullable=False),
+    Column("ended_us", BigInteger, nullable=False, index=True),
+    PrimaryKeyConstraint("worker_id", "boot_id"),
+)
+
 slots = Table(
     "slots",
     metadata,

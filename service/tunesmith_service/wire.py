@@ -77,7 +77,7 @@ class Register(Request):
     """A supervisor says who it is; again after each start, with a new `boot_id`."""
 
     worker_id: Hex128 = Field(description="Random, kept in the worker's state directory.")
-    boot_id: Hex128 = Field(description="Random at each start.")
+    boot_id: Hex128 = Field(description="Random at each start; one of an earlier start is refused.")
     name: Name = Field(description="For people, such as host:0; not an identity.")
     version: Name
     tasks: dict[Name, Sha256] = Field(description="Digest of each task this worker serves.", max_length=256)

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 from factories import BACKOFF, DIGEST, ONE_US, TTL, WORK, Bench, hex128, sha256, stage
+from sqlalchemy import select
 from tunesmith_service import commands as c
-from tunesmith_service import wire
+from tunesmith_service import tables, wire
 from tunesmith_service.errors import ClaimStale, Conflict, NotFound
+from tunesmith_service.retention import ANSWERS_KEPT_US
 
 
 def test_a_grant_holds_a_whole_work_order(bench: Bench) -> None:
@@ -205,6 +207,30 @@ def test_a_worker_that_starts_anew_hands_back_what_its_slots_ran(bench: Bench) -
     bench.register(worker_id=slot.worker_id, slot_ids=[slot.slot_id])
     row = bench.row(study, 0)
     assert (row.state, row.losses) == ("waiting", 1)
+
+
+def test_a_late_word_of_an_earlier_start_takes_nothing_from_the_start_that_counts(bench: Bench) -> None:
+    study = bench.study()
+    bench.trial(study)
+    old = bench.register()[0]
+    new = bench.register(worker_id=old.worker_id, slot_ids=[old.slot_id])[0]
+    lease = bench.claim(new).lease
+    with pytest.raises(AssertionError, match="has started anew"):
+        bench.register(worker_id=old.worker_id, boot_id=old.boot_id, slot_ids=[old.slot_id])
+    assert bench.do(c.Renew(lease)) == c.Kept()
+    bench.register(worker_id=new.worker_id, boot_id=new.boot_id, slot_ids=[new.slot_id])
+    assert bench.row(study, 0).state == "running"
+
+
+def test_starts_of_long_ago_are_forgotten(bench: Bench) -> None:
+    old = bench.register()[0]
+    bench.register(worker_id=old.worker_id, slot_ids=[old.slot_id])
+    bench.clock.advance(ANSWERS_KEPT_US)
+    bench.do(c.ForgetBlobs(older_than_us=0))
+    assert len(bench.rows(select(tables.earlier_boots))) == 1
+    bench.clock.advance(ONE_US)
+    bench.do(c.ForgetBlobs(older_than_us=0))
+    assert bench.rows(select(tables.earlier_boots)) == []
 
 
 def test_a_slot_of_another_worker_cannot_be_registered(bench: Bench) -> None:

@@ -261,17 +261,21 @@ class LeaseMachine(RuleBasedStateMachine):
     def restart_worker(self, which: int) -> None:
         old = self.slots[which]
         new = Slot(old.worker_id, hex128(), old.slot_id)
+        self.send(self.registration(new))
+        self.slots[which] = new
+        self.send(self.registration(old))  # words of the old start come late
+        self.send(self.bench.ask(old))
+
+    def registration(self, slot: Slot) -> c.Register:
         body = wire.Register(
-            worker_id=new.worker_id,
-            boot_id=new.boot_id,
+            worker_id=slot.worker_id,
+            boot_id=slot.boot_id,
             name="worker",
             version="1",
             tasks={TASK: "d1" * 32},
-            slots=[wire.Slot(slot_id=new.slot_id, devices=["cpu"])],
+            slots=[wire.Slot(slot_id=slot.slot_id, devices=["cpu"])],
         )
-        self.send(c.Register(PROJECT, self.bench.token_id, body))
-        self.slots[which] = new
-        self.send(self.bench.ask(old))  # a claim of the old start comes late
+        return c.Register(PROJECT, self.bench.token_id, body)
 
     def attempt(self, grant: Grant) -> Any:
         return self.model.trials[grant.number].attempts[grant.attempt - 1]

@@ -6,9 +6,11 @@ trial stands when something happens to it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from typing import Any
 
 import pytest
 from processes import Server, Worker, is_alive, until
-from tunesmith_service.client import Client, NotFound
+from tunesmith_service import wire
+from tunesmith_service.client import Client, NotFound, WorkerClient
 
 TASK = """
 import time
@@ -162,6 +165,29 @@ def test_a_trial_of_a_killed_supervisor_is_resumed_by_its_successor_from_its_sna
         house.let(EPOCHS)
         house.trial_is(state="complete", attempt=2)
     assert house.steps() == ALL
+
+
+def test_a_supervisor_goes_on_when_an_earlier_start_of_it_is_heard_of_only_now(house: House):
+    with house.worker() as worker:
+        worker.says("event=registered", seconds=60)
+        asyncio.run(register_late(house))
+        house.study()
+        house.let(EPOCHS)
+        worker.says("event=superseded", seconds=60)
+        house.trial_is(state="complete", attempt=1)
+
+
+async def register_late(house: House) -> None:
+    """As a request that was under way since before the start that counts."""
+    (known,) = (w for w in house.client.get("workers")["items"] if house.name in w["tasks"])
+    slots = [wire.Slot(slot_id=s["id"], devices=s["devices"]) for s in known["slots"]]
+    body = wire.Register(
+        worker_id=known["id"], boot_id=secrets.token_hex(16), name=known["name"], version="1",
+        tasks=known["tasks"], slots=slots,
+    )  # fmt: skip
+    client = WorkerClient(house.server.url, house.server.worker_token)
+    await client.register(body)
+    await client.aclose()
 
 
 @pytest.mark.long

@@ -18,7 +18,14 @@ from random import Random
 
 import structlog
 from tunesmith_service import wire
-from tunesmith_service.client import Forbidden, Refused, Unauthorized, Unavailable, WorkerClient
+from tunesmith_service.client import (
+    Forbidden,
+    Refused,
+    Superseded,
+    Unauthorized,
+    Unavailable,
+    WorkerClient,
+)
 
 from tunesmith_workers import devices, gpu_memory, signals
 from tunesmith_workers.child_process import ChildStartError, cleaned
@@ -199,6 +206,10 @@ class Supervisor:
             await self.tools.client.register(body)
         except (Unauthorized, Forbidden):
             raise
+        except Superseded:  # by an earlier start of ours, whose word came after our own
+            self.boot_id = secrets.token_hex(16)
+            self._log.warning("superseded", detail="registering as a new start")
+            await self._register(tasks)
         except Refused as e:
             raise NotTakenError(e.detail) from e
 
