@@ -208,8 +208,6 @@ def add_trial(crowd: Crowd, stage_id: int, stage: str, ordinal: int, *, waits: b
     crowd.put(trials, **row, **_ran(crowd, number, stage, run))
     if run.value is not None:
         crowd.best.setdefault(stage, []).append((run.value, number))
-        if stage == "refine" and len(crowd.sources) < 200 and run.value < 0.5:
-            _snapshot(crowd, number, stage, run.points[-1]["step"])
 
 
 _UNTOUCHED: dict[str, Any] = {
@@ -236,6 +234,8 @@ def _ran(crowd: Crowd, number: int, stage: str, run: Run) -> dict[str, Any]:
             trial_number=number, stage=stage, at_us=crowd.at_us, points=list(some),
             digest=hashlib.sha256(db.dumps(list(some)).encode()).hexdigest(),
         )  # fmt: skip
+    if run.value is not None and run.value < 0.5 and stage == "refine" and len(crowd.sources) < 200:
+        _snapshot(crowd, number, stage, run.points[-1]["step"])
     cost = crowd.at_us - began
     crowd.gpu_us += cost
     cause = "verdict" if run.reason == "pruned" else "finish"
