@@ -98,6 +98,10 @@ def test_every_number_in_an_address_has_bounds(described):
                     assert {"maximum", "exclusiveMaximum"} & set(one), (name, parameter["name"])
 
 
+def test_bounds_are_told_in_words_of_json_schema():
+    assert not {'"ge":', '"gt":', '"le":', '"lt":'} & set(FILE.read_text().split())
+
+
 def test_headers_without_which_nothing_goes_are_required(described):
     needed = {
         (name, p["name"])

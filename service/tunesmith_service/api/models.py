@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from tunesmith_studies.stages.base import Forecast
 
-from tunesmith_service.wire import PRINTED, Name, Number, Scalar, Text, Whole, read_whole
+from tunesmith_service.wire import PRINTED, Name, Number, Scalar, Text, read_whole
 
 Item = TypeVar("Item")
 TrialNumber: TypeAlias = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(read_whole)]
@@ -357,7 +357,9 @@ class Enqueue(Question):
     stage: Name | None = Field(
         default=None, description="Default: that of `like` if it is still to run, else the active one."
     )
-    epochs: Whole | None = Field(default=None, ge=1, description="Default: the stage's.")
+    epochs: Annotated[int, Field(ge=1), BeforeValidator(read_whole)] | None = Field(
+        default=None, description="Default: the stage's."
+    )
 
 
 class Enqueued(Answer):
