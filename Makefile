@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-long simulate screenshots lint format vendor clean
+.PHONY: help setup demo test test-browser test-long simulate soak soak-table screenshots lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
@@ -55,6 +55,13 @@ test-long: $(STAMP) ## The tests that need minutes
 simulate: $(STAMP) ## A deployment in one process, with faults: SEED=17, or SEEDS=100 from there on
 	cd tests && ../$(BIN)/python -m simulation --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
 
+soak: $(STAMP) ## Real processes under chaos: MINUTES=20 DB=postgres SEEDED=100000 MORE='--pace 2'; into .soak
+	cd tests && ../$(BIN)/python -m soak --minutes $(or $(MINUTES),2) --database $(or $(DB),sqlite) \
+	  --seeded $(or $(SEEDED),0) --into ../.soak $(MORE)
+
+soak-table: ## What the last soaks on either database came to, into docs/measured.md
+	cd tests && ../$(BIN)/python -m soak --table ../.soak/*.json --document ../docs/measured.md
+
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -68,5 +75,5 @@ vendor: $(STAMP) ## Fetch the dashboard's front-end files anew, as vendor.lock.j
 	$(BIN)/python -m tunesmith_service.ui.vendor
 
 clean: ## Remove what the demo and the tools left (not .venv)
-	rm -rf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .demo .soak .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find studies service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -47,6 +48,14 @@ class Postgres:
         """At once, as when its machine is lost."""
         processes = self._processes()
         processes[0].send_signal(signal.SIGQUIT)
+        psutil.wait_procs(processes, 30)
+
+    def kill(self) -> None:
+        """All its processes, by SIGKILL."""
+        processes = self._processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(processes, 30)
 
     def start(self) -> None:

@@ -116,7 +116,7 @@ def no_early_expiry(seen: Seen) -> Iterator[str]:
     for event in seen.rows["events"]:
         if event.kind == "moved" and event.cause == "expired":
             last = alive[event.trial_id, event.data["attempt"]]
-            lived = event.at_us - last - _overlap(seen.downs, last, event.at_us)
+            lived = event.at_us - last - overlap(seen.downs, last, event.at_us)
             if lived < seen.ttl_us:
                 yield (
                     f"attempt {event.data['attempt']} of trial id {event.trial_id} expired "
@@ -125,10 +125,10 @@ def no_early_expiry(seen: Seen) -> Iterator[str]:
                 )
 
 
-def _overlap(spans: Sequence[tuple[int, int]], begin: int, end: int) -> int:
+def overlap(spans: Sequence[tuple[int, int]], begin: int, end: int) -> int:
     """How much of [begin, end] lies in any of the spans.
 
-    >>> _overlap([(0, 4), (2, 5), (9, 20)], 1, 10)
+    >>> overlap([(0, 4), (2, 5), (9, 20)], 1, 10)
     5
     """
     covered, upto = 0, begin

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+import httpx
 from tunesmith_service import wire
 from tunesmith_service.client import AlreadyFinal, Lease, WorkerClient
 
@@ -31,16 +32,23 @@ class LightWorker:
     """One slot. `took` holds the seconds that each call took, by its name."""
 
     def __init__(
-        self, url: str, token: str, *, name: str = "light", task: str = TASK, objective: Objective = slope
+        self,
+        url: str,
+        token: str,
+        *,
+        name: str = "light",
+        task: str = TASK,
+        objective: Objective = slope,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.client = WorkerClient(url, token)
+        self.client = WorkerClient(url, token, transport=transport)
         self.worker_id, self.boot_id, self.slot_id = (secrets.token_hex(16) for _ in range(3))
         self.name, self.task, self.objective = name, task, objective
         self.took: dict[str, list[float]] = defaultdict(list)
 
-    async def register(self) -> None:
+    async def register(self) -> wire.Registered:
         slot = wire.Slot(slot_id=self.slot_id, devices=["cpu"])
-        await self.client.register(
+        return await self.client.register(
             wire.Register(
                 worker_id=self.worker_id, boot_id=self.boot_id, name=self.name, version="0",
                 tasks={self.task: DIGEST}, slots=[slot],

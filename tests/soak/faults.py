@@ -1,0 +1,249 @@
+"""What happens to the deployment, and when: each kind of fault at random times, with what it undoes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from random import Random
+
+import psutil
+from databases import Postgres
+from tunesmith_service.clock import SECOND
+
+from soak.deployment import Crowd, Service, Trainers, to_all
+
+Fault = Callable[[], Coroutine[None, None, None]]
+
+SERVICE_SHARE = 0.6
+"""Of the time in which the service is killed; afterwards one process lives long enough to see its memory."""
+
+START_TRIES = 5
+TEND_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when to when something did not run, in µs of this machine's clock.
+
+    Attributes:
+        what: `service killed`, `database frozen`, … or, of a worker's, `killed`, `stopped`.
+    """
+
+    what: str
+    begin_us: int
+    end_us: int
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_us - self.begin_us) / SECOND
+
+
+@dataclass
+class Target:
+    """What faults happen to.
+
+    Attributes:
+        url: at which workers find the service.
+    """
+
+    service: Service
+    crowd: Crowd
+    trainers: Trainers | None
+    postgres: Postgres | None
+    url: str
+    workers: int
+
+
+class Faults:
+    """Args:
+        ttl_seconds: how long a lease lives; some stops are longer, so that it runs out.
+        pace: how many times as often as usual.
+
+    Attributes:
+        counts: how often what happened.
+        outages: of service or database.
+        harmed: number of a light worker → when it did not run.
+        recovery_seconds: from the database's return to a service that is ready, each time.
+    """
+
+    def __init__(self, target: Target, random: Random, ttl_seconds: float, pace: float = 1.0) -> None:
+        self.target, self._random, self._ttl_seconds, self._pace = target, random, ttl_seconds, pace
+        self.counts: Counter[str] = Counter()
+        self.outages: list[Span] = []
+        self.harmed: dict[int, list[Span]] = {}
+        self.recovery_seconds: list[float] = []
+        self._well = set(range(target.workers))
+        self._one_outage, self._one_end = asyncio.Lock(), asyncio.Lock()
+
+    async def rage(self, seconds: float) -> None:
+        """Returns when that is over and everything runs again."""
+        now = time.monotonic()
+        late, early = now + seconds, now + seconds * SERVICE_SHARE
+        often = 128.0 / self.target.workers
+        await asyncio.gather(
+            self._again_and_again(self._kill_a_worker, often, late),
+            self._again_and_again(self._stop_a_worker, often, late),
+            self._again_and_again(self._end_the_service, 30.0, early),
+            self._again_and_again(self._stop_the_service, 45.0, late),
+            self._again_and_again(self._kill_the_planner, 60.0, late),
+            *(self._again_and_again(f, s, late) for f, s in self._on_trainers().items()),
+            *(self._again_and_again(f, s, late) for f, s in self._on_the_database().items()),
+        )
+
+    def _on_trainers(self) -> dict[Fault, float]:
+        if self.target.trainers is None:
+            return {}
+        return {self._end_the_supervisor: 40.0, self._kill_a_trainer: 25.0, self._stop_a_trainer: 40.0}
+
+    def _on_the_database(self) -> dict[Fault, float]:
+        return {} if self.target.postgres is None else {self._end_the_database: 20.0}
+
+    async def _again_and_again(self, fault: Fault, mean: float, stop: float) -> None:
+        """`mean` seconds apart, give or take half of it; a second one may begin before the first is over."""
+        under_way: list[asyncio.Task[None]] = []
+        while True:
+            rest = self._random.uniform(0.5, 1.5) * mean / self._pace
+            if time.monotonic() + rest > stop:
+                break
+            await asyncio.sleep(rest)
+            for task in under_way:
+                if task.done():
+                    task.result()  # what went wrong ends the soak
+            under_way = [task for task in under_way if not task.done()]
+            under_way.append(asyncio.create_task(fault()))
+        await asyncio.gather(*under_way)
+
+    # --- light workers ---
+
+    async def _kill_a_worker(self) -> None:
+        await self._harm("killed", signal.SIGKILL, (0.0, 0.0, 1.0, self._ttl_seconds * 1.3))
+
+    async def _stop_a_worker(self) -> None:
+        """Briefly, or for so long that its lease runs out, and another may have its trial."""
+        await self._harm("stopped", signal.SIGSTOP, (1.0, self._ttl_seconds * 1.4, self._ttl_seconds * 1.6))
+
+    async def _harm(self, what: str, by: signal.Signals, seconds: tuple[float, ...]) -> None:
+        if not self._well:
+            return
+        number = self._random.choice(sorted(self._well))
+        self._well.remove(number)
+        self.counts[f"workers {what}"] += 1
+        begin_us = _now_us()
+        self.target.crowd.signal(number, by)
+        await asyncio.sleep(self._random.choice(seconds))
+        if by == signal.SIGKILL:
+            self.target.crowd.start(number, self.target.url, self.target.service.token("worker"))
+        else:
+            self.target.crowd.signal(number, signal.SIGCONT)
+        self.harmed.setdefault(number, []).append(Span(what, begin_us, _now_us()))
+        self._well.add(number)
+
+    # --- the service ---
+
+    async def _end_the_service(self) -> None:
+        how = self._random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+        what = "service killed" if how == signal.SIGKILL else "service restarted"
+
+        async def end() -> None:
+            await asyncio.to_thread(self.target.service.end, how)
+            await asyncio.sleep(self._random.choice((0.0, 0.0, 2.0, 8.0)))
+            await self.target.service.start()
+
+        await self._outage(what, end)
+
+    async def _stop_the_service(self) -> None:
+        async def stop() -> None:
+            self.target.service.process.signal(signal.SIGSTOP)
+            await asyncio.sleep(self._random.choice((1.0, 4.0, 15.0)))
+            self.target.service.process.signal(signal.SIGCONT)
+            await self.target.service.until_ready()
+
+        await self._outage("service stopped", stop)
+
+    async def _kill_the_planner(self) -> None:
+        async with self._one_outage:
+            self.counts["planner killed"] += self.target.service.kill_planner()
+
+    async def _outage(self, what: str, do: Fault) -> None:
+        """One at a time; what would come meanwhile does not."""
+        if self._one_outage.locked():
+            return
+        async with self._one_outage:
+            self.counts[what] += 1
+            begin_us = _now_us()
+            await do()
+            self.outages.append(Span(what, begin_us, _now_us()))
+
+    # --- the database ---
+
+    async def _end_the_database(self) -> None:
+        postgres = self.target.postgres
+        assert postgres is not None
+        what, end, back = self._random.choice(
+            (
+                ("database killed", postgres.kill, postgres.start),
+                ("database restarted", postgres.stop, postgres.start),
+                ("database stopped", postgres.freeze, postgres.thaw),
+            )
+        )
+
+        async def away() -> None:
+            await asyncio.to_thread(end)
+            await asyncio.sleep(self._random.choice((0.0, 2.0, 5.0, 10.0)))
+            await _bring_back(back)
+            self.recovery_seconds.append(await self.target.service.until_ready())
+
+        await self._outage(what, away)
+
+    # --- the real worker ---
+
+    async def _end_the_supervisor(self) -> None:
+        how = self._random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
+        async with self._one_end:
+            self.counts["supervisor killed" if how == signal.SIGKILL else "supervisor restarted"] += 1
+            await self._end_and_start(how)
+
+    async def tend(self) -> None:
+        """What a service manager does for the real worker, until cancelled."""
+        trainers = self.target.trainers
+        while trainers is not None:
+            async with self._one_end:
+                if trainers.has_ended():
+                    self.counts["supervisor started again"] += 1
+                    await self._end_and_start(signal.SIGKILL)
+            await asyncio.sleep(TEND_SECONDS)
+
+    async def _end_and_start(self, how: signal.Signals) -> None:
+        assert self.target.trainers is not None
+        await asyncio.to_thread(self.target.trainers.end, how)
+        self.target.trainers.start(self.target.url, self.target.service.token("worker"))
+
+    async def _kill_a_trainer(self) -> None:
+        assert self.target.trainers is not None
+        self.counts["trainer killed"] += to_all(self.target.trainers.children(), psutil.Process.kill)
+
+    async def _stop_a_trainer(self) -> None:
+        assert self.target.trainers is not None
+        children = self.target.trainers.children()
+        self.counts["trainer stopped"] += to_all(children, psutil.Process.suspend)
+        await asyncio.sleep(self._random.choice((1.0, self._ttl_seconds * 1.3)))
+        to_all(children, psutil.Process.resume)
+
+
+async def _bring_back(start: Callable[[], None]) -> None:
+    """A PostgreSQL that was killed may find its memory still in use a moment later."""
+    for left in reversed(range(START_TRIES)):
+        try:
+            return await asyncio.to_thread(start)
+        except Exception:
+            if not left:
+                raise
+            await asyncio.sleep(0.5)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
