@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
 
-from tunesmith_service.client import WorkerClient
+from tunesmith_service.client import Lease, WorkerClient
 from tunesmith_workers import devices, slot, supervisor
 from tunesmith_workers.errands import Patience
+from tunesmith_workers.spool import Spool
 from tunesmith_workers.state import State
 from tunesmith_workers.supervisor import Options, Supervisor
 
@@ -74,3 +76,21 @@ def patches(network: Network) -> Iterator[Any]:
 
     yield mock.patch.object(supervisor, "WorkerClient", client)
     yield mock.patch.object(slot, "ChildProcess", Trainer)
+    yield _spools_closed()
+
+
+@contextmanager
+def _spools_closed() -> Iterator[None]:
+    """At the end those of killed processes are closed too, as a kernel would have done."""
+    opened: list[Spool] = []
+    create = Spool.create
+
+    def created(directory: Path, lease: Lease, url: str) -> Spool:
+        opened.append(spool := create(directory, lease, url))
+        return spool
+
+    with mock.patch.object(Spool, "create", created):
+        yield
+    for spool in opened:
+        if spool._file is not None:
+            spool._file.close()
