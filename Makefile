@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-long simulate soak soak-table screenshots lint format vendor clean
+.PHONY: help setup demo test test-browser test-long test-chaos simulate soak soak-table screenshots lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
@@ -37,7 +37,7 @@ demo: $(STAMP) ## A real study on this machine: a service, two workers, four sta
 	@$(BIN)/tunesmith demo
 
 test: $(STAMP) ## Unit, contract, property, API and end-to-end tests, on SQLite and PostgreSQL
-	$(BIN)/python -m pytest $(BESIDE) -m "not long and not browser"
+	$(BIN)/python -m pytest $(BESIDE) -m "not long and not browser and not chaos"
 
 # Root on Debian or Ubuntu gets what is missing; anybody else is told what is skipped.
 test-browser: $(STAMP) ## All browser tests; fetches Chromium and nginx where apt-get may
@@ -51,6 +51,9 @@ screenshots: $(STAMP) ## Take the README's pictures of the dashboard anew, of a 
 
 test-long: $(STAMP) ## The tests that need minutes
 	$(BIN)/python -m pytest -m long
+
+test-chaos: $(STAMP) ## A minute of chaos on each database; make soak is the long form
+	$(BIN)/python -m pytest -m chaos
 
 simulate: $(STAMP) ## A deployment in one process, with faults: SEED=17, or SEEDS=100 from there on
 	cd tests && ../$(BIN)/python -m simulation --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)

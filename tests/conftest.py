@@ -19,15 +19,16 @@ settings.register_profile(
 settings.register_profile(
     "ci", deadline=None, max_examples=500, stateful_step_count=50, suppress_health_check=_quiet
 )
-IS_CI = os.environ.get("CI") == "true"
-settings.load_profile("ci" if IS_CI else os.environ.get("HYPOTHESIS_PROFILE", "default"))
+settings.load_profile(
+    "ci" if os.environ.get("CI") == "true" else os.environ.get("HYPOTHESIS_PROFILE", "default")
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--api-examples",
         type=int,
-        default=20 if IS_CI else 2,
+        default=2,
         help="requests that are made up for each operation of the API, role and database",
     )
 

@@ -22,7 +22,7 @@ LEASE = Held(7, 1, 1, "hash")
 LOST = {"type": "urn:tunesmith:lease_lost"}
 
 
-@pytest.mark.long
+@pytest.mark.chaos
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_minute_of_chaos_breaks_no_promise(database: str) -> None:
     summary, said = soak(Plan(0.75, database, **SHORT))
