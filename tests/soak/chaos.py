@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from benchmarks.seed_dashboard import NAME as SEEDED
 from benchmarks.seed_dashboard import seed
 from databases import Postgres
 from sqlalchemy import Engine
 from tunesmith_service import db, migrate
+from tunesmith_service.client import Client
 
 from soak import journal
 from soak.deployment import Crowd, Root, Service, Trainers
@@ -124,6 +126,8 @@ async def _running(plan: Plan, root: Path, say: Say) -> AsyncIterator[Stage]:
         service = Service(home, postgres.url if postgres else "", plan.ttl_seconds, plan.sweep_seconds)
         stack.callback(service.end, signal.SIGKILL)
         await service.start()
+        if plan.seeded:
+            await asyncio.to_thread(_stop_seeded, service)
         engine = db.open_engine(url)
         stack.callback(engine.dispose)
         proxy = Proxy(("127.0.0.1", service.port), random)
@@ -150,6 +154,12 @@ def _seed(url: str, home: Path, trials: int) -> None:
     migrate.upgrade(engine)
     seed(engine, home, trials)
     engine.dispose()
+
+
+def _stop_seeded(service: Service) -> None:
+    """Nobody trains what is left of it, and the planner need not read it first after each start."""
+    with Client(service.url, service.token("operator"), retry_for=60) as client:
+        client.post("studies", SEEDED, "stop")
 
 
 async def _soak(plan: Plan, root: Path, say: Say) -> tuple[Summary, str]:
