@@ -89,7 +89,9 @@ def test_a_requeue_is_timed_from_the_last_word_and_from_the_expiry_without_outag
     calls = [write("heartbeat", 105.0, 200), write("reports", 139.0, 409)]
     (quiet,) = requeued(seen(calls), {(7, 1): 137 * SECOND}, [])
     assert (quiet.after_sign_seconds, quiet.after_expiry_seconds, quiet.is_quiet) == (35.0, 3.0, True)
-    (other,) = requeued(seen(calls), {(7, 1): 137 * SECOND}, [Span("killed", 130 * SECOND, 139 * SECOND)])
+    (other,) = requeued(
+        seen(calls), {(7, 1): 137 * SECOND}, [Span("killed", 130 * SECOND, 138 * SECOND, 139 * SECOND)]
+    )
     assert (other.after_expiry_seconds, other.is_quiet) == (1.0, False)
 
 
@@ -97,7 +99,7 @@ def test_a_lease_of_the_living_that_was_taken_back_is_told() -> None:
     grant = {"grant": {"trial_id": 7, "attempt": 1}}
     noted = [Call("light-3", "POST", "claims", {}, 100.0, None, 100.1, 200, grant)]
     assert len(of_the_living(seen(), noted, {})) == 1
-    assert of_the_living(seen(), noted, {3: [Span("killed", 120 * SECOND, 121 * SECOND)]}) == []
+    assert of_the_living(seen(), noted, {3: [Span("killed", 120 * SECOND, 121 * SECOND, 121 * SECOND)]}) == []
     assert of_the_living(seen(), [], {}) == []  # a grant that nobody has heard of
 
 

@@ -18,6 +18,9 @@ from soak.deployment import Crowd, Service, Trainers, to_all
 
 Fault = Callable[[], Coroutine[None, None, None]]
 
+Outage = Callable[[], Coroutine[None, None, int]]
+"""Says when what was away was brought back, in µs of this machine's clock; returns once all is well."""
+
 SERVICE_SHARE = 0.6
 """Of the time in which the service is killed; afterwards one process lives long enough to see its memory."""
 
@@ -31,15 +34,17 @@ class Span:
 
     Attributes:
         what: `service killed`, `database frozen`, … or, of a worker's, `killed`, `stopped`.
+        back_us: until then it surely did not run; it may have done so before `end_us`.
     """
 
     what: str
     begin_us: int
+    back_us: int
     end_us: int
 
     @property
-    def seconds(self) -> float:
-        return (self.end_us - self.begin_us) / SECOND
+    def seconds_away(self) -> float:
+        return (self.back_us - self.begin_us) / SECOND
 
 
 @dataclass
@@ -139,7 +144,7 @@ class Faults:
             self.target.crowd.start(number, self.target.url, self.target.service.token("worker"))
         else:
             self.target.crowd.signal(number, signal.SIGCONT)
-        self.harmed.setdefault(number, []).append(Span(what, begin_us, _now_us()))
+        self.harmed.setdefault(number, []).append(Span(what, begin_us, back_us := _now_us(), back_us))
         self._well.add(number)
 
     # --- the service ---
@@ -148,19 +153,23 @@ class Faults:
         how = self._random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         what = "service killed" if how == signal.SIGKILL else "service restarted"
 
-        async def end() -> None:
+        async def end() -> int:
             await asyncio.to_thread(self.target.service.end, how)
             await asyncio.sleep(self._random.choice((0.0, 0.0, 2.0, 8.0)))
+            back_us = _now_us()
             await self.target.service.start()
+            return back_us
 
         await self._outage(what, end)
 
     async def _stop_the_service(self) -> None:
-        async def stop() -> None:
+        async def stop() -> int:
             self.target.service.process.signal(signal.SIGSTOP)
             await asyncio.sleep(self._random.choice((1.0, 4.0, 15.0)))
+            back_us = _now_us()
             self.target.service.process.signal(signal.SIGCONT)
             await self.target.service.until_ready()
+            return back_us
 
         await self._outage("service stopped", stop)
 
@@ -168,15 +177,15 @@ class Faults:
         async with self._one_outage:
             self.counts["planner killed"] += self.target.service.kill_planner()
 
-    async def _outage(self, what: str, do: Fault) -> None:
+    async def _outage(self, what: str, do: Outage) -> None:
         """One at a time; what would come meanwhile does not."""
         if self._one_outage.locked():
             return
         async with self._one_outage:
             self.counts[what] += 1
             begin_us = _now_us()
-            await do()
-            self.outages.append(Span(what, begin_us, _now_us()))
+            back_us = await do()
+            self.outages.append(Span(what, begin_us, back_us, _now_us()))
 
     # --- the database ---
 
@@ -191,11 +200,13 @@ class Faults:
             )
         )
 
-        async def away() -> None:
+        async def away() -> int:
             await asyncio.to_thread(end)
             await asyncio.sleep(self._random.choice((0.0, 2.0, 5.0, 10.0)))
+            back_us = _now_us()
             await _bring_back(back)
             self.recovery_seconds.append(await self.target.service.until_ready())
+            return back_us
 
         await self._outage(what, away)
 

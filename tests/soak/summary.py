@@ -152,12 +152,13 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
 
 
 def _forgiven(outages: Sequence[Span], *, is_sqlite: bool) -> list[tuple[int, int]]:
-    """Outages that move expiries: on SQLite each death of the service, else those of some length."""
+    """Outages that surely move expiries, and as long as they surely do: on SQLite each death of the service,
+    else those of some length."""
     starts = ("service killed", "service restarted")
     return [
-        (s.begin_us, s.end_us)
+        (s.begin_us, s.back_us)
         for s in outages
-        if s.seconds > OUTAGE_SECONDS or (is_sqlite and s.what in starts)
+        if s.seconds_away > OUTAGE_SECONDS or (is_sqlite and s.what in starts)
     ]
 
 
