@@ -15,6 +15,9 @@ newest event that was read:
   {"study": 7, "at": n, "commands": [{"do": "prune", ...}], "done": false}
   {"study": 7, "at": n, "commands": [{"do": "propose" | "redraw" | "end_stage" | "fail_stage", ...}],
    "done": true}
+or, while the log goes on beyond what is read at once, nothing but
+  {"study": 7, "at": n, "commands": [], "done": true, "more": true}
+so that other studies have their turn before it is asked again.
 """
 
 from __future__ import annotations
@@ -170,21 +173,24 @@ class Desk:
             self._studies.pop(study_id, None)
         else:
             planner = self._studies[study_id]
-            _read_on(self._engine, study_id, planner)
+            is_more = _read_on(self._engine, study_id, planner)
             said = {"study": study_id, "at": planner.log.at}
+            if is_more:
+                yield {**said, "commands": [], "done": True, "more": True}
+                return
             yield {**said, "commands": planner.verdicts(), "done": False}
             yield {**said, "commands": planner.decide(message["plan"]), "done": True}
 
 
-def _read_on(engine: Engine, study_id: int, planner: StudyPlanner) -> None:
-    """Feed what has come into the study's log since."""
-    while True:
-        with engine.connect() as conn:  # one for each, so that no read transaction lasts long
-            entries = event_log.entries_since(conn, study_id, planner.log.at, limit=CHUNK)
-        planner.feed(entries)
-        if len(entries) < CHUNK:
-            return
-        gc.freeze()  # what was folded stays; looking through it again and again took a fourth of the time
+def _read_on(engine: Engine, study_id: int, planner: StudyPlanner) -> bool:
+    """Feed what has come into the study's log since, or a part of it. Returns: whether there may be more."""
+    with engine.connect() as conn:
+        entries = event_log.entries_since(conn, study_id, planner.log.at, limit=CHUNK)
+    planner.feed(entries)
+    if len(entries) < CHUNK:
+        return False
+    gc.freeze()  # what was folded stays; looking through it again and again took a fourth of the time
+    return True
 
 
 def serve(incoming: IO[str], outgoing: IO[str]) -> None:

@@ -148,6 +148,8 @@ class PlannerLink:
             answer = await self._receive()
             self._asked[study.id] = (answer["at"], study.slots)
             had_room &= await self._submit(study.id, answer["commands"])
+            if answer.get("more"):
+                self._wake.set()  # its next part comes with the next round, after the other studies
             if answer["done"]:
                 return had_room
 

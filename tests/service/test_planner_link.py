@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from factories import WORK, Bench, stage
 from processes import until
+from simulation.server import LoopPlanner
 from sqlalchemy import select, update
+from tunesmith_service import commands as c
 from tunesmith_service import planner as planning
 from tunesmith_service import planner_link, tables
 from tunesmith_service.db import writing
@@ -24,11 +26,13 @@ from tunesmith_studies.log import Entry
 
 
 @asynccontextmanager
-async def linked(bench: Bench, disk: Disk | None = None) -> AsyncIterator[PlannerLink]:
+async def linked(
+    bench: Bench, disk: Disk | None = None, kind: type[PlannerLink] = PlannerLink
+) -> AsyncIterator[PlannerLink]:
     """A planner process beside the bench's database."""
     writer = Writer(bench.engine, bench.clock, disk=disk)
     await writer.start()
-    link = PlannerLink(bench.engine, writer)
+    link = kind(bench.engine, writer)
     writer.on_commit(link.changed)
     await link.start()
     try:
@@ -56,6 +60,30 @@ def test_a_study_that_cannot_be_read_keeps_no_other_from_being_planned(bench: Be
 
     asyncio.run(scene())
     assert proposed(bench, poisoned) == 0
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_while_a_long_log_is_read_other_studies_have_their_turn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = bench.study("long")
+    bench.batch(*(c.MoveStudy(long, state, "test", "") for state in ("paused", "active") * 5))
+    short = bench.study("short")
+    monkeypatch.setattr(planning, "CHUNK", 10)
+    answered: list[tuple[int, bool]] = []
+
+    class Noted(LoopPlanner):
+        async def _receive(self) -> dict[str, Any]:
+            answer = await super()._receive()
+            answered.append((answer["study"], answer["done"]))
+            return answer
+
+    async def scene() -> None:
+        async with linked(bench, kind=Noted):
+            await asyncio.to_thread(until, lambda: answered.count((long, True)) > 1)
+
+    asyncio.run(scene())
+    assert answered[:5] == [(long, True), (short, False), (short, True), (long, False), (long, True)]
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
