@@ -78,6 +78,7 @@ class Slot:
     worker_id: str
     boot_id: str
     slot_id: str
+    starts: int
 
 
 @dataclass(frozen=True)
@@ -157,14 +158,15 @@ class Bench:
 
     def register(
         self, slots: int = 1, *, tasks: Mapping[str, str] | None = None, worker_id: str = "",
-        boot_id: str = "", slot_ids: Sequence[str] = (), devices: Sequence[str] = ("cpu",),
+        boot_id: str = "", starts: int = 0, slot_ids: Sequence[str] = (), devices: Sequence[str] = ("cpu",),
     ) -> list[Slot]:  # fmt: skip
-        """A worker that has started; its slots."""
-        worker_id, boot_id = worker_id or hex128(), boot_id or hex128()
+        """A worker that has started, later than any before; its slots."""
+        worker_id, boot_id, starts = worker_id or hex128(), boot_id or hex128(), starts or next(_ids)
         ids = list(slot_ids) or [hex128() for _ in range(slots)]
         body = wire.Register(
             worker_id=worker_id,
             boot_id=boot_id,
+            starts=starts,
             name="worker",
             version="1",
             tasks=dict(tasks or {TASK: DIGEST}),
@@ -172,7 +174,7 @@ class Bench:
         )
         refused = self.do(c.Register(PROJECT, self.token_id, body))
         assert refused is None, refused
-        return [Slot(worker_id, boot_id, i) for i in ids]
+        return [Slot(worker_id, boot_id, i, starts) for i in ids]
 
     def ask(self, slot: Slot, **changed: Any) -> c.Claim:
         """A claim with an id and secret of its own."""

@@ -93,7 +93,7 @@ class Model:
         self.trials: list[Trial] = []
         self.ids: dict[int, int] = {}
         self.boots: dict[str, str] = {}
-        self.earlier_boots: set[str | None] = set()
+        self.starts: dict[str, int] = {}  # by worker
         self.machines: defaultdict[str, Machine] = defaultdict(Machine)  # by slot
         self.claims: dict[str, tuple[Trial, Attempt, c.Claim]] = {}
         self.hand = 0
@@ -119,11 +119,10 @@ class Model:
     # --- workers ----------------------------------------------------------------------------------
 
     def register(self, command: c.Register, now: int) -> str | None:
-        if command.body.boot_id in self.earlier_boots:
+        if command.body.starts < self.starts[command.body.worker_id]:
             return "superseded"
+        self.starts[command.body.worker_id] = command.body.starts
         for slot in command.body.slots:
-            if (before := self.boots.get(slot.slot_id)) != command.body.boot_id:
-                self.earlier_boots.add(before)
             self.boots[slot.slot_id] = command.body.boot_id
             for t in self.running():
                 if t.attempts[-1].slot == slot.slot_id and t.attempts[-1].boot != command.body.boot_id:

@@ -43,6 +43,7 @@ class LightWorker:
     ) -> None:
         self.client = WorkerClient(url, token, transport=transport)
         self.worker_id, self.boot_id, self.slot_id = (secrets.token_hex(16) for _ in range(3))
+        self.starts = 1
         self.name, self.task, self.objective = name, task, objective
         self.took: dict[str, list[float]] = defaultdict(list)
 
@@ -50,8 +51,8 @@ class LightWorker:
         slot = wire.Slot(slot_id=self.slot_id, devices=["cpu"])
         return await self.client.register(
             wire.Register(
-                worker_id=self.worker_id, boot_id=self.boot_id, name=self.name, version="0",
-                tasks={self.task: DIGEST}, slots=[slot],
+                worker_id=self.worker_id, boot_id=self.boot_id, starts=self.starts,
+                name=self.name, version="0", tasks={self.task: DIGEST}, slots=[slot],
             )
         )  # fmt: skip
 

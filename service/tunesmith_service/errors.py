@@ -97,7 +97,8 @@ class ClaimStale(Conflict):
 
 
 class Superseded(Conflict):
-    """The worker has started anew since; a supervisor that runs registers with a new boot id."""
+    """The worker has started anew since, `outcome.starts` times in all; a supervisor that runs registers with
+    one more and a new boot id."""
 
     type = "superseded"
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from sqlalchemy import Row, and_, delete, insert, select, update
 
-from tunesmith_service import moves
+from tunesmith_service import moves, wire
 from tunesmith_service.commands import Register
 from tunesmith_service.errors import Conflict, Refused, Superseded
-from tunesmith_service.tables import earlier_boots, slots, trials, workers
+from tunesmith_service.tables import slots, trials, workers
 from tunesmith_service.tx import Tx, lock
 
 
 def apply_register(tx: Tx, commands: Sequence[Register], now_us: int) -> list[Refused | None]:
-    """Rare, so one at a time. The last start of a worker is the one that counts: what an earlier one had said
-    and comes again, such as a late copy of a request, changes nothing."""
+    """Rare, so one at a time. The last start of a worker is the one that counts, whatever order their words
+    come in: a registration of an earlier one, late or again, changes nothing."""
     return [_register(tx, c, now_us) for c in commands]
 
 
@@ -36,9 +36,11 @@ def _refusal(tx: Tx, c: Register, known: Row[Any] | None) -> Refused | None:
         return Conflict(
             f"Worker id {body.worker_id} belongs to another project; give it another state directory."
         )
-    if _is_earlier(tx, body.worker_id, body.boot_id):
+    if known is not None and _comes_late(body, known):
         return Superseded(
-            f"Worker {body.name} has started anew since; register with a new boot id if this one is to count."
+            f"Worker {body.name} has started {known.starts} times, this was start {body.starts}; "
+            "if it is to count, register with a higher number and a new boot id.",
+            outcome={"starts": known.starts},
         )
     slot_ids = [s.slot_id for s in body.slots]
     foreign = tx.execute(
@@ -51,6 +53,12 @@ def _refusal(tx: Tx, c: Register, known: Row[Any] | None) -> Refused | None:
     return None
 
 
+def _comes_late(body: wire.Register, known: Row[Any]) -> bool:
+    if body.starts == known.starts:
+        return bool(body.boot_id != known.boot_id)
+    return bool(body.starts < known.starts)
+
+
 def _enter(tx: Tx, c: Register, known: Row[Any] | None, now_us: int) -> None:
     body = c.body
     values = {
@@ -58,6 +66,7 @@ def _enter(tx: Tx, c: Register, known: Row[Any] | None, now_us: int) -> None:
         "token_id": c.token_id,
         "name": body.name,
         "boot_id": body.boot_id,
+        "starts": body.starts,
         "version": body.version,
         "tasks": dict(body.tasks),
         "slots": [s.model_dump() for s in body.slots],
@@ -67,18 +76,9 @@ def _enter(tx: Tx, c: Register, known: Row[Any] | None, now_us: int) -> None:
         tx.execute(insert(workers).values(id=body.worker_id, first_seen_us=now_us, **values))
     else:
         tx.execute(update(workers).where(workers.c.id == body.worker_id).values(**values))
-    if known is not None and known.boot_id != body.boot_id:
-        ended = {"worker_id": known.id, "boot_id": known.boot_id, "ended_us": now_us}
-        tx.execute(insert(earlier_boots).values(ended))
     tx.execute(delete(slots).where(slots.c.worker_id == body.worker_id))
     new = [{"id": s.slot_id, "worker_id": body.worker_id, "devices": list(s.devices)} for s in body.slots]
     tx.execute(insert(slots), new)
-
-
-def _is_earlier(tx: Tx, worker_id: str, boot_id: str) -> bool:
-    e = earlier_boots.c
-    found = tx.execute(select(e.boot_id).where(e.worker_id == worker_id, e.boot_id == boot_id))
-    return found.first() is not None
 
 
 def hand_back(tx: Tx, which: Any, now_us: int) -> None:

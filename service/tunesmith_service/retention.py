@@ -15,7 +15,6 @@ from tunesmith_service.tables import (
     artifacts,
     attempts,
     blobs,
-    earlier_boots,
     idempotency,
     logs,
     members,
@@ -37,7 +36,7 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     """Forget snapshots committed before `older_than_us` unless one of these needs them: the newest of
     a live trial, what a waiting or running trial starts or resumes from, the best of a study, and what
     a stage that is still to end may go on from. The log says so: no stage shall plan to start from
-    bytes that are gone. Old answers to Idempotency-Keys and workers' earlier starts go too. Returns the
+    bytes that are gone. Old answers to Idempotency-Keys go too. Returns the
     hashes that no row names any more."""
     before_us = min(c.older_than_us for c in commands)
     old = _old(tx, before_us)
@@ -51,7 +50,6 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     lost = {(row.trial_id, row.step): row for row in gone if (row.trial_id, row.step) not in left}
     record(tx, [_forgotten(row) for row in lost.values()], now_us)
     tx.execute(delete(idempotency).where(idempotency.c.created_us < now_us - ANSWERS_KEPT_US))
-    tx.execute(delete(earlier_boots).where(earlier_boots.c.ended_us < now_us - ANSWERS_KEPT_US))
     unnamed = _drop_unnamed(tx, before_us)
     return [unnamed] * len(commands)
 

@@ -189,15 +189,7 @@ workers = Table(
     _us("last_seen_us", nullable=False),
     _us("aside_until_us"),  # it broke one trial after another, and gets none before then
     _count("times_aside"),  # in a row; each lasts twice as long
-)
-
-earlier_boots = Table(
-    "earlier_boots",
-    metadata,
-    Column("worker_id", String(32), ForeignKey("workers.id"), nullable=False),
-    Column("boot_id", String(32), nullable=False),
-    Column("ended_us", BigInteger, nullable=False, index=True),
-    PrimaryKeyConstraint("worker_id", "boot_id"),
+    _count("starts"),  # how often it has started; a registration of an earlier start comes too late
 )
 
 slots = Table(

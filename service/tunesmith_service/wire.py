@@ -74,10 +74,15 @@ class Reply(BaseModel):
 
 
 class Register(Request):
-    """A supervisor says who it is; again after each start, with a new `boot_id`."""
+    """A supervisor says who it is; again after each start, with a new `boot_id` and one more in `starts`."""
 
     worker_id: Hex128 = Field(description="Random, kept in the worker's state directory.")
-    boot_id: Hex128 = Field(description="Random at each start; one of an earlier start is refused.")
+    boot_id: Hex128 = Field(description="Random at each start.")
+    starts: int = Field(
+        ge=1, le=2**53,
+        description="How often this worker has started, counted in its state directory: "
+        "the highest start counts, and an earlier one, whose words come late, is refused.",
+    )  # fmt: skip
     name: Name = Field(description="For people, such as host:0; not an identity.")
     version: Name
     tasks: dict[Name, Sha256] = Field(description="Digest of each task this worker serves.", max_length=256)

@@ -104,8 +104,8 @@ class Holders:
         slots = [wire.Slot(slot_id=s, devices=["cpu"]) for s in self._slots]
         await self._client.register(
             wire.Register(
-                worker_id=worker.worker_id, boot_id=worker.boot_id, name="holder", version="0",
-                tasks={TASK: DIGEST}, slots=slots,
+                worker_id=worker.worker_id, boot_id=worker.boot_id, starts=1, name="holder",
+                version="0", tasks={TASK: DIGEST}, slots=slots,
             )
         )  # fmt: skip
         for slot in self._slots:

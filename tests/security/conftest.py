@@ -52,6 +52,7 @@ class Watched(Served):
         worker = {
             "worker_id": f"{self._leases:032x}",
             "boot_id": "b" * 32,
+            "starts": 1,
             "name": "w",
             "version": "0",
             "tasks": {TASK: DIGEST},

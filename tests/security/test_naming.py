@@ -105,6 +105,7 @@ def test_the_service_takes_such_a_name_for_a_name(watched: Watched):
     worker = {
         "worker_id": "d" * 32,
         "boot_id": "b" * 32,
+        "starts": 1,
         "name": NAMES[0],
         "version": NAMES[22],
         "tasks": dict.fromkeys(NAMES, DIGEST) | {TASK: DIGEST},

@@ -154,8 +154,8 @@ class Api:
 
     async def register(self, slots: int = 1) -> dict[str, Any]:
         worker = {
-            "worker_id": secrets.token_hex(16), "boot_id": secrets.token_hex(16), "name": "w", "version": "0",
-            "tasks": {TASK: DIGEST},
+            "worker_id": secrets.token_hex(16), "boot_id": secrets.token_hex(16), "starts": 1, "name": "w",
+            "version": "0", "tasks": {TASK: DIGEST},
             "slots": [{"slot_id": secrets.token_hex(16), "devices": ["cpu"]} for _ in range(slots)],
         }  # fmt: skip
         answer = await self.call("PUT", f"/workers/{worker['worker_id']}", role="worker", json=worker)

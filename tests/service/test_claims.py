@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import pytest
 from factories import BACKOFF, DIGEST, ONE_US, TTL, WORK, Bench, hex128, sha256, stage
-from sqlalchemy import select
 from tunesmith_service import commands as c
-from tunesmith_service import tables, wire
+from tunesmith_service import wire
 from tunesmith_service.errors import ClaimStale, Conflict, NotFound
-from tunesmith_service.retention import ANSWERS_KEPT_US
 
 
 def test_a_grant_holds_a_whole_work_order(bench: Bench) -> None:
@@ -213,24 +211,22 @@ def test_a_late_word_of_an_earlier_start_takes_nothing_from_the_start_that_count
     study = bench.study()
     bench.trial(study)
     old = bench.register()[0]
-    new = bench.register(worker_id=old.worker_id, slot_ids=[old.slot_id])[0]
+    same = {"worker_id": old.worker_id, "slot_ids": [old.slot_id]}
+    new = bench.register(**same, starts=1_000_000)[0]
     lease = bench.claim(new).lease
-    with pytest.raises(AssertionError, match="has started anew"):
-        bench.register(worker_id=old.worker_id, boot_id=old.boot_id, slot_ids=[old.slot_id])
+    for late in (old.boot_id, hex128()):  # one that was heard before, and one that never was
+        with pytest.raises(AssertionError, match="has started 1000000 times, this was start 999999"):
+            bench.register(**same, boot_id=late, starts=999_999)
     assert bench.do(c.Renew(lease)) == c.Kept()
-    bench.register(worker_id=new.worker_id, boot_id=new.boot_id, slot_ids=[new.slot_id])
+    bench.register(**same, boot_id=new.boot_id, starts=1_000_000)
     assert bench.row(study, 0).state == "running"
 
 
-def test_starts_of_long_ago_are_forgotten(bench: Bench) -> None:
-    old = bench.register()[0]
-    bench.register(worker_id=old.worker_id, slot_ids=[old.slot_id])
-    bench.clock.advance(ANSWERS_KEPT_US)
-    bench.do(c.ForgetBlobs(older_than_us=0))
-    assert len(bench.rows(select(tables.earlier_boots))) == 1
-    bench.clock.advance(ONE_US)
-    bench.do(c.ForgetBlobs(older_than_us=0))
-    assert bench.rows(select(tables.earlier_boots)) == []
+def test_two_starts_that_bear_the_same_number_are_told_apart(bench: Bench) -> None:
+    """As of a worker whose state directory was put back from a copy."""
+    first = bench.register(starts=1_000_000)[0]
+    with pytest.raises(AssertionError, match="register with a higher number and a new boot id"):
+        bench.register(worker_id=first.worker_id, slot_ids=[first.slot_id], starts=1_000_000)
 
 
 def test_a_slot_of_another_worker_cannot_be_registered(bench: Bench) -> None:

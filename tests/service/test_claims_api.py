@@ -202,8 +202,9 @@ def test_a_closed_socket_leaves_the_queue(served: Served):
 async def ready(served: Served, task: str) -> LightWorker:
     worker = LightWorker(served.url, served.token("worker"))
     body = {
-        "worker_id": worker.worker_id, "boot_id": worker.boot_id, "name": worker.name, "version": "0",
-        "tasks": {task: "d1" * 32}, "slots": [{"slot_id": worker.slot_id, "devices": ["cpu"]}],
+        "worker_id": worker.worker_id, "boot_id": worker.boot_id, "starts": 1, "name": worker.name,
+        "version": "0", "tasks": {task: "d1" * 32},
+        "slots": [{"slot_id": worker.slot_id, "devices": ["cpu"]}],
     }  # fmt: skip
     async with httpx.AsyncClient(base_url=served.url) as client:
         bearer = {"Authorization": f"Bearer {served.token('worker')}"}

@@ -55,7 +55,9 @@ def register(w: World) -> c.Command:
     """The worker of the running trial starts anew."""
     slot = {"slot_id": w.grant.claim.slot_id, "devices": ["cpu"]}
     ids = {"worker_id": w.grant.claim.worker_id, "boot_id": "b" * 32}
-    body = wire.Register(**ids, name="w", version="2", tasks={TASK: DIGEST}, slots=[wire.Slot(**slot)])
+    body = wire.Register(
+        **ids, starts=2**53, name="w", version="2", tasks={TASK: DIGEST}, slots=[wire.Slot(**slot)]
+    )
     return c.Register(PROJECT, w.bench.token_id, body)
 
 

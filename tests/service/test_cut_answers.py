@@ -120,7 +120,7 @@ def of_study(path: str, body: Any = None, **more: Any) -> Callable[[Scene], Aske
 
 
 def register(s: Scene) -> Asked:
-    return Asked(f"/workers/{s.worker['worker_id']}", {**s.worker, "boot_id": "b" * 32})
+    return Asked(f"/workers/{s.worker['worker_id']}", {**s.worker, "boot_id": "b" * 32, "starts": 2})
 
 
 def claim(s: Scene) -> Asked:

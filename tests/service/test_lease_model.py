@@ -50,6 +50,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.slots = [self.bench.register()[0] for _ in range(3)]
         self.model.slot_of = {s.worker_id: s.slot_id for s in self.slots}
         self.model.boots = {s.slot_id: s.boot_id for s in self.slots}
+        self.model.starts = {s.worker_id: s.starts for s in self.slots}
         with self.engine.connect() as conn:
             self.model.incarnation = conn.execute(select(tables.instance.c.incarnation)).scalar_one()
         self.acknowledged: list[tuple[int, int, int]] = []
@@ -260,16 +261,18 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def restart_worker(self, which: int) -> None:
         old = self.slots[which]
-        new = Slot(old.worker_id, hex128(), old.slot_id)
+        lost, new = (replace(old, boot_id=hex128(), starts=old.starts + n) for n in (1, 2))
         self.send(self.registration(new))
         self.slots[which] = new
-        self.send(self.registration(old))  # words of the old start come late
+        self.send(self.registration(old))  # words of earlier starts come late, one for the first time
+        self.send(self.registration(lost))
         self.send(self.bench.ask(old))
 
     def registration(self, slot: Slot) -> c.Register:
         body = wire.Register(
             worker_id=slot.worker_id,
             boot_id=slot.boot_id,
+            starts=slot.starts,
             name="worker",
             version="1",
             tasks={TASK: "d1" * 32},

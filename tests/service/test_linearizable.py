@@ -93,7 +93,7 @@ class Worker:
 
     async def register(self) -> None:
         slot = {"slot_id": self.ids["slot_id"], "devices": ["cpu"]}
-        body = {"name": "w", "version": "0", "tasks": {TASK: DIGEST}, "slots": [slot]}
+        body = {"starts": 1, "name": "w", "version": "0", "tasks": {TASK: DIGEST}, "slots": [slot]}
         body |= {name: self.ids[name] for name in ("worker_id", "boot_id")}
         while await self.send("PUT", f"workers/{self.ids['worker_id']}", body) is None:
             pass

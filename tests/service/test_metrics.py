@@ -107,7 +107,10 @@ def test_a_slot_that_starts_anew_is_told_apart(play):
         await api.enqueue("s")
         assert (await api.claim(worker)).json()["grant"] is not None
         again = await api.call(
-            "PUT", f"/workers/{worker['worker_id']}", role="worker", json=worker | {"boot_id": "b" * 32}
+            "PUT",
+            f"/workers/{worker['worker_id']}",
+            role="worker",
+            json=worker | {"boot_id": "b" * 32, "starts": 2},
         )
         assert again.status_code == 200
         found = await told(api)

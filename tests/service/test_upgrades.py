@@ -58,7 +58,7 @@ SINCE = {
         "last_seen_us, aside_until_us, times_aside) "
         "VALUES ('w', 1, 1, 'gpu', 'b', '1', '{}', '[]', 1, 2, 3, 1)",
     ),
-    "0010": ("INSERT INTO earlier_boots (worker_id, boot_id, ended_us) VALUES ('w', 'a', 1)",),
+    "0010": ("UPDATE workers SET starts = 2 WHERE id = 'w'",),
 }
 """Rows that say what a migration has made room for."""
 

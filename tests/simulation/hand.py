@@ -39,13 +39,15 @@ class Hand:
     world: World
     name: str
     worker_id: str = field(default_factory=lambda: secrets.token_hex(16))
+    starts: int = 0
 
     async def start(self) -> Hand:
         """Register, with a slot and a boot of its own; again: as after a crash that lost its slot's id."""
         self.boot_id, self.slot_id = secrets.token_hex(16), secrets.token_hex(16)
+        self.starts += 1
         slots = [{"slot_id": self.slot_id, "devices": ["cpu"]}]
         body = {"name": self.name, "version": "0", "tasks": {TASK: DIGEST}, "slots": slots}
-        body |= {"worker_id": self.worker_id, "boot_id": self.boot_id}
+        body |= {"worker_id": self.worker_id, "boot_id": self.boot_id, "starts": self.starts}
         await self.ask("PUT", f"workers/{self.worker_id}", body)
         return self
 

@@ -7,13 +7,14 @@ import contextlib
 import hashlib
 import secrets
 import tempfile
+import time
 from pathlib import Path
 from random import Random
 
 import httpx
 from light import LightWorker
 from tunesmith_service import wire
-from tunesmith_service.client import Lease, Refused, Superseded, TunesmithError, Unavailable
+from tunesmith_service.client import ClaimStale, Lease, Refused, TunesmithError, Unavailable
 
 from soak.journal import Journal
 
@@ -22,7 +23,7 @@ CLAIM_SECONDS = 10.0
 
 class SoakWorker(LightWorker):
     """One slot. Beats beside its training, snapshots some steps, hands some trials back. Its ids are those
-    that the same number had before.
+    that the same number had before; its starts are numbered by the clock.
 
     Args:
         number: which of the workers.
@@ -36,6 +37,7 @@ class SoakWorker(LightWorker):
         self._random = Random(secrets.randbits(64))
         self._epoch_seconds = epoch_seconds
         self.worker_id, self.slot_id = id_of("worker", number), id_of("slot", number)
+        self.starts = time.time_ns() // 1000
 
     async def work(self) -> None:
         """For ever."""
@@ -43,19 +45,10 @@ class SoakWorker(LightWorker):
         while True:
             try:
                 claimed = await self.claim(CLAIM_SECONDS)
-            except Refused:  # such as when an earlier start's registration came only after its own
-                await asyncio.sleep(self._random.uniform(0.5, 2.0))
-                await self._register_again()
+            except ClaimStale:  # what it got has ended, before an answer came through
                 continue
             if claimed is not None:
                 await self._attempt(*claimed)
-
-    async def _register_again(self) -> None:
-        try:
-            await self.register()
-        except Superseded:
-            self.boot_id = secrets.token_hex(16)
-            await self.register()
 
     async def _attempt(self, lease: Lease, work: wire.WorkOrder) -> None:
         beating = asyncio.create_task(self._beats(lease))

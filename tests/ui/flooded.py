@@ -77,7 +77,13 @@ class Flooded(Dashboard):
         name, version, task = (TEXTS[field][i] for field in ("worker", "version", "served task"))
         tasks = {task: "a" * 64} | ({TEXTS["task"][0]: "a" * 64} if i == 0 else {})
         return wire.Register(
-            worker_id=f"{i:032x}", boot_id=BOOT, name=name, version=version, tasks=tasks, slots=slots
+            worker_id=f"{i:032x}",
+            boot_id=BOOT,
+            starts=1,
+            name=name,
+            version=version,
+            tasks=tasks,
+            slots=slots,
         )
 
     # --- a study that was searched ------------------------------------------------------------------------

@@ -94,8 +94,8 @@ class Seeder:
         self.worker_id, self.slot_id, self.boot_id = (c * 32 for c in "123")
         slot = wire.Slot(slot_id=self.slot_id, devices=["cuda:0"])
         body = wire.Register(
-            worker_id=self.worker_id, boot_id=self.boot_id, name=name, version="0.1.0",
-            tasks={task: "a" * 64}, slots=[slot],
+            worker_id=self.worker_id, boot_id=self.boot_id, starts=1, name=name,
+            version="0.1.0", tasks={task: "a" * 64}, slots=[slot],
         )  # fmt: skip
         self.do(commands.Register(1, token_id, body))
 

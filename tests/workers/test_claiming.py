@@ -20,6 +20,7 @@ from tunesmith_service.client import WorkerClient
 from tunesmith_workers.child_process import ChildProcess, Death
 from tunesmith_workers.errands import Tools
 from tunesmith_workers.slot import Seat, Slot
+from tunesmith_workers.state import Start
 
 URL = "http://127.0.0.1:1"
 WORK = {
@@ -56,7 +57,7 @@ class Child:
 class House:
     """A slot and its owner, with a desk that notes the calls and answers a claim as the test says."""
 
-    worker_id, boot_id = "1" * 32, "2" * 32
+    start = Start("1" * 32, "2" * 32, starts=1, slot_ids=())
     has_declared = True
 
     def __init__(self, directory: Path) -> None:

@@ -24,14 +24,27 @@ def test_a_worker_is_the_same_after_a_restart_and_keeps_its_slots_when_it_gets_m
     tmp_path: Path, hold: Hold
 ):
     with_two = hold(State(tmp_path))
-    worker_id, slot_ids = with_two.identity(2)
+    first = with_two.start(2)
     with_two.close()
     again = hold(State(tmp_path))
-    assert again.identity(3)[0] == worker_id
-    assert again.identity(3)[1][:2] == slot_ids
-    assert again.identity(1) == (worker_id, slot_ids[:1])
-    assert len(set(again.identity(3)[1])) == 3
+    with_three, with_one = again.start(3), again.start(1)
+    assert {first.worker_id, with_three.worker_id, with_one.worker_id} == {first.worker_id}
+    assert with_three.slot_ids[:2] == first.slot_ids
+    assert with_one.slot_ids == first.slot_ids[:1]
+    assert len(set(with_three.slot_ids)) == 3
+    assert len({first.boot_id, with_three.boot_id, with_one.boot_id}) == 3
     assert (tmp_path / "worker.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_worker_counts_its_starts_and_goes_on_after_those_that_the_service_knows(
+    tmp_path: Path, hold: Hold
+):
+    state = hold(State(tmp_path))
+    assert [state.start(1).starts for _ in range(3)] == [1, 2, 3]
+    assert state.start(1, after=7).starts == 8  # the directory was put back from a copy
+    assert state.start(1, after=3).starts == 9
+    state.close()
+    assert hold(State(tmp_path)).start(1).starts == 10
 
 
 def test_a_second_supervisor_on_one_directory_is_refused_and_told_who_has_it(tmp_path: Path, hold: Hold):
@@ -47,7 +60,7 @@ def test_workers_without_a_name_get_directories_of_their_own(tmp_path: Path, hol
     first, second = hold(open_state(None, None, environ)), hold(open_state(None, None, environ))
     assert first.directory == tmp_path / "tunesmith/workers/worker-0"
     assert second.directory == tmp_path / "tunesmith/workers/worker-1"
-    assert first.identity(1)[0] != second.identity(1)[0]
+    assert first.start(1).worker_id != second.start(1).worker_id
     first.close()
     assert hold(open_state(None, None, environ)).directory == first.directory
 

@@ -167,23 +167,23 @@ def test_a_trial_of_a_killed_supervisor_is_resumed_by_its_successor_from_its_sna
     assert house.steps() == ALL
 
 
-def test_a_supervisor_goes_on_when_an_earlier_start_of_it_is_heard_of_only_now(house: House):
+def test_a_supervisor_goes_on_when_its_state_was_put_back_from_a_copy(house: House):
     with house.worker() as worker:
         worker.says("event=registered", seconds=60)
-        asyncio.run(register_late(house))
+        asyncio.run(register_later_start(house))
         house.study()
         house.let(EPOCHS)
         worker.says("event=superseded", seconds=60)
         house.trial_is(state="complete", attempt=1)
 
 
-async def register_late(house: House) -> None:
-    """As a request that was under way since before the start that counts."""
+async def register_later_start(house: House) -> None:
+    """As a start that the state directory knows nothing of."""
     (known,) = (w for w in house.client.get("workers")["items"] if house.name in w["tasks"])
     slots = [wire.Slot(slot_id=s["id"], devices=s["devices"]) for s in known["slots"]]
     body = wire.Register(
-        worker_id=known["id"], boot_id=secrets.token_hex(16), name=known["name"], version="1",
-        tasks=known["tasks"], slots=slots,
+        worker_id=known["id"], boot_id=secrets.token_hex(16), starts=5, name=known["name"],
+        version="1", tasks=known["tasks"], slots=slots,
     )  # fmt: skip
     client = WorkerClient(house.server.url, house.server.worker_token)
     await client.register(body)

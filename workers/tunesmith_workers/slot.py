@@ -29,6 +29,7 @@ from tunesmith_workers.attempt import Attempt
 from tunesmith_workers.child_process import ChildProcess, ChildStartError
 from tunesmith_workers.errands import Tools
 from tunesmith_workers.gpu_memory import GpuMemory
+from tunesmith_workers.state import Start
 
 ASK_AGAIN_SECONDS = 3.0
 LOOK_SECONDS = 1.0  # how often a broken task file is looked at again
@@ -39,8 +40,7 @@ Stamp: TypeAlias = dict[str, tuple[int, int] | None]
 class Owner(Protocol):
     """What a slot needs of its supervisor."""
 
-    worker_id: str
-    boot_id: str
+    start: Start
     tools: Tools
 
     async def declare(self, tasks: Mapping[str, str], *, again: bool = False) -> None:
@@ -158,7 +158,7 @@ class Slot:
         owner, wait = self._owner, self._owner.claim_seconds()
         asked_at = owner.tools.clock()
         body = wire.ClaimRequest(
-            claim_id=secrets.token_hex(16), worker_id=owner.worker_id, boot_id=owner.boot_id,
+            claim_id=secrets.token_hex(16), worker_id=owner.start.worker_id, boot_id=owner.start.boot_id,
             slot_id=self._seat.slot_id, secret=secret, wait_seconds=wait,
         )  # fmt: skip
         try:

@@ -1,6 +1,6 @@
 """A worker's state directory: who it is, its spools and its scratch space. One supervisor at a time.
 
-worker.json   worker id and slot ids, random, kept for good (mode 0600)
+worker.json   worker id and slot ids, random, kept for good, and how often it has started (mode 0600)
 lock          held while a supervisor lives; names its process id
 spool/        writes that the service has not accepted yet, one file an attempt
 scratch/      the trainers' own directories, those of earlier starts removed
@@ -14,7 +14,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +30,22 @@ def home(environ: Mapping[str, str]) -> Path:
     """Where workers keep their directories unless told otherwise (XDG base directories)."""
     base = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".local" / "state"
     return Path(base) / "tunesmith" / "workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Who a supervisor is.
+
+    Attributes:
+        worker_id, slot_ids: kept for good; 128 bits in hex each, as is `boot_id`.
+        boot_id: of this start alone.
+        starts: how often the worker has started, this time included.
+    """
+
+    worker_id: str
+    boot_id: str
+    starts: int
+    slot_ids: Sequence[str]
 
 
 class State:
@@ -47,20 +64,25 @@ class State:
     def close(self) -> None:
         self._lock.close()
 
-    def identity(self, slots: int) -> tuple[str, list[str]]:
-        """The worker's id and the ids of its first `slots` slots, made at first use."""
+    def start(self, slots: int, *, after: int = 0) -> Start:
+        """A start of this worker, with its first `slots` slots; ids are made at first use.
+
+        Args:
+            after: how often the service says it has started, where that is more than the directory knows.
+        """
         path = self.directory / "worker.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         worker_id: str = known.get("worker_id") or _new_id()
         slot_ids: list[str] = known.get("slot_ids", [])
-        missing = max(0, slots - len(slot_ids))
-        if missing or not known:
-            slot_ids += [_new_id() for _ in range(missing)]
-            part = path.with_suffix(".part")
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump({"worker_id": worker_id, "slot_ids": slot_ids}, file)
-            part.rename(path)
-        return worker_id, slot_ids[:slots]
+        slot_ids += [_new_id() for _ in range(slots - len(slot_ids))]
+        starts = max(known.get("starts", 0), after) + 1
+        part = path.with_suffix(".part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump({"worker_id": worker_id, "slot_ids": slot_ids, "starts": starts}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+        return Start(worker_id, _new_id(), starts, slot_ids[:slots])
 
     def empty_scratch(self, *, but: Path) -> None:
         """Only after leftover spools are done with: they name snapshots in here."""

@@ -85,9 +85,8 @@ class Supervisor:
     ) -> None:
         self._options, self._state = options, state
         self._log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(worker=options.name)
-        self.worker_id, slot_ids = state.identity(len(slots.devices))
-        self.boot_id = secrets.token_hex(16)
-        self._scratch = state.scratch / self.boot_id
+        self.start = state.start(len(slots.devices))
+        self._scratch = state.scratch / self.start.boot_id
         random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
         client = WorkerClient(options.url, options.token, random=random, on_trouble=self._on_trouble)
         self.tools = Tools(client, options.url, state.spool, options.patience, random)
@@ -95,11 +94,11 @@ class Supervisor:
         self._all_devices = [device for own in slots.devices for device in own]
         self._wire_slots = [
             wire.Slot(slot_id=slot_id, devices=[d.name for d in own])
-            for slot_id, own in zip(slot_ids, slots.devices, strict=True)
+            for slot_id, own in zip(self.start.slot_ids, slots.devices, strict=True)
         ]
         self._slots = [
             Slot(self, self._seat(i, slot_id, own, slots.threads, environ), self._log, once=options.once)
-            for i, (slot_id, own) in enumerate(zip(slot_ids, slots.devices, strict=True))
+            for i, (slot_id, own) in enumerate(zip(self.start.slot_ids, slots.devices, strict=True))
         ]
         self._declaring = asyncio.Lock()
         self._declared: dict[str, str] | None = None
@@ -199,16 +198,18 @@ class Supervisor:
 
     async def _register(self, tasks: Mapping[str, str]) -> None:
         body = wire.Register(
-            worker_id=self.worker_id, boot_id=self.boot_id, name=self._options.name,
-            version=metadata.version("tunesmith"), tasks=dict(tasks), slots=self._wire_slots,
+            worker_id=self.start.worker_id, boot_id=self.start.boot_id, starts=self.start.starts,
+            name=self._options.name, version=metadata.version("tunesmith"), tasks=dict(tasks),
+            slots=self._wire_slots,
         )  # fmt: skip
         try:
             await self.tools.client.register(body)
         except (Unauthorized, Forbidden):
             raise
-        except Superseded:  # by an earlier start of ours, whose word came after our own
-            self.boot_id = secrets.token_hex(16)
-            self._log.warning("superseded", detail="registering as a new start")
+        except Superseded as e:  # the state directory was put back from a copy, or another has one
+            known = e.outcome["starts"] if e.outcome else 0
+            self.start = self._state.start(len(self._slots), after=known)
+            self._log.warning("superseded", reason=e.detail, detail="registering as a new start")
             await self._register(tasks)
         except Refused as e:
             raise NotTakenError(e.detail) from e

@@ -17,6 +17,7 @@ LATER = "2026-01-05T09:31:12Z"
 REGISTER = {
     "worker_id": WORKER_ID,
     "boot_id": BOOT_ID,
+    "starts": 3,
     "name": "gpu-a:0",
     "version": "0.1.0",
     "tasks": {"digits": SHA256},
