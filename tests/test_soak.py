@@ -93,6 +93,9 @@ def test_a_requeue_is_timed_from_the_last_word_and_from_the_expiry_without_outag
         seen(calls), {(7, 1): 137 * SECOND}, [Span("killed", 130 * SECOND, 138 * SECOND, 139 * SECOND)]
     )
     assert (other.after_expiry_seconds, other.is_quiet) == (1.0, False)
+    for end, is_quiet in ((96, False), (94, True)):  # the last word was at 105, a third of a TTL is 10 s
+        outage = Span("killed", 90 * SECOND, end * SECOND, end * SECOND)
+        assert [one.is_quiet for one in requeued(seen(calls), {}, [outage])] == [is_quiet]
 
 
 def test_a_lease_of_the_living_that_was_taken_back_is_told() -> None:

@@ -54,7 +54,8 @@ class Requeued:
         after_sign_seconds: since its holder was last heard of.
         after_expiry_seconds: since its expiry as outages had moved it; None if nobody saw it. Time in which
             the service did not run is left out.
-        is_quiet: no outage meanwhile.
+        is_quiet: no outage meanwhile, nor so soon before that it may have moved the expiry beyond what the
+            last word made it: after an outage a lease lives a third of its TTL longer.
     """
 
     place: Place
@@ -75,7 +76,7 @@ def requeued(seen: Seen, expiries: Mapping[Place, int], outages: Sequence[Span])
             expiry = expiries.get(place)
             late = None if expiry is None else event.at_us - expiry - overlap(spans, expiry, event.at_us)
             sign = signs[place]
-            is_quiet = overlap(spans, sign, event.at_us) == 0
+            is_quiet = overlap(spans, sign - seen.ttl_us // 3, event.at_us) == 0
             found.append(
                 Requeued(place, event.at_us, (event.at_us - sign) / SECOND, late and late / SECOND, is_quiet)
             )
