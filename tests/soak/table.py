@@ -91,7 +91,9 @@ ROWS: dict[str, Callable[[Told], str]] = {
     "leases that ran out; taken back although their worker lived": lambda one: (
         f"{one['expired']:,}; {len(one['taken_alive'])}"
     ),
-    "longest time to requeue after the last word, no outage meanwhile or just before": _seconds("requeue_after_sign"),
+    "longest time to requeue after the last word, no outage meanwhile or just before": _seconds(
+        "requeue_after_sign"
+    ),
     "longest after the expiry as outages had moved it": _seconds("requeue_after_expiry"),
     "service ready after a start, longest; starts": lambda one: f"{_seconds('ready')(one)}; {one['starts']}",
     "ready after the database's return, longest": _seconds("recovery"),
