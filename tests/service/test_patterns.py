@@ -6,7 +6,7 @@ import contextlib
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tunesmith_service.patterns import Pattern, PatternError
 
@@ -24,12 +24,20 @@ PATTERNS = st.recursive(
 )
 
 
+NOT_YET = pytest.mark.filterwarnings("ignore:Possible (nested set|set ):FutureWarning")
+"""Python says that it may read [[] otherwise some day, and reads it as we do."""
+
+
+@NOT_YET
 @given(PATTERNS, st.text("ab1.-_]x ", max_size=12))
 def test_they_find_what_pythons_own_find(pattern: str, text: str) -> None:
     assert Pattern(pattern).found_in(text) == (re.search(pattern, text) is not None)
 
 
+@NOT_YET
 @given(st.text(r"ab()[]{}*+?|\^$.-", max_size=12))
+@example("[[]")
+@example("[|||]")
 def test_whatever_is_typed_is_a_pattern_or_a_sentence_about_it(text: str) -> None:
     with contextlib.suppress(PatternError):  # anything else is a fault
         assert Pattern(text).found_in("ab") == (re.search(text, "ab") is not None)
