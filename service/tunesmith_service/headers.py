@@ -25,10 +25,13 @@ ONLY_HTTPS = "max-age=31536000"
 """A year. Without includeSubDomains: names below ours are not ours."""
 
 
+_RAW = [(name.lower().encode(), value.encode()) for name, value in DEFAULTS.items()]
+
+
 def harden(headers: MutableHeaders, scope: Scope) -> None:
     """Add what is not there yet."""
-    for name, value in DEFAULTS.items():
-        headers.setdefault(name, value)
+    there = {name for name, _ in headers.raw}
+    headers.raw.extend(pair for pair in _RAW if pair[0] not in there)
     if _is_the_hosts_https(scope):
         headers.setdefault("Strict-Transport-Security", ONLY_HTTPS)
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from tunesmith_service.errors import Refused, TooLarge, TooSlow, Unprocessable
 
@@ -140,16 +140,22 @@ async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
 
     Raises: TooLarge, TooSlow, Refused if the client went away.
     """
-    pieces = []
+    _refuse_coded(request)
+    _refuse_declared(request, limit)
+    body, more = b"", True
     try:
         async with asyncio.timeout(seconds):
-            async for piece in read_stream(request, limit=limit, idle_seconds=seconds):
-                pieces.append(piece)
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused("the connection closed before the whole body had come")
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limit:
+                    raise TooLarge(f"the body is longer than {limit} bytes")
     except TimeoutError:
         raise TooSlow(f"the body did not come within {seconds:g} s; send it again") from None
-    except ClientDisconnect:
-        raise Refused("the connection closed before the whole body had come") from None
-    return b"".join(pieces)
+    return body
 
 
 def _refuse_coded(request: Request) -> None:

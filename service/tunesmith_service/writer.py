@@ -119,8 +119,11 @@ class Writer:
             self._queue.append(waiting)
             self._arrived.notify()
         try:
-            async with asyncio.timeout(self._answer_seconds):
+            if self._answer_seconds is None:
                 outcome = await waiting.answer
+            else:
+                async with asyncio.timeout(self._answer_seconds):
+                    outcome = await waiting.answer
         except TimeoutError:
             raise Unavailable("The database does not answer; send the same request again.") from None
         if isinstance(outcome, Refused):
