@@ -39,6 +39,7 @@ from tunesmith_service.api import (
     tokens,
     trials,
 )
+from tunesmith_service.api.deps import get_service, get_who
 from tunesmith_service.clock import Clock
 from tunesmith_service.compression import Compression
 from tunesmith_service.core import Service
@@ -50,6 +51,7 @@ from tunesmith_service.routing import check_policies
 from tunesmith_service.security import LOOPBACK_NAMES, check_host, check_origin, check_site
 from tunesmith_service.settings import Settings
 from tunesmith_service.shedding import Priorities, Shedding
+from tunesmith_service.short_way import ShortWay
 
 PAGES = "tunesmith_service.ui.pages"
 
@@ -98,6 +100,11 @@ def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     if pages is not None:
         app.include_router(pages.routes)
     check_policies(app)
+    app.add_middleware(
+        ShortWay,
+        routes=app.routes,
+        takes={get_service: get_service, get_who: get_who, leases.get_lease: leases.take_lease},
+    )
     app.add_middleware(Compression)
     shedding = Shedding(service.places, Priorities(app.routes), service.vouches, settings.prefix)
     app.state.shedding = shedding
@@ -142,7 +149,7 @@ class FrontDoor:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
+                headers.append(REQUEST_ID_HEADER, request_id)
                 harden(headers, scope)
             await send(message)
 

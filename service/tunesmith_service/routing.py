@@ -67,28 +67,36 @@ class Route(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        answer = super().get_route_handler()
+        answer, admitted = super().get_route_handler(), self.admission()
+
+        async def guarded(request: Request) -> Response:
+            return await answer(await admitted(request))
+
+        return guarded
+
+    def admission(self) -> Callable[[Request], Coroutine[Any, Any, Request]]:
+        """Says whether a request may come in, and reads its body. Raises: what it is refused with."""
         policy = policy_of(self.endpoint)
         assert policy is not None
         rule = getattr(self.endpoint, "tunesmith_body", _BodyRule())
         reads_json = self.body_field is not None
         priorities = {method: policy.priority(method) for method in self.methods or ()}
 
-        async def guarded(request: Request) -> Response:
+        async def admitted(request: Request) -> Request:
             service = request.app.state.service
             request.state.priority = priorities.get(request.method)
             request.state.who = who = await service.gate.admit(request, policy)
             if who is not None:
                 service.rates.check(who, request)
-            if reads_json:
-                limit = rule.limit or service.settings.body_bytes
-                body = await read_body(request, limit=limit, seconds=service.settings.body_seconds)
-                depth = service.settings.json_depth
-                value = _parsed(request, body, free_text=rule.free_text, depth=depth)
-                request = JsonRequest(request.scope, request.receive, body, value)
-            return await answer(request)
+            if not reads_json:
+                return request
+            limit = rule.limit or service.settings.body_bytes
+            body = await read_body(request, limit=limit, seconds=service.settings.body_seconds)
+            depth = service.settings.json_depth
+            value = _parsed(request, body, free_text=rule.free_text, depth=depth)
+            return JsonRequest(request.scope, request.receive, body, value)
 
-        return guarded
+        return admitted
 
 
 def _parsed(request: Request, body: bytes, *, free_text: bool, depth: int) -> Any:

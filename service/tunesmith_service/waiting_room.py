@@ -108,17 +108,21 @@ class WaitingRoom:
         claim: Claim,
         *,
         wait_seconds: float,
-        gone: asyncio.Future[None],
+        watch: Callable[[], asyncio.Future[None]],
         parked: Callable[[], None] = lambda: None,
     ) -> Granted | Nothing:
-        """Try, and wait for up to `wait_seconds`. A client that is `gone` leaves the queue. `parked` is
-        called whenever it begins to wait: from then on it costs next to nothing.
+        """Try, and wait for up to `wait_seconds`.
+
+        Args:
+            watch: called before the first wait; done when the client goes away, which leaves the queue then.
+            parked: called whenever it begins to wait: from then on it costs next to nothing.
 
         Raises: what the writer refuses the claim with.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_seconds
         stale_at = math.inf  # from then on a stale draft will do
+        gone: asyncio.Future[None] | None = None
         waiter = _Waiter(claim.project_id)
         self._waiters[waiter] = None
         try:
@@ -130,7 +134,7 @@ class WaitingRoom:
                     self._left[claim.project_id] = self._left.get(claim.project_id, 0) - 1
                     self._seen = {}  # the next trial may make the study look as it did before this one
                     return outcome
-                if outcome.draining or self._closing or gone.done():
+                if outcome.draining or self._closing:
                     return outcome
                 self._pass_on(waiter)
                 waiter.wants_fresh = outcome.stale
@@ -140,12 +144,16 @@ class WaitingRoom:
                     stale_at = min(until, loop.time() + outcome.fresh_wait_us / 1e6)
                 if loop.time() >= until and (accept_stale or stale_at == math.inf):
                     return outcome
+                gone = gone or watch()
                 parked()
                 await self._park(waiter, min(until, stale_at, self._backoff_ends(outcome)), gone)
                 if self._closing or gone.done():
                     return outcome
         finally:
             del self._waiters[waiter]
+            if gone is not None:
+                gone.cancel()
+                await asyncio.wait([gone])
 
     def _backoff_ends(self, outcome: Nothing) -> float:
         """When the next trial's backoff ends, on the loop's clock."""

@@ -63,7 +63,7 @@ async def arrive(room: WaitingRoom, worker: str, wait_seconds: float = 20) -> as
     """A claim that has tried once and now waits."""
     gone = asyncio.get_running_loop().create_future()
     before = len(room)
-    task = asyncio.create_task(room.claim(claim(worker), wait_seconds=wait_seconds, gone=gone))
+    task = asyncio.create_task(room.claim(claim(worker), wait_seconds=wait_seconds, watch=lambda: gone))
     task.leave = lambda: gone.set_result(None)
     while len(room) == before and not task.done():  # noqa: ASYNC110  (a turn of the loop or two)
         await asyncio.sleep(0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
+from functools import partial
 from typing import Annotated
 
 import structlog
@@ -17,6 +17,7 @@ from tunesmith_service.errors import Unprocessable
 from tunesmith_service.places import Priority
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, allow
+from tunesmith_service.short_way import short
 from tunesmith_service.tokens import hash_secret
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,7 @@ async def register(
 
 @routes.post("/claims", responses=problem(404, 409, 422) | examples.answer(examples.CLAIM_REPLY))
 @allow(Role.WORKER, priority=Priority.CLAIM)
+@short
 async def claim(
     request: Request,
     body: Annotated[wire.ClaimRequest, Body(openapi_examples=examples.request(examples.CLAIM))],
@@ -66,14 +68,12 @@ async def claim(
         hash_secret(body.secret),
     )
     asked_at = time.monotonic()
-    gone = watch_socket(request)
-    try:
-        outcome = await service.room.claim(
-            command, wait_seconds=body.wait_seconds, gone=gone, parked=request.state.place.leave
-        )
-    finally:
-        gone.cancel()
-        await asyncio.wait([gone])
+    outcome = await service.room.claim(
+        command,
+        wait_seconds=body.wait_seconds,
+        watch=partial(watch_socket, request),
+        parked=request.state.place.leave,
+    )
     if not isinstance(outcome, Granted):
         return wire.ClaimReply(draining=outcome.draining)
     service.metrics.claim_wait.observe(time.monotonic() - asked_at)
