@@ -52,19 +52,20 @@ class Postgres:
         engine.dispose()
         return self.url.replace("/postgres?", f"/{name}?")
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """All of the server's."""
         first = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().split()[0]))
         return [first, *first.children(recursive=True)]
 
     def stop(self) -> None:
         """At once, as when its machine is lost."""
-        processes = self._processes()
+        processes = self.processes()
         processes[0].send_signal(signal.SIGQUIT)
         psutil.wait_procs(processes, 30)
 
     def kill(self) -> None:
         """All its processes, by SIGKILL."""
-        processes = self._processes()
+        processes = self.processes()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -75,11 +76,11 @@ class Postgres:
 
     def freeze(self) -> None:
         """It holds its connections and says nothing any more."""
-        for process in self._processes():
+        for process in self.processes():
             process.suspend()
 
     def thaw(self) -> None:
-        for process in self._processes():
+        for process in self.processes():
             process.resume()
 
     def close(self) -> None:

@@ -1,0 +1,252 @@
+"""How many workers one service holds: each has a trial, beats every 10 s and reports every 30 s.
+
+    python tests/benchmarks/fleet.py [--workers 500 1000 2500 5000 10000] [--seconds 60] [--sqlite]
+
+A `tunesmith serve` on PostgreSQL and a process that stands for all workers, on this machine both. Every
+worker has a connection of its own, claims a trial, and from then on sends when its clock says so; how long an
+answer took is counted from that moment. For each number of workers printed: what was asked and answered a
+second, median and p99 of heartbeats and reports in milliseconds, leases that ran out, requests that were
+refused (they are sent again with the next beat), and the share of one core that server, database and workers
+took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
+
+from databases import Postgres  # noqa: E402
+from flood import request  # noqa: E402
+from light import DIGEST, TASK  # noqa: E402
+from served import Serve  # noqa: E402
+
+BEAT_SECONDS, BEATS_A_REPORT = 10.0, 3
+CLAIMS_A_SECOND = 100
+
+
+@dataclass
+class Seen:
+    """By the workers, once all of them had a trial.
+
+    Attributes:
+        took: seconds from when a request was due, by kind.
+    """
+
+    took: dict[str, list[float]] = field(default_factory=lambda: {"heartbeat": [], "report": []})
+    statuses: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    late_seconds: float = 0.0  # how far the workers' process fell behind its own clock
+
+
+class Worker(asyncio.Protocol):
+    """One worker. Its connection may be closed while nothing is under way; then it makes another."""
+
+    def __init__(self, port: int, token: str, seen: Seen) -> None:
+        self._port, self._token, self._seen = port, token, seen
+        self._ids = {name: secrets.token_hex(16) for name in ("worker_id", "boot_id", "slot_id")}
+        self._secret = secrets.token_hex(16)
+        self._transport: Any = None
+        self._received, self._lease = b"", ""
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport, self._received = transport, b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError())
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        if not found or self._answer is None:
+            return
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        if len(body) >= int(length or 0):
+            self._received = b""
+            self._answer.set_result((int(head[9:12]), body))
+
+    async def _ask(self, line: str, body: Any) -> tuple[int, bytes]:
+        loop = asyncio.get_running_loop()
+        made = request(self._port, self._token, line, body, self._lease)
+        for last in (False, True):
+            try:
+                if self._transport is None:
+                    await loop.create_connection(lambda: self, "127.0.0.1", self._port)
+                self._answer = loop.create_future()
+                self._transport.write(made)
+                return await self._answer
+            except OSError:  # it was closed as we wrote
+                if last:
+                    return 0, b""
+        raise AssertionError
+
+    async def begin(self) -> None:
+        """Register and claim."""
+        slot = {"slot_id": self._ids["slot_id"], "devices": ["cpu"]}
+        body = {
+            "worker_id": self._ids["worker_id"], "boot_id": self._ids["boot_id"], "starts": 1,
+            "name": "fleet", "version": "0", "tasks": {TASK: DIGEST}, "slots": [slot],
+        }  # fmt: skip
+        await self._insist(f"PUT /api/v1/workers/{self._ids['worker_id']}", body)
+        asked = {**self._ids, "claim_id": secrets.token_hex(16), "secret": self._secret}
+        grant = json.loads(await self._insist("POST /api/v1/claims", asked))["grant"]
+        self._trial = grant["trial_id"]
+        self._lease = f"Tunesmith-Lease: {grant['incarnation']}.{grant['attempt']}.{self._secret}\r\n"
+
+    async def _insist(self, line: str, body: Any) -> bytes:
+        while (answer := await self._ask(line, body))[0] != 200:
+            if answer[0] not in (0, 429, 503):
+                raise RuntimeError(f"{line}: {answer}")
+            await asyncio.sleep(random.uniform(1, 3))
+        return answer[1]
+
+    async def live(self, counting: asyncio.Event, over: asyncio.Event) -> None:
+        """Beat and report until it is over."""
+        due, beats, seq = time.perf_counter() + random.uniform(0, BEAT_SECONDS), 0, 1
+        while not over.is_set():
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            self._seen.late_seconds = max(self._seen.late_seconds, time.perf_counter() - due)
+            beats += 1
+            kind = "heartbeat" if beats % BEATS_A_REPORT else "report"
+            if kind == "heartbeat":
+                status, _ = await self._ask(f"POST /api/v1/leases/{self._trial}/heartbeat", {})
+            else:
+                points = [{"step": seq, "metrics": {"val/loss": 0.5}}]
+                body = {"seq": seq, "points": points}
+                status, _ = await self._ask(f"POST /api/v1/leases/{self._trial}/reports", body)
+                seq += status == 200
+            if counting.is_set():
+                self._seen.took[kind].append(time.perf_counter() - due)
+                self._seen.statuses[str(status)] += 1
+            due = max(due + BEAT_SECONDS, time.perf_counter())
+
+
+async def _live(port: int, token: str, workers: int, seconds: float) -> Seen:
+    seen, counting, over = Seen(), asyncio.Event(), asyncio.Event()
+    began = time.perf_counter()
+    lives: list[asyncio.Task[None]] = []
+
+    async def one(number: int) -> None:
+        await asyncio.sleep(max(0.0, began + number / CLAIMS_A_SECOND - time.perf_counter()))
+        worker = Worker(port, token, seen)
+        await worker.begin()
+        lives.append(asyncio.create_task(worker.live(counting, over)))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(workers):
+            group.create_task(one(number))
+    await asyncio.sleep(2 * BEAT_SECONDS)  # until every worker beats
+    seen.late_seconds = 0.0
+    counting.set()
+    started, cpu = time.perf_counter(), time.process_time()
+    await asyncio.sleep(seconds)
+    counting.clear()
+    seen.seconds, seen.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    over.set()
+    for task in lives:
+        task.cancel()
+    await asyncio.gather(*lives, return_exceptions=True)
+    return seen
+
+
+def live(port: int, token: str, workers: int, seconds: float) -> Seen:
+    return asyncio.run(_live(port, token, workers, seconds))
+
+
+def cpu_of(processes: list[psutil.Process]) -> float:
+    return sum(sum(p.cpu_times()[:2]) for p in processes if p.is_running())
+
+
+def with_children(pid: int) -> list[psutil.Process]:
+    one = psutil.Process(pid)
+    return [one, *one.children(recursive=True)]
+
+
+def expired(serve: Serve) -> float:
+    bearer = {"Authorization": f"Bearer {serve.token('operator')}"}
+    lines = httpx.get(f"{serve.url}/metrics", headers=bearer, timeout=60).text.splitlines()
+    return sum(float(n.split()[-1]) for n in lines if n.startswith("tunesmith_lease_expiries_total"))
+
+
+def measures(home: Path, workers: list[int], seconds: float, *, sqlite: bool) -> Iterator[dict[str, Any]]:
+    with ExitStack() as stack:
+        postgres = None if sqlite else Postgres(home)
+        stack.callback(postgres.close if postgres else lambda: None)
+        for many in workers:
+            url = postgres.database(f"of_{many}") if postgres else ""
+            with Serve(home / str(many), url) as serve, serve.study(many):
+                theirs = postgres.processes() if postgres else []
+                before = cpu_of(with_children(serve.pid)), cpu_of(theirs)
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    began = time.perf_counter()
+                    seen = pool.submit(live, serve.port, serve.token("worker"), many, seconds).result()
+                    whole = time.perf_counter() - began
+                after = cpu_of(with_children(serve.pid)), cpu_of(postgres.processes() if postgres else [])
+                yield {
+                    "workers": many,
+                    "asked a second": many / BEAT_SECONDS,
+                    "answered a second": sum(map(len, seen.took.values())) / seen.seconds,
+                    **{
+                        f"{kind} p{q}": 1000 * float(np.quantile(took, q / 100))
+                        for kind, took in seen.took.items()
+                        for q in (50, 99)
+                    },
+                    "leases that ran out": expired(serve),
+                    "refused": sum(n for status, n in seen.statuses.items() if status != "200"),
+                    "server": (after[0] - before[0]) / whole,
+                    "database": (after[1] - before[1]) / whole,
+                    "all workers": seen.cpu_seconds / seen.seconds,
+                    "workers late": seen.late_seconds,
+                }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[500, 1000, 2500, 5000, 10_000])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--sqlite", action="store_true")
+    parser.add_argument("--home", type=Path, help="where everything lies; default: a temporary directory")
+    parser.add_argument("--json", type=Path, help="also write all figures here")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.home) as home:
+        Path(home).chmod(0o755)  # as root PostgreSQL runs as a user of its own
+        for row in measures(Path(home), options.workers, options.seconds, sqlite=options.sqlite):
+            print(json.dumps(row), file=sys.stderr, flush=True)
+            rows.append(row)
+    table = Table("", *(f"{row['workers']:,}" for row in rows))
+    for name in rows[0]:
+        table.add_row(name, *(f"{row[name]:,.4g}" for row in rows))
+    Console(width=110).print(table)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
