@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, String, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import Row, Select, String, and_, bindparam, case, func, insert, select, update
 
 from tunesmith_service import resume
 from tunesmith_service.commands import Claim, Granted, Nothing
@@ -17,6 +17,9 @@ from tunesmith_service.leases import seen
 from tunesmith_service.registration import hand_back
 from tunesmith_service.tables import attempts, instance, slots, stages, studies, trials, workers
 from tunesmith_service.tx import Counts, Happened, Tx, add_count, record
+
+FEW = 500
+"""Waiting trials of a study that are looked at together with those of others."""
 
 
 @dataclass(slots=True)
@@ -148,31 +151,36 @@ class _Serving:
         return list(due.values())
 
     def _due_trials(self, due: Mapping[int, _Due], most: int) -> Sequence[Row[Any]]:
-        """The first `most` trials of each study, fresh and stale apart."""
-        if not due:
-            return []
-        stale = case((and_(trials.c.draft, trials.c.planned_at < stages.c.last_end_n), 1), else_=0)
-        order = (stages.c.position, trials.c.hand.desc(), trials.c.ordinal, trials.c.number)
-        place = func.row_number().over(partition_by=(trials.c.study_id, stale), order_by=order).label("place")
-        waiting = (
-            select(trials.c.id, place)
+        """The first `most` trials of each study, fresh ones, and stale ones if those are fewer."""
+        found: list[Row[Any]] = []
+        if small := [i for i, d in due.items() if d.study.waiting <= FEW]:
+            stale = case((_IS_STALE, 1), else_=0)
+            by = (trials.c.study_id, stale)
+            place = func.row_number().over(partition_by=by, order_by=_ORDER).label("place")
+            ranked = self._waiting(place).where(trials.c.study_id.in_(small)).subquery()
+            found += self._claimed(select(ranked.c.id).where(ranked.c.place <= most))
+        for study_id in due.keys() - small:  # numbering all of thousands would take longer than all the rest
+            ranked_ids = self._waiting().where(trials.c.study_id == study_id)
+            found += self._claimed(ranked_ids.order_by(_IS_STALE, *_ORDER).limit(most))
+        return found
+
+    def _waiting(self, *more: Any) -> Select[Any]:
+        """Ids of the trials that may be claimed now."""
+        return (
+            select(trials.c.id, *more)
             .join(stages, stages.c.id == trials.c.stage_id)
-            .where(
-                trials.c.state == "waiting",
-                trials.c.study_id.in_(list(due)),
-                trials.c.not_before_us <= self.now_us,
-            )
-            .subquery()
+            .where(trials.c.state == "waiting", trials.c.not_before_us <= self.now_us)
         )
+
+    def _claimed(self, ids: Select[Any]) -> Sequence[Row[Any]]:
         columns = [trials.c[name] for name in _CLAIMED]
-        first = (
+        wanted = (
             select(*columns, stages.c.name.label("stage"), stages.c.last_end_n)
             .join(stages, stages.c.id == trials.c.stage_id)
-            .join(waiting, waiting.c.id == trials.c.id)
-            .where(waiting.c.place <= most)
-            .order_by(*order)
+            .where(trials.c.id.in_(ids))
+            .order_by(*_ORDER)
         )
-        return self.tx.execute(first).all()
+        return self.tx.execute(wanted).all()
 
     # --- choosing ---------------------------------------------------------------------------------
 
@@ -264,6 +272,8 @@ class _Serving:
         return Granted(g.trial.id, self.incarnation, g.trial.attempt + 1, work)
 
 
+_ORDER = (stages.c.position, trials.c.hand.desc(), trials.c.ordinal, trials.c.number)
+_IS_STALE = and_(trials.c.draft, trials.c.planned_at < stages.c.last_end_n)
 _CLAIMED = (
     "id", "study_id", "number", "state", "attempt", "params", "work", "start_snapshot_id", "draft",
     "planned_at", "started_us", "furthest",

@@ -7,8 +7,15 @@ from dataclasses import replace
 import pytest
 from factories import BACKOFF, DIGEST, ONE_US, TTL, WORK, Bench, hex128, sha256, stage
 from tunesmith_service import commands as c
-from tunesmith_service import wire
+from tunesmith_service import claims, wire
 from tunesmith_service.errors import ClaimStale, Conflict, NotFound
+
+
+@pytest.fixture(autouse=True, params=["few", "many"])
+def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies with few and with many waiting trials are asked in two ways."""
+    if request.param == "many":
+        monkeypatch.setattr(claims, "FEW", 0)
 
 
 def test_a_grant_holds_a_whole_work_order(bench: Bench) -> None:
