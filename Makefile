@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-long test-chaos simulate soak soak-table screenshots lint format vendor clean
+.PHONY: help setup demo test test-browser test-long test-chaos simulate soak soak-table bench screenshots lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
@@ -64,6 +64,10 @@ soak: $(STAMP) ## Real processes under chaos: MINUTES=20 DB=postgres SEEDED=1000
 
 soak-table: ## What the last soaks on either database came to, into docs/measured.md
 	cd tests && ../$(BIN)/python -m soak --table ../.soak/*.json --document ../docs/measured.md
+
+bench: $(STAMP) ## How fast requests are, beside Optuna and empty routes; about half an hour on an idle machine
+	@missed=0; for one in cycles reports flat planning; do \
+	  $(BIN)/python tests/benchmarks/$$one.py || missed=1; done; exit $$missed
 
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
 	$(BIN)/ruff check
