@@ -58,7 +58,7 @@ class Grown(Serve):
 
     def cycles_per_second(self, seconds: float) -> float:
         with self.people() as people:
-            ready = int(MOST_A_SECOND * seconds) - people.get("studies", NAME)["trials"]["waiting"]
+            ready = int(MOST_A_SECOND * seconds) - people.get("studies", NAME)["counts"]["waiting"]
             for begin in range(0, ready, AT_ONCE):
                 params = [PARAMS] * min(AT_ONCE, ready - begin)
                 people.post("studies", NAME, "trials", json={"params": params, "stage": "restarts"})

@@ -35,6 +35,7 @@ class Load:
         reports: of each trial.
         points: of each report.
         beats: whether each report is followed by a heartbeat.
+        wait_seconds: a claim waits so long for a trial, and is made again; 0: one that gets none is a fault.
         pause_seconds: before each request, on average; 0: as fast as answers come.
     """
 
@@ -46,6 +47,7 @@ class Load:
     reports: int = 1
     points: int = 1
     beats: bool = False
+    wait_seconds: float = 0.0
     pause_seconds: float = 0.0
 
 
@@ -141,11 +143,14 @@ class Worker(asyncio.Protocol):
     def _claim(self) -> None:
         self._doing = "claim"
         asked = {**self._ids, "claim_id": secrets.token_hex(16), "secret": self._secret}
-        self._send("POST /api/v1/claims", asked)
+        self._send("POST /api/v1/claims", asked | {"wait_seconds": self._load.wait_seconds})
 
     def _begin(self, grant: Mapping[str, Any] | None) -> bool:
+        if grant is None and self._load.wait_seconds and time.perf_counter() < self._until:
+            self._claim()
+            return False
         if grant is None:
-            self._done.refused.append("claim: there was no trial")
+            self._done.refused += [] if self._load.wait_seconds else ["claim: there was no trial"]
             self._end()
             return False
         self._trial = grant["trial_id"]

@@ -35,11 +35,12 @@ from light_load import KINDS, Done, work  # noqa: E402
 from served import SPACE, Serve  # noqa: E402
 
 PROBES, BUSY = 4, 8
-PROBE_PAUSE, BUSY_PAUSE = 0.02, 0.02
+PROBE_PAUSE, BUSY_PAUSE = 0.02, 0.1  # so that the planner keeps up: the load is the same both times
 EPOCHS = 5
+WAIT_SECONDS = 2.0
 BOUND_MS = 5.0
 TPE: dict[str, Any] = {
-    "kind": "sampler", "name": "tpe", "epochs": EPOCHS, "trials": 1_000_000,
+    "kind": "sampler", "name": "tpe", "epochs": EPOCHS, "trials": 100_000,
     "pruner": {"kind": "median", "n_startup_trials": 5, "n_warmup_steps": 1},
 }  # fmt: skip
 WIDE = SPACE | {
@@ -54,14 +55,16 @@ def grow(serve: Serve, trials: int) -> None:
     stage = TPE | {"sampler": {"kind": "tpe", "n_startup_trials": trials}}
     with serve.people() as people:
         people.post("studies", json={"name": "tpe", "task": "tpe", "space": WIDE, "stages": [stage]})
-        while (finished := people.get("studies", "tpe")["trials"]["finished"]) < trials:
+        while (finished := people.get("studies", "tpe")["counts"]["complete"]) < trials:
             print(f"{finished:,} of {trials:,} trials have finished", file=sys.stderr, flush=True)
-            work(serve.load(10.0, task="tpe"))
+            work(serve.load(10.0, task="tpe", wait_seconds=WAIT_SECONDS))
 
 
 @contextmanager
 def beside(serve: Serve, task: str, seconds: float) -> Iterator[None]:
-    load = serve.load(seconds, task=task, workers=BUSY, reports=EPOCHS, pause_seconds=BUSY_PAUSE)
+    load = serve.load(
+        seconds, task=task, workers=BUSY, reports=EPOCHS, wait_seconds=WAIT_SECONDS, pause_seconds=BUSY_PAUSE
+    )
     thread = threading.Thread(target=work, args=(load,))
     thread.start()
     try:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from factories import BACKOFF, DIGEST, ONE_US, TTL, WORK, Bench, hex128, sha256, stage
-from tunesmith_service import commands as c
 from tunesmith_service import claims, wire
+from tunesmith_service import commands as c
 from tunesmith_service.errors import ClaimStale, Conflict, NotFound
 
 
