@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 import structlog.tracebacks
@@ -17,6 +19,23 @@ _NO_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  #
 def _tame(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What strangers send, such as a path, is not obeyed by the terminal that shows the log."""
     return {k: printable(v) if isinstance(v, str) else v for k, v in event.items()}
+
+
+class _Lines(io.TextIOBase):
+    """Where lines go. One that cannot be written, to a full disk or a reader who has gone, is lost, and the
+    request that it tells of is answered all the same."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._file.flush()
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
@@ -40,7 +59,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     structlog.configure(
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Lines(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import logging
 
 import pytest
 import structlog
@@ -55,6 +57,21 @@ def test_a_path_in_the_service_s_log_moves_no_cursor(capsys: pytest.CaptureFixtu
         structlog.configure(**before)
     assert "/\\x1b[2J\\x1b]0;owned\\x07\\u202egnp" in written.replace("\\\\", "\\")
     assert "\x1b" not in written
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_harms_nobody(monkeypatch: pytest.MonkeyPatch):
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = structlog.get_config()
+    try:
+        monkeypatch.setattr("sys.stderr", Full())
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])
+        logs.configure("text")
+        structlog.get_logger("full").warning("nobody reads this")
+    finally:
+        structlog.configure(**before)
 
 
 @pytest.mark.parametrize("text", OBEYED)
