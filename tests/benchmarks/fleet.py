@@ -39,7 +39,7 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
 from databases import Postgres  # noqa: E402
-from flood import request  # noqa: E402
+from flood import read_answer, request  # noqa: E402
 from light import DIGEST, TASK  # noqa: E402
 from served import Serve  # noqa: E402
 
@@ -83,13 +83,10 @@ class Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found or self._answer is None:
-            return
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if len(body) >= int(length or 0):
+        answer = read_answer(self._received)
+        if answer is not None and self._answer is not None:
             self._received = b""
-            self._answer.set_result((int(head[9:12]), body))
+            self._answer.set_result(answer)
 
     async def _ask(self, line: str, body: Any) -> tuple[int, bytes]:
         loop = asyncio.get_running_loop()

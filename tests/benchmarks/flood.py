@@ -44,6 +44,13 @@ class Counts:
     late_seconds: float = 0.0  # how far the generator fell behind its own clock
 
 
+def read_answer(received: bytes) -> tuple[int, bytes] | None:
+    """Status and body of an answer; None until all of it is there."""
+    head, found, body = received.partition(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    return (int(head[9:12]), body) if found and len(body) >= int(length or 0) else None
+
+
 class Connection(asyncio.Protocol):
     """One at a time, on a connection that is kept open."""
 
@@ -69,13 +76,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if len(body) >= int(length or 0):
+        if answer := read_answer(self._received):
             self._received = b""
-            self.answered(int(head[9:12]))
+            self.answered(answer[0])
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self in self.idle:

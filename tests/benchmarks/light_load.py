@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
 
-from flood import request
+from flood import read_answer, request
 from light import DIGEST, TASK
 
 KINDS = ("claim", "report", "heartbeat", "finish")
@@ -99,15 +99,12 @@ class Worker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-        if len(body) < int(length):
+        if (answer := read_answer(self._received)) is None:
             return
         self._received = b""
-        if head[9:12] != b"200":
-            self._done.refused.append(f"{self._doing}: {head[9:12].decode()} {body[:300].decode()}")
+        status, body = answer
+        if status != 200:
+            self._done.refused.append(f"{self._doing}: {status} {body[:300].decode()}")
             self._end()
         else:
             self._answered(body)
