@@ -59,6 +59,21 @@ def test_a_click_opens_the_trial_and_with_shift_pins_it_below_the_chart(history:
     history.wait_for_url("**/trials/29")
 
 
+SLOW_TO_READ = """(what) => {
+    const really = window.fetch;
+    window.fetch = async (url, ...more) => {
+        const answer = await really(url, ...more);
+        if (!String(url).includes(what)) return answer;
+        const view = await answer.json();
+        answer.json = () => new Promise((done) => {
+            window.goOn = () => done(view);
+            document.body.dataset.isHeld = "";
+        });
+        return answer;
+    };
+}"""
+
+
 def test_only_the_best_may_be_shown_so_that_the_axis_has_room_for_them(history: Any) -> None:
     from playwright.sync_api import expect
 
@@ -71,6 +86,25 @@ def test_only_the_best_may_be_shown_so_that_the_axis_has_room_for_them(history: 
     expect(card).to_have_attribute("data-shown", "5")
     top = "echarts.getInstanceByDom(document.querySelector('#history .chart')).getOption().yAxis[0].max"
     assert history.evaluate(top) < 0.6
+
+
+def test_an_answer_to_what_is_no_longer_asked_moves_no_slider_back(history: Any) -> None:
+    from playwright.sync_api import expect
+
+    slider = history.locator("#history").get_by_role("slider")
+    history.evaluate(SLOW_TO_READ, "best=95")
+    held: dict[str, Any] = {}
+    history.route(re.compile("best=90"), lambda route: held.update(route=route))
+    slider.focus()
+    slider.press("ArrowLeft")
+    history.locator("body[data-is-held]").wait_for()
+    with history.expect_request(re.compile("best=90")):
+        slider.press("ArrowLeft")
+    history.evaluate("window.goOn()")
+    expect(slider).to_have_value("90")
+    slider.press("ArrowLeft")
+    held["route"].continue_()
+    expect(history.locator("#history .said")).to_contain_text("The best 85 %")
 
 
 def test_pointing_at_a_trial_lights_it_in_the_other_charts(history: Any) -> None:

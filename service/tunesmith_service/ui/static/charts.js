@@ -203,7 +203,8 @@ window.Tunesmith = (() => {
       try {
         const answer = await fetch(url, { headers: { accept: "application/json" } });
         if (answer.status === 401) document.body.dispatchEvent(new CustomEvent("refused"));
-        if (url === this.url() && answer.ok) this.show(await answer.json());
+        const view = answer.ok ? await answer.json() : null;
+        if (view && url === this.url()) this.show(view); // else something else has been asked meanwhile
       } catch {
         this.stale = true; // the server is away; the stream's next message asks again
       } finally {
