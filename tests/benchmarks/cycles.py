@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 from databases import Postgres  # noqa: E402
 from interleaved import Goal, Measure, add_options, report, take_turns  # noqa: E402
 from processes import Process, free_port, until  # noqa: E402
-from served import HERE, EmptyRoutes, Serve, listens  # noqa: E402
+from served import HERE, EmptyRoutes, Serve, listens, place  # noqa: E402
 
 PROCESSES = 8
 MOST_A_SECOND = 1500
@@ -82,10 +81,10 @@ def grpc_proxy(url: str) -> Iterator[Optuna]:
         yield Optuna("grpc", str(port))
 
 
-def contestants(home: Path, seconds: float, stack: ExitStack) -> dict[str, Callable[[], Measure]]:
+def contestants(
+    home: Path, postgres: Postgres, seconds: float, stack: ExitStack
+) -> dict[str, Callable[[], Measure]]:
     """Each is started when it is called, and ended with the stack."""
-    postgres = Postgres(home)
-    stack.callback(postgres.close)
 
     def ours(name: str, url: str) -> Measure:
         serve = stack.enter_context(Serve(home / name, url))
@@ -118,9 +117,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser, seconds=8.0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.home) as home, ExitStack() as stack:
-        Path(home).chmod(0o755)  # as root PostgreSQL runs as a user of its own
-        made = contestants(Path(home), options.seconds, stack)
+    with place(options.home) as (home, postgres), ExitStack() as stack:
+        assert postgres is not None
+        made = contestants(home, postgres, options.seconds, stack)
         chosen = {name: make() for name, make in made.items() if not options.only or name in options.only}
         found = take_turns(chosen, options.rounds)
     missed = report(found, "cycles/s", GOALS, options.json)

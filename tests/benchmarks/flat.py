@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,12 +23,11 @@ import psutil
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
-from databases import Postgres  # noqa: E402
 from interleaved import Goal, add_options, report, take_turns  # noqa: E402
 from light_load import work  # noqa: E402
 from processes import planner_of, until  # noqa: E402
 from seed_dashboard import NAME, SPEC, seed  # noqa: E402
-from served import AT_ONCE, Serve  # noqa: E402
+from served import AT_ONCE, Serve, place  # noqa: E402
 from tunesmith_service import db, migrate  # noqa: E402
 
 FEW = 100
@@ -78,14 +76,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--postgresql", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.home) as home, ExitStack() as stack:
-        Path(home).chmod(0o755)  # as root PostgreSQL runs as a user of its own
-        postgres = Postgres(Path(home)) if options.postgresql else None
-        stack.callback(postgres.close if postgres else lambda: None)
+    with place(options.home, postgresql=options.postgresql) as (home, postgres), ExitStack() as stack:
         servers = {}
         for trials in (FEW, options.trials):
             url = postgres.database(f"of_{trials}") if postgres else ""
-            servers[f"{trials:,} trials"] = stack.enter_context(Grown(Path(home) / str(trials), url, trials))
+            servers[f"{trials:,} trials"] = stack.enter_context(Grown(home / str(trials), url, trials))
         measures = {
             name: (lambda one=one: one.cycles_per_second(options.seconds)) for name, one in servers.items()
         }

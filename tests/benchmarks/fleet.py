@@ -18,12 +18,10 @@ import json
 import random
 import secrets
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,7 +39,7 @@ sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 from databases import Postgres  # noqa: E402
 from flood import read_answer, request  # noqa: E402
 from light import DIGEST, TASK  # noqa: E402
-from served import Serve  # noqa: E402
+from served import Serve, place  # noqa: E402
 
 BEAT_SECONDS, BEATS_A_REPORT = 10.0, 3
 CLAIMS_A_SECOND = 100
@@ -191,36 +189,35 @@ def expired(serve: Serve) -> float:
     return sum(float(n.split()[-1]) for n in lines if n.startswith("tunesmith_lease_expiries_total"))
 
 
-def measures(home: Path, workers: list[int], seconds: float, *, sqlite: bool) -> Iterator[dict[str, Any]]:
-    with ExitStack() as stack:
-        postgres = None if sqlite else Postgres(home)
-        stack.callback(postgres.close if postgres else lambda: None)
-        for many in workers:
-            url = postgres.database(f"of_{many}") if postgres else ""
-            with Serve(home / str(many), url) as serve, serve.study(many):
-                theirs = postgres.processes() if postgres else []
-                before = cpu_of(with_children(serve.pid)), cpu_of(theirs)
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    began = time.perf_counter()
-                    seen = pool.submit(live, serve.port, serve.token("worker"), many, seconds).result()
-                    whole = time.perf_counter() - began
-                after = cpu_of(with_children(serve.pid)), cpu_of(postgres.processes() if postgres else [])
-                yield {
-                    "workers": many,
-                    "asked a second": many / BEAT_SECONDS,
-                    "answered a second": sum(map(len, seen.took.values())) / seen.seconds,
-                    **{
-                        f"{kind} p{q}": 1000 * float(np.quantile(took, q / 100))
-                        for kind, took in seen.took.items()
-                        for q in (50, 99)
-                    },
-                    "leases that ran out": expired(serve),
-                    "refused": sum(n for status, n in seen.statuses.items() if status != "200"),
-                    "server": (after[0] - before[0]) / whole,
-                    "database": (after[1] - before[1]) / whole,
-                    "all workers": seen.cpu_seconds / seen.seconds,
-                    "workers late": seen.late_seconds,
-                }
+def measures(
+    home: Path, postgres: Postgres | None, workers: list[int], seconds: float
+) -> Iterator[dict[str, Any]]:
+    for many in workers:
+        url = postgres.database(f"of_{many}") if postgres else ""
+        with Serve(home / str(many), url) as serve, serve.study(many):
+            theirs = postgres.processes() if postgres else []
+            before = cpu_of(with_children(serve.pid)), cpu_of(theirs)
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                began = time.perf_counter()
+                seen = pool.submit(live, serve.port, serve.token("worker"), many, seconds).result()
+                whole = time.perf_counter() - began
+            after = cpu_of(with_children(serve.pid)), cpu_of(postgres.processes() if postgres else [])
+            yield {
+                "workers": many,
+                "asked a second": many / BEAT_SECONDS,
+                "answered a second": sum(map(len, seen.took.values())) / seen.seconds,
+                **{
+                    f"{kind} p{q}": 1000 * float(np.quantile(took, q / 100))
+                    for kind, took in seen.took.items()
+                    for q in (50, 99)
+                },
+                "leases that ran out": expired(serve),
+                "refused": sum(n for status, n in seen.statuses.items() if status != "200"),
+                "server": (after[0] - before[0]) / whole,
+                "database": (after[1] - before[1]) / whole,
+                "all workers": seen.cpu_seconds / seen.seconds,
+                "workers late": seen.late_seconds,
+            }
 
 
 def main() -> None:
@@ -232,9 +229,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all figures here")
     options = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory(dir=options.home) as home:
-        Path(home).chmod(0o755)  # as root PostgreSQL runs as a user of its own
-        for row in measures(Path(home), options.workers, options.seconds, sqlite=options.sqlite):
+    with place(options.home, postgresql=not options.sqlite) as (home, postgres):
+        for row in measures(home, postgres, options.workers, options.seconds):
             print(json.dumps(row), file=sys.stderr, flush=True)
             rows.append(row)
     table = Table("", *(f"{row['workers']:,}" for row in rows))

@@ -60,19 +60,17 @@ class Done:
         refused: what went wrong; such a worker ends.
     """
 
-    cycles: int = 0
-    reports: int = 0
     seconds: float = 0.0
     took: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     refused: list[str] = field(default_factory=list)
 
     @property
     def cycles_per_second(self) -> float:
-        return self.cycles / self.seconds
+        return len(self.took["finish"]) / self.seconds
 
     @property
     def reports_per_second(self) -> float:
-        return self.reports / self.seconds
+        return len(self.took["report"]) / self.seconds
 
 
 class Worker(asyncio.Protocol):
@@ -120,8 +118,6 @@ class Worker(asyncio.Protocol):
             self._done.took[doing].append(now - self._sent)
         if doing == "claim" and not self._begin(json.loads(body)["grant"]):
             return
-        self._done.reports += doing == "report"
-        self._done.cycles += doing == "finish"
         is_over = now >= self._until
         if doing in ("register", "finish"):
             if is_over:

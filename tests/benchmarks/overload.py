@@ -32,7 +32,7 @@ sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 from databases import Databases  # noqa: E402
 from flood import Counts, Target, flood  # noqa: E402
 from light import DIGEST, TASK, LightWorker  # noqa: E402
-from processes import Process, free_port  # noqa: E402
+from served import Serve  # noqa: E402
 from tunesmith_service import wire  # noqa: E402
 from tunesmith_service.client import Client, Lease, Unavailable, WorkerClient  # noqa: E402
 
@@ -43,26 +43,9 @@ BOUND = 0.8
 SPACE = {"lr": {"low": 1e-3, "high": 1.0, "log": True}}
 
 
-class Server(Process):
+class Server(Serve):
     def __init__(self, home: Path, url: str) -> None:
-        self.home, self.port = home, free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [
-            sys.executable,
-            "-m",
-            "tunesmith_service",
-            "serve",
-            "--home",
-            str(home),
-            "--port",
-            str(self.port),
-        ]
-        command += ["--ttl-seconds", str(TTL_SECONDS), "--reserve-bytes", "0"]
-        super().__init__(command, environ={"TUNESMITH_DATABASE_URL": url} if url else {})
-        self.says("service.listening", seconds=60)
-
-    def token(self, role: str) -> str:
-        return (self.home / f"{role}.token").read_text().strip()
+        super().__init__(home, url, "--ttl-seconds", str(TTL_SECONDS), limited=True)
 
     def cpu_seconds(self) -> float:
         """Of the server process; says more than a rate where others use the machine."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,10 +28,9 @@ from rich.table import Table
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
-from databases import Postgres  # noqa: E402
 from interleaved import add_options  # noqa: E402
 from light_load import KINDS, Done, work  # noqa: E402
-from served import SPACE, Serve  # noqa: E402
+from served import SPACE, Serve, place  # noqa: E402
 
 PROBES, BUSY = 4, 8
 PROBE_PAUSE, BUSY_PAUSE = 0.02, 0.1  # so that the planner keeps up: the load is the same both times
@@ -105,12 +103,9 @@ def main() -> None:
     took: dict[str, dict[str, list[float]]] = {
         how: defaultdict(list) for how in ("planner at rest", "at work")
     }
-    with tempfile.TemporaryDirectory(dir=options.home) as home, ExitStack() as stack:
-        Path(home).chmod(0o755)  # as root PostgreSQL runs as a user of its own
-        postgres = Postgres(Path(home)) if options.postgresql else None
-        stack.callback(postgres.close if postgres else lambda: None)
+    with place(options.home, postgresql=options.postgresql) as (home, postgres), ExitStack() as stack:
         url = postgres.database("planning") if postgres else ""
-        serve = stack.enter_context(Serve(Path(home) / "home", url))
+        serve = stack.enter_context(Serve(home / "home", url))
         grow(serve, options.trials)
         many = int(options.rounds * 4 * options.seconds * 40)
         for task in ("probe", "rest"):

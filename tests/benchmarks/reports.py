@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +19,7 @@ sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 
 from databases import Postgres  # noqa: E402
 from interleaved import Goal, Measure, add_options, report, take_turns  # noqa: E402
-from served import EmptyRoutes, Serve  # noqa: E402
+from served import EmptyRoutes, Serve, place  # noqa: E402
 
 WORKERS, LONG, BATCH = 64, 1_000_000, 50
 GOALS = (
@@ -30,10 +29,8 @@ GOALS = (
 POINTS_A_SECOND = 20_000
 
 
-def measures(home: Path, seconds: float, stack: ExitStack) -> dict[str, Measure]:
+def measures(home: Path, postgres: Postgres, seconds: float, stack: ExitStack) -> dict[str, Measure]:
     """Points a second of each."""
-    postgres = Postgres(home)
-    stack.callback(postgres.close)
     sqlite = stack.enter_context(Serve(home / "sqlite"))
     other = stack.enter_context(Serve(home / "postgresql", postgres.database("tunesmith")))
     empty = stack.enter_context(EmptyRoutes())
@@ -58,9 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser, seconds=6.0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.home) as home, ExitStack() as stack:
-        Path(home).chmod(0o755)  # as root PostgreSQL runs as a user of its own
-        every = measures(Path(home), options.seconds, stack)
+    with place(options.home) as (home, postgres), ExitStack() as stack:
+        assert postgres is not None
+        every = measures(home, postgres, options.seconds, stack)
         chosen = {n: m for n, m in every.items() if not options.only or n in options.only}
         found = take_turns(chosen, options.rounds)
     missed = report(found, "points/s", GOALS, options.json)

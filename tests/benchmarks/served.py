@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from databases import Postgres
 from light import TASK
 from light_load import Done, Load, work
 from processes import Process, free_port, until
@@ -27,14 +29,31 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-class Serve(Process):
-    """`tunesmith serve` as it is, but for its limits on how often one slot or person may ask."""
+@contextmanager
+def place(within: Path | None, *, postgresql: bool = True) -> Iterator[tuple[Path, Postgres | None]]:
+    """A new directory for everything, and a PostgreSQL whose data lie there."""
+    with tempfile.TemporaryDirectory(dir=within) as made, ExitStack() as stack:
+        home = Path(made)
+        home.chmod(0o755)  # as root PostgreSQL runs as a user of its own
+        postgres = Postgres(home) if postgresql else None
+        if postgres is not None:
+            stack.callback(postgres.close)
+        yield home, postgres
 
-    def __init__(self, home: Path, url: str = "", *flags: str) -> None:
+
+class Serve(Process):
+    """`tunesmith serve`.
+
+    Args:
+        limited: whether one slot or person may ask no more often than usual.
+    """
+
+    def __init__(self, home: Path, url: str = "", *flags: str, limited: bool = False) -> None:
         self.home, self.port = home, free_port()
         command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(home)]
-        command += ["--port", str(self.port), "--slot-rate", ROOM, "--slot-burst", ROOM]
-        command += ["--person-rate", ROOM, "--person-burst", ROOM, "--reserve-bytes", "0", *flags]
+        command += ["--port", str(self.port), "--reserve-bytes", "0", *flags]
+        for flag in ("--slot-rate", "--slot-burst", "--person-rate", "--person-burst"):
+            command += [] if limited else [flag, ROOM]
         super().__init__(command, environ={"TUNESMITH_DATABASE_URL": url} if url else {})
         self.says("service.listening", seconds=60)
         self._numbers = count()
