@@ -20,10 +20,11 @@ from unittest import mock
 import scenes
 from databases import Databases
 from simulation.loop import current_process
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import Row, delete, func, select, true, update
 from sqlalchemy.dialects import sqlite
 from tunesmith_service import (
     batches,
+    bulk,
     claims,
     core,
     fence,
@@ -40,7 +41,9 @@ from tunesmith_service import (
 from tunesmith_service import commands as c
 from tunesmith_service.api import leases as lease_routes
 from tunesmith_service.blobs import BlobStore
+from tunesmith_service.bulk import Change
 from tunesmith_service.clock import SECOND
+from tunesmith_service.db import batch
 from tunesmith_service.fence import Held
 from tunesmith_service.sweeper import Sweeper
 from tunesmith_service.tables import attempts, slots, studies, trials, workers
@@ -322,19 +325,22 @@ def read_then_claim(m: Mutant) -> Patches:
         read[process] = now
         return [*before, *now]
 
-    def insert(real: Any, table: Any) -> Any:
+    def insertion(real: Any, dialect: str, table: Any, names: tuple[str, ...]) -> Any:
         if table is not attempts:
-            return real(table)
+            return real(dialect, table, names)
         made = sqlite.insert(table)
-        names = [column.name for column in table.c if column.name not in ("trial_id", "attempt")]
-        return made.on_conflict_do_update(
+        again = made.on_conflict_do_update(
             index_elements=["trial_id", "attempt"], set_={n: made.excluded[n] for n in names}
         )
+        b = batch(dialect, **{name: table.c[name].type for name in names})
+        return again.from_select(names, select(*b.c).where(true()))
 
-    unguarded = update(trials).where(trials.c.id == claims.bindparam("b_id"))
+    def unguarded(real: Any, serving: Any, g: Any, starts: Any) -> Change:
+        return Change({"id": g.trial.id}, real(serving, g, starts).becomes)
+
     yield m.instead(claims._Serving, "_due_trials", due)
-    yield m.instead(claims, "insert", insert)
-    yield mock.patch.object(claims, "_CLAIM", unguarded.values(claims._CLAIM._values))
+    yield m.instead(bulk, "_insertion", insertion)
+    yield m.instead(claims._Serving, "_claimed", unguarded)
 
 
 @mutant("optuna#1488", scenes.two_queue_trials, {"I7": "has trials [0, 0, 1]"})

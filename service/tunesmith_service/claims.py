@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import product
 from typing import Any
 
-from sqlalchemy import Row, Select, String, and_, bindparam, case, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    Row,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    not_,
+    select,
+)
 
 from tunesmith_service import resume
+from tunesmith_service.bulk import Change
 from tunesmith_service.commands import Claim, Granted, Nothing
 from tunesmith_service.db import batch, rows
 from tunesmith_service.errors import ClaimStale, Conflict, NotFound, Refused
@@ -18,7 +34,7 @@ from tunesmith_service.registration import hand_back
 from tunesmith_service.tables import attempts, instance, slots, stages, studies, trials, workers
 from tunesmith_service.tx import Counts, Happened, Tx, add_count, record
 
-FEW = 500
+FEW = 100
 """Waiting trials of a study that are looked at together with those of others."""
 
 
@@ -76,11 +92,12 @@ class _Serving:
     def __init__(self, tx: Tx, commands: Sequence[Claim], now_us: int) -> None:
         self.tx = tx
         self.now_us = now_us
-        self.incarnation: int = tx.execute(select(instance.c.incarnation)).scalar_one()
+        self.incarnation: int = tx.execute(_INCARNATION).scalar_one()
         self.workers, self.slots = self._machines(commands)
+        self.held = self._held(commands)
         self._free_restarted(commands)
         self.replays = self._replays(commands)
-        self.busy = self._busy(commands)
+        self.busy = {slot: row.lease_expires_us for slot, row in self.held.items()}
         self.due = self._due_studies(commands)
         self.retry_at: dict[int, int] | None = None
         self.given: dict[str, _Given] = {}
@@ -88,21 +105,20 @@ class _Serving:
     # --- reading ----------------------------------------------------------------------------------
 
     def _machines(self, commands: Sequence[Claim]) -> tuple[dict[str, Row[Any]], dict[str, Row[Any]]]:
-        b = batch(self.tx.conn, id=String)
         named = {"batch": rows({"id": i} for i in sorted({c.worker_id for c in commands}))}
-        known = self.tx.execute(select(workers).where(workers.c.id.in_(select(b.c.id))), named).all()
-        theirs = self.tx.execute(select(slots).where(slots.c.worker_id.in_(select(b.c.id))), named).all()
+        known = self.tx.execute(_workers(self.tx.dialect), named).all()
+        theirs = self.tx.execute(_slots(self.tx.dialect), named).all()
         seen(self.tx, [w.id for w in known], self.now_us)
         return {w.id: w for w in known}, {s.id: s for s in theirs}
 
     def _free_restarted(self, commands: Sequence[Claim]) -> None:
+        """What slots still hold under an earlier boot of theirs goes back."""
         boots = {c.slot_id: c.boot_id for c in commands if self._known(c) is None}
-        held = select(trials.c.id, trials.c.slot_id, trials.c.boot_id).where(
-            trials.c.state == "running", trials.c.slot_id.in_(list(boots))
-        )
-        old = [row.id for row in self.tx.execute(held) if row.boot_id != boots[row.slot_id]]
+        held = self.held.values()
+        old = [row.id for row in held if row.slot_id in boots and row.boot_id != boots[row.slot_id]]
         if old:
             hand_back(self.tx, trials.c.id.in_(old), self.now_us)
+            self.held = self._held(commands)
 
     def _known(self, c: Claim) -> Refused | None:
         worker, slot = self.workers.get(c.worker_id), self.slots.get(c.slot_id)
@@ -122,65 +138,41 @@ class _Serving:
         return None
 
     def _replays(self, commands: Sequence[Claim]) -> dict[str, Row[Any]]:
-        b = batch(self.tx.conn, id=String)
-        claimed = select(attempts).where(attempts.c.claim_id.in_(select(b.c.id)))
         named = {"batch": rows({"id": c.claim_id} for c in commands)}
-        return {row.claim_id: row for row in self.tx.execute(claimed, named)}
+        return {row.claim_id: row for row in self.tx.execute(_claims(self.tx.dialect), named)}
 
-    def _busy(self, commands: Sequence[Claim]) -> dict[str, int]:
-        b = batch(self.tx.conn, id=String)
+    def _held(self, commands: Sequence[Claim]) -> dict[str, Row[Any]]:
+        """slot → the trial that runs there."""
         named = {"batch": rows({"id": c.slot_id} for c in commands)}
-        held = select(trials.c.slot_id, trials.c.lease_expires_us).where(
-            trials.c.state == "running", trials.c.slot_id.in_(select(b.c.id))
-        )
-        return {row.slot_id: row.lease_expires_us for row in self.tx.execute(held, named)}
+        return {row.slot_id: row for row in self.tx.execute(_running(self.tx.dialect), named)}
 
     def _due_studies(self, commands: Sequence[Claim]) -> list[_Due]:
-        open_ = and_(
-            studies.c.project_id.in_(sorted({c.project_id for c in commands})),
-            studies.c.state == "active",
-            studies.c.waiting > 0,
-        )
-        wanted = select(studies).where(open_).order_by(studies.c.id)
-        if self.tx.conn.dialect.name != "sqlite":
-            wanted = wanted.with_for_update()
-        due = {s.id: _Due(s, s.running, digest=s.task_digest) for s in self.tx.execute(wanted)}
+        named = {"batch": rows({"id": i} for i in sorted({c.project_id for c in commands}))}
+        wanted = self.tx.execute(_open_studies(self.tx.dialect), named)
+        due = {s.id: _Due(s, s.running, digest=s.task_digest) for s in wanted}
         for trial in self._due_trials(due, len(commands)):
             stale = trial.draft and trial.planned_at < trial.last_end_n
             (due[trial.study_id].stale if stale else due[trial.study_id].fresh).append(trial)
         return list(due.values())
 
-    def _due_trials(self, due: Mapping[int, _Due], most: int) -> Sequence[Row[Any]]:
+    def _due_trials(self, due: Mapping[int, _Due], most: int) -> list[Row[Any]]:
         """The first `most` trials of each study, fresh ones, and stale ones if those are fewer."""
-        found: list[Row[Any]] = []
-        if small := [i for i, d in due.items() if d.study.waiting <= FEW]:
-            stale = case((_IS_STALE, 1), else_=0)
-            by = (trials.c.study_id, stale)
-            place = func.row_number().over(partition_by=by, order_by=_ORDER).label("place")
-            ranked = self._waiting(place).where(trials.c.study_id.in_(small)).subquery()
-            found += self._claimed(select(ranked.c.id).where(ranked.c.place <= most))
-        for study_id in due.keys() - small:  # numbering all of thousands would take longer than all the rest
-            ranked_ids = self._waiting().where(trials.c.study_id == study_id)
-            found += self._claimed(ranked_ids.order_by(_IS_STALE, *_ORDER).limit(most))
+        small = [i for i, d in due.items() if d.study.waiting <= FEW]
+        asked = {"batch": rows({"id": i} for i in small), "now_us": self.now_us, "most": most}
+        found = list(self.tx.execute(_first_of_each(self.tx.dialect), asked)) if small else []
+        for study_id in due.keys() - small:
+            found += self._first_of(study_id, most)
         return found
 
-    def _waiting(self, *more: Any) -> Select[Any]:
-        """Ids of the trials that may be claimed now."""
-        return (
-            select(trials.c.id, *more)
-            .join(stages, stages.c.id == trials.c.stage_id)
-            .where(trials.c.state == "waiting", trials.c.not_before_us <= self.now_us)
-        )
-
-    def _claimed(self, ids: Select[Any]) -> Sequence[Row[Any]]:
-        columns = [trials.c[name] for name in _CLAIMED]
-        wanted = (
-            select(*columns, stages.c.name.label("stage"), stages.c.last_end_n)
-            .join(stages, stages.c.id == trials.c.stage_id)
-            .where(trials.c.id.in_(ids))
-            .order_by(*_ORDER)
-        )
-        return self.tx.execute(wanted).all()
+    def _first_of(self, study_id: int, most: int) -> list[Row[Any]]:
+        """The same of one study: its stages' trials lie in order in an index."""
+        found: list[Row[Any]] = []
+        stages_ = self.tx.execute(_STAGES, {"study_id": study_id}).scalars().all()
+        for stale, stage_id, hand in product((False, True), stages_, (True, False)):
+            if len(found) < most:
+                asked = {"stage_id": stage_id, "hand": hand, "now_us": self.now_us, "most": most - len(found)}
+                found += self.tx.execute(_FIRST[stale], asked)
+        return found
 
     # --- choosing ---------------------------------------------------------------------------------
 
@@ -253,11 +245,10 @@ class _Serving:
             return {}
         starts = resume.starting_points(self.tx.conn, [g.trial for g in given])
         evaluated = resume.evaluated(self.tx.conn, [g.trial for g in given])
-        claimed = [_trial_values(g, starts, self.incarnation, self.now_us + self.tx.ttl_us) for g in given]
-        self.tx.update_each(_CLAIM, [v | {"now_us": self.now_us} for v in claimed])
-        self.tx.execute(insert(attempts), [_attempt(g, starts, self.incarnation, self.now_us) for g in given])
+        self.tx.update(trials, [self._claimed(g, starts) for g in given])
+        self.tx.insert(attempts, [_attempt(g, starts, self.incarnation, self.now_us) for g in given])
         digests = {g.study.id: g.digest for g in given if g.study.task_digest is None}
-        self.tx.update_each(_PIN, [{"b_id": i, "task_digest": d} for i, d in digests.items()])
+        self.tx.update(studies, [Change({"id": i}, {"task_digest": d}) for i, d in digests.items()])
         counts: defaultdict[int, Counts] = defaultdict(Counts)
         for g in given:
             add_count(counts, g.study.id, waiting=-1, running=1)
@@ -267,40 +258,111 @@ class _Serving:
             for g in given
         }
 
+    def _claimed(self, g: _Given, starts: Mapping[int, Row[Any]]) -> Change:
+        step = _step(g, starts)
+        becomes = {
+            "state": "running",
+            "attempt": g.trial.attempt + 1,
+            "draft": False,  # what has run is a trial for good: redrawing it would mix two curves
+            "report_seq": 0,
+            "started_us": self.now_us if g.trial.started_us is None else g.trial.started_us,
+            "incarnation": self.incarnation,
+            "lease_hash": g.claim.secret_hash.hex(),
+            "lease_expires_us": self.now_us + self.tx.ttl_us,
+            "claim_id": g.claim.claim_id,
+            "worker_id": g.claim.worker_id,
+            "slot_id": g.claim.slot_id,
+            "boot_id": g.claim.boot_id,
+            "step": step,
+            "furthest": max(step, g.trial.furthest),
+        }
+        return Change({"id": g.trial.id, "state": "waiting", "attempt": g.trial.attempt}, becomes)
+
     def _granted(self, g: _Given, start: Row[Any] | None, evaluated: Sequence[Row[Any]]) -> Granted:
         work = resume.order(g.study.spec, g.trial, start, evaluated)
         return Granted(g.trial.id, self.incarnation, g.trial.attempt + 1, work)
 
 
-_ORDER = (stages.c.position, trials.c.hand.desc(), trials.c.ordinal, trials.c.number)
+# --- statements -----------------------------------------------------------------------------------
+
+_INCARNATION = select(instance.c.incarnation)
+_NOW_US = bindparam("now_us", type_=BigInteger)
+_MOST = bindparam("most", type_=BigInteger)
+_DUE = (
+    trials.c.state == literal_column("'waiting'"),  # not as a parameter: the indexes are of these trials
+    trials.c.not_before_us <= _NOW_US,
+)
+_PLACE = (trials.c.hand.desc(), trials.c.ordinal, trials.c.number)
 _IS_STALE = and_(trials.c.draft, trials.c.planned_at < stages.c.last_end_n)
 _CLAIMED = (
     "id", "study_id", "number", "state", "attempt", "params", "work", "start_snapshot_id", "draft",
     "planned_at", "started_us", "furthest",
 )  # fmt: skip
-_CLAIM = (
-    update(trials)
-    .where(
-        trials.c.id == bindparam("b_id"),
-        trials.c.state == "waiting",
-        trials.c.attempt == bindparam("b_attempt"),
+_GIVEN = select(
+    *(trials.c[name] for name in _CLAIMED), stages.c.name.label("stage"), stages.c.last_end_n
+).join(stages, stages.c.id == trials.c.stage_id)
+_STAGES = select(stages.c.id).where(stages.c.study_id == bindparam("study_id")).order_by(stages.c.position)
+_OF_STAGE = _GIVEN.where(
+    trials.c.stage_id == bindparam("stage_id"), trials.c.hand == bindparam("hand"), *_DUE
+)
+_FIRST = [
+    _OF_STAGE.where(which).order_by(trials.c.ordinal, trials.c.number).limit(_MOST)
+    for which in (not_(_IS_STALE), _IS_STALE)
+]
+
+
+def _ids(dialect: str, kind: type[BigInteger] | type[String] = String) -> Select[Any]:
+    return select(batch(dialect, id=kind).c.id)
+
+
+@cache
+def _workers(dialect: str) -> Executable:
+    return select(workers).where(workers.c.id.in_(_ids(dialect)))
+
+
+@cache
+def _slots(dialect: str) -> Executable:
+    return select(slots).where(slots.c.worker_id.in_(_ids(dialect)))
+
+
+@cache
+def _claims(dialect: str) -> Executable:
+    return select(attempts).where(attempts.c.claim_id.in_(_ids(dialect)))
+
+
+@cache
+def _running(dialect: str) -> Executable:
+    names = ("id", "slot_id", "boot_id", "lease_expires_us")
+    running = trials.c.state == literal_column("'running'")
+    return select(*(trials.c[name] for name in names)).where(running, trials.c.slot_id.in_(_ids(dialect)))
+
+
+@cache
+def _open_studies(dialect: str) -> Executable:
+    theirs = studies.c.project_id.in_(_ids(dialect, BigInteger))
+    wanted = select(studies).where(theirs, studies.c.state == "active", studies.c.waiting > 0)
+    return wanted.order_by(
+        studies.c.id
+    ).with_for_update()  # SQLite, which has no locks of rows, leaves it out
+
+
+@cache
+def _first_of_each(dialect: str) -> Executable:
+    stale = case((_IS_STALE, 1), else_=0)
+    by = (trials.c.study_id, stale)
+    order = (stages.c.position, *_PLACE)
+    place = func.row_number().over(partition_by=by, order_by=order).label("place")
+    ranked = (
+        select(trials.c.id, place)
+        .join(stages, stages.c.id == trials.c.stage_id)
+        .where(trials.c.study_id.in_(_ids(dialect, BigInteger)), *_DUE)
+        .subquery()
     )
-    .values(
-        state="running",
-        attempt=bindparam("b_attempt") + 1,
-        draft=False,  # what has run is a trial for good: redrawing it would mix two curves
-        report_seq=0,
-        started_us=func.coalesce(trials.c.started_us, bindparam("now_us")),
-        **{
-            name: bindparam(name)
-            for name in (
-                "incarnation", "lease_hash", "lease_expires_us", "claim_id", "worker_id", "slot_id",
-                "boot_id", "step", "furthest",
-            )
-        },
-    )
-)  # fmt: skip
-_PIN = update(studies).where(studies.c.id == bindparam("b_id")).values(task_digest=bindparam("task_digest"))
+    first = select(ranked.c.id).where(ranked.c.place <= _MOST)
+    return _GIVEN.where(trials.c.id.in_(first)).order_by(*order)
+
+
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def _reused(c: Claim) -> Conflict:
@@ -311,25 +373,6 @@ def _reused(c: Claim) -> Conflict:
 
 def _step(g: _Given, starts: Mapping[int, Row[Any]]) -> int:
     return starts[g.trial.id].step if g.trial.id in starts else 0
-
-
-def _trial_values(
-    g: _Given, starts: Mapping[int, Row[Any]], incarnation: int, expires_us: int
-) -> dict[str, Any]:
-    step = _step(g, starts)
-    return {
-        "b_id": g.trial.id,
-        "b_attempt": g.trial.attempt,
-        "incarnation": incarnation,
-        "lease_hash": g.claim.secret_hash.hex(),
-        "lease_expires_us": expires_us,
-        "claim_id": g.claim.claim_id,
-        "worker_id": g.claim.worker_id,
-        "slot_id": g.claim.slot_id,
-        "boot_id": g.claim.boot_id,
-        "step": step,
-        "furthest": max(step, g.trial.furthest),
-    }
 
 
 def _attempt(g: _Given, starts: Mapping[int, Row[Any]], incarnation: int, now_us: int) -> dict[str, Any]:

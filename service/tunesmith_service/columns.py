@@ -124,7 +124,7 @@ def _rows(conn: Connection, study_id: int, numbers: Sequence[int] | None) -> Ite
     ).where(t.c.study_id == study_id)  # fmt: skip
     asked = {}
     if numbers is not None:
-        b = batch(conn, number=BigInteger)
+        b = batch(conn.dialect.name, number=BigInteger)
         wanted = wanted.where(t.c.number.in_(select(b.c.number)))
         asked = {"batch": rows({"number": n} for n in numbers)}
     wanted = wanted.order_by(t.c.number)  # as they lie in the table: in another order it took twice as long

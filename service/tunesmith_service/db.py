@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
+    JSON,
     Connection,
     Engine,
     FromClause,
@@ -34,8 +34,9 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.engine import URL
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.types import TypeEngine, to_instance
 
 from tunesmith_service.clock import SECOND
 
@@ -104,7 +105,10 @@ def writing(engine: Engine) -> Engine:
 
 def dumps(value: Any) -> str:
     """JSON as it is stored. A float that is not finite must have been spelled out before."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -208,30 +212,39 @@ def values(conn: Connection, kind: type[T], statement: Select[Any]) -> list[T]:
 
 # --- batches: many rows as one parameter ----------------------------------------------------------
 
-_PG_TYPES = {BigInteger: "bigint", String: "text"}
+Kind = TypeEngine[Any] | type[TypeEngine[Any]]
 
 
-def batch(conn: Connection, **columns: type[TypeEngine[Any]]) -> FromClause:
+def batch(dialect: str, **columns: Kind) -> FromClause:
     """Rows that come as the one JSON parameter `batch` (see `rows`), to join in a statement whose
-    text is the same however many there are. Column types: BigInteger or String; numbers that are
-    not whole go as ordinary parameters, because SQLite may round them while it reads JSON."""
-    return _batch(conn.dialect.name, tuple(columns.items()))
+    text is the same however many there are. A JSON column is given as a string, so that it is stored
+    as it was written. No floats: SQLite may round them while it reads JSON."""
+    return _batch(dialect, tuple(columns.items()))
 
 
 @functools.cache
-def _batch(dialect: str, columns: tuple[tuple[str, type[TypeEngine[Any]]], ...]) -> FromClause:
+def _batch(dialect: str, columns: tuple[tuple[str, Kind], ...]) -> FromClause:
+    types = {name: to_instance(kind) for name, kind in columns}
     if dialect == "sqlite":
         each = func.json_each(bindparam("batch", type_=String)).table_valued("value", name="each_row")
         return select(
             *(
-                func.json_extract(each.c.value, f"$.{name}", type_=kind()).label(name)
-                for name, kind in columns
+                func.json_extract(each.c.value, f"$.{name}", type_=kind).label(name)
+                for name, kind in types.items()
             )
         ).subquery("batch")
-    typed = ", ".join(f"{name} {_PG_TYPES[kind]}" for name, kind in columns)
-    records = text(f"SELECT * FROM json_to_recordset(CAST(:batch AS json)) AS r({typed})")  # noqa: S608
-    bound = records.bindparams(bindparam("batch", type_=String))
-    return bound.columns(**{name: kind() for name, kind in columns}).subquery("batch")
+    shown = ", ".join(f"CAST({n} AS json) AS {n}" if isinstance(k, JSON) else n for n, k in types.items())
+    typed = ", ".join(f"{name} {_recorded(kind)}" for name, kind in types.items())
+    records = text(f"SELECT {shown} FROM json_to_recordset(CAST(:batch AS json)) AS r({typed})")  # noqa: S608
+    return records.bindparams(bindparam("batch", type_=String)).columns(**types).subquery("batch")
+
+
+_POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+def _recorded(kind: TypeEngine[Any]) -> str:
+    """How PostgreSQL is told a column of a batch."""
+    return "text" if isinstance(kind, JSON) else kind.compile(dialect=_POSTGRESQL)
 
 
 def rows(values: Iterable[Mapping[str, Any]]) -> str:

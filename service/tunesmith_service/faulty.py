@@ -85,7 +85,7 @@ def _has_worked(tx: Tx, worker: Row[Any]) -> bool:
 
 
 def _give_back(tx: Tx, trial_ids: Iterable[int]) -> None:
-    b = batch(tx.conn, id=BigInteger)
+    b = batch(tx.dialect, id=BigInteger)
     live = trials.c.state.in_(("waiting", "running"))
     statement = update(trials).where(trials.c.id.in_(select(b.c.id)), live, trials.c.failures > 0)
     tx.execute(

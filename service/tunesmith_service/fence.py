@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, and_, bindparam, select
+from sqlalchemy import BigInteger, Executable, FromClause, Row, and_, select
 
 from tunesmith_service.commands import Lease
 from tunesmith_service.db import batch, rows
@@ -15,18 +16,10 @@ from tunesmith_service.moves import FINAL, trial_rows
 from tunesmith_service.tables import attempts, trials
 from tunesmith_service.tx import Tx, lock
 
-HOLDS = (
-    trials.c.id == bindparam("b_id"),
-    trials.c.attempt == bindparam("b_attempt"),
-    trials.c.lease_hash == bindparam("b_lease_hash"),
-    trials.c.state == "running",
-)
-"""The fence once more, in the WHERE of an UPDATE of each of many trials; see `holder`."""
-
 
 def holder(trial: Row[Any]) -> dict[str, Any]:
-    """What `HOLDS` is asked with for a trial whose lease is `Held`."""
-    return {"b_id": trial.id, "b_attempt": trial.attempt, "b_lease_hash": trial.lease_hash}
+    """The fence once more, for an update of a trial whose lease is `Held`: what its row must be."""
+    return {"id": trial.id, "attempt": trial.attempt, "lease_hash": trial.lease_hash, "state": "running"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +57,33 @@ Standing = Held | Over | Never
 def standings(tx: Tx, leases: Sequence[Lease]) -> dict[Lease, Standing]:
     """Where each lease stands, with the studies of their trials locked."""
     named = {"batch": rows({"trial_id": x.trial_id, "attempt": x.attempt} for x in leases)}
-    b = batch(tx.conn, trial_id=BigInteger, attempt=BigInteger)
-    if tx.conn.dialect.name != "sqlite":
-        held = select(trials.c.study_id).distinct().where(trials.c.id.in_(select(b.c.trial_id)))
-        lock(tx, tx.execute(held, named).scalars())
-    found = {
-        row.id: row for row in tx.execute(trial_rows().where(trials.c.id.in_(select(b.c.trial_id))), named)
-    }
-    tried = select(
-        attempts.c.trial_id,
-        attempts.c.attempt,
-        attempts.c.incarnation,
-        attempts.c.lease_hash,
-        attempts.c.said,
-        attempts.c.outcome,
-    ).join(b, and_(attempts.c.trial_id == b.c.trial_id, attempts.c.attempt == b.c.attempt))
-    known = {(row.trial_id, row.attempt): row for row in tx.execute(tried, named)}
+    if tx.dialect != "sqlite":
+        lock(tx, tx.execute(_studies(tx.dialect), named).scalars())
+    found = {row.id: row for row in tx.execute(_trials(tx.dialect), named)}
+    known = {(row.trial_id, row.attempt): row for row in tx.execute(_attempts(tx.dialect), named)}
     return {x: _standing(x, found.get(x.trial_id), known.get((x.trial_id, x.attempt))) for x in leases}
+
+
+@cache
+def _studies(dialect: str) -> Executable:
+    return select(trials.c.study_id).distinct().where(trials.c.id.in_(select(_leases(dialect).c.trial_id)))
+
+
+@cache
+def _trials(dialect: str) -> Executable:
+    return trial_rows().where(trials.c.id.in_(select(_leases(dialect).c.trial_id)))
+
+
+@cache
+def _attempts(dialect: str) -> Executable:
+    b = _leases(dialect)
+    same = and_(attempts.c.trial_id == b.c.trial_id, attempts.c.attempt == b.c.attempt)
+    told = ("trial_id", "attempt", "incarnation", "lease_hash", "said", "outcome")
+    return select(*(attempts.c[name] for name in told)).join(b, same)
+
+
+def _leases(dialect: str) -> FromClause:
+    return batch(dialect, trial_id=BigInteger, attempt=BigInteger)
 
 
 def _standing(lease: Lease, trial: Row[Any] | None, attempt: Row[Any] | None) -> Standing:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, String, case, select, update
+from sqlalchemy import BigInteger, Executable, Row, String, bindparam, case, select, update
 from tunesmith_studies.curves import objective_value
 from tunesmith_studies.study import Objective
 from tunesmith_studies.trial import Point
@@ -32,9 +33,22 @@ SEEN_EVERY_US = 5_000_000
 
 def apply_renew(tx: Tx, commands: Sequence[Renew], now_us: int) -> list[Kept | Refused]:
     """One statement keeps all that are current; only the others are looked up."""
-    b = batch(tx.conn, trial_id=BigInteger, incarnation=BigInteger, attempt=BigInteger, lease_hash=String)
-    until = now_us + tx.ttl_us
-    statement = (
+    leases = list(dict.fromkeys(c.lease for c in commands))
+    asked = {"until": now_us + tx.ttl_us, "batch": rows(_fence(x) for x in leases)}
+    kept = tx.execute(_renewal(tx.dialect), asked).all()
+    seen(tx, [row.worker_id for row in kept], now_us)
+    held = {(row.id, row.incarnation, row.attempt, row.lease_hash) for row in kept}
+    gone = [x for x in leases if tuple(_fence(x).values()) not in held]
+    why = standings(tx, gone) if gone else {}
+    return [_refusal(why[c.lease]) if c.lease in why else Kept() for c in commands]
+
+
+@cache
+def _renewal(dialect: str) -> Executable:
+    b = batch(dialect, trial_id=BigInteger, incarnation=BigInteger, attempt=BigInteger, lease_hash=String)
+    until = bindparam("until", type_=BigInteger)
+    later = case((trials.c.lease_expires_us > until, trials.c.lease_expires_us), else_=until)
+    return (
         update(trials)
         .where(
             trials.c.id == b.c.trial_id,
@@ -43,20 +57,11 @@ def apply_renew(tx: Tx, commands: Sequence[Renew], now_us: int) -> list[Kept | R
             trials.c.lease_hash == b.c.lease_hash,
             trials.c.state == "running",
         )
-        .values(
-            lease_expires_us=case((trials.c.lease_expires_us > until, trials.c.lease_expires_us), else_=until)
-        )
+        .values(lease_expires_us=later)
         .returning(
             trials.c.id, trials.c.incarnation, trials.c.attempt, trials.c.lease_hash, trials.c.worker_id
         )
     )
-    leases = list(dict.fromkeys(c.lease for c in commands))
-    kept = tx.execute(statement, {"batch": rows(_fence(x) for x in leases)}).all()
-    seen(tx, [row.worker_id for row in kept], now_us)
-    held = {(row.id, row.incarnation, row.attempt, row.lease_hash) for row in kept}
-    gone = [x for x in leases if tuple(_fence(x).values()) not in held]
-    why = standings(tx, gone) if gone else {}
-    return [_refusal(why[c.lease]) if c.lease in why else Kept() for c in commands]
 
 
 def _fence(lease: Lease) -> dict[str, Any]:
@@ -75,10 +80,16 @@ def _refusal(standing: Standing) -> Refused:
 
 def seen(tx: Tx, worker_ids: Sequence[str], now_us: int) -> None:
     """Note that these workers are alive."""
-    b = batch(tx.conn, id=String)
-    late = workers.c.last_seen_us < now_us - SEEN_EVERY_US
-    statement = update(workers).where(workers.c.id.in_(select(b.c.id)), late).values(last_seen_us=now_us)
-    tx.execute(statement, {"batch": rows({"id": i} for i in sorted(set(worker_ids)))})
+    asked = {"batch": rows({"id": i} for i in sorted(set(worker_ids)))}
+    tx.execute(_seen(tx.dialect), asked | {"now_us": now_us, "late_us": now_us - SEEN_EVERY_US})
+
+
+@cache
+def _seen(dialect: str) -> Executable:
+    b = batch(dialect, id=String)
+    late = workers.c.last_seen_us < bindparam("late_us", type_=BigInteger)
+    of_them = workers.c.id.in_(select(b.c.id))
+    return update(workers).where(of_them, late).values(last_seen_us=bindparam("now_us", type_=BigInteger))
 
 
 # --- finish and release ---------------------------------------------------------------------------
@@ -158,10 +169,14 @@ def _answer(lease: Lease, standing: Standing, digest: str, ends: Mapping[Lease, 
 
 
 def _specs(tx: Tx, held: Sequence[Row[Any]]) -> dict[int, Mapping[str, Any]]:
-    b = batch(tx.conn, id=BigInteger)
-    wanted = select(studies.c.id, studies.c.spec).where(studies.c.id.in_(select(b.c.id)))
     asked = {"batch": rows({"id": i} for i in sorted({t.study_id for t in held}))}
-    return {row.id: row.spec for row in tx.execute(wanted, asked)}
+    return {row.id: row.spec for row in tx.execute(_studies(tx.dialect), asked)}
+
+
+@cache
+def _studies(dialect: str) -> Executable:
+    b = batch(dialect, id=BigInteger)
+    return select(studies.c.id, studies.c.spec).where(studies.c.id.in_(select(b.c.id)))
 
 
 def _actor(trial: Row[Any]) -> str:

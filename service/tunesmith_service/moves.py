@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, select, update
+from sqlalchemy import Row, Select, and_, select
 
+from tunesmith_service.bulk import Change
 from tunesmith_service.clock import SECOND
 from tunesmith_service.tables import attempts, stages, trials
 from tunesmith_service.tx import Counts, Happened, Tx, add_count, record
@@ -104,86 +105,40 @@ def cancelled(trial: Row[Any], cause: str, actor: str) -> Move:
     return Move(trial, "cancelled", cause, actor, stop_reason="cancelled")
 
 
-_TRIALS = (
-    update(trials)
-    .where(
-        trials.c.id == bindparam("b_id"),
-        trials.c.state == bindparam("b_state"),
-        trials.c.attempt == bindparam("b_attempt"),
-        trials.c.lease_hash.is_not_distinct_from(bindparam("b_lease_hash", type_=trials.c.lease_hash.type)),
-    )
-    .values(
-        lease_hash=None,
-        lease_expires_us=None,
-        **{
-            name: bindparam(name)
-            for name in (
-                "state", "stop_reason", "value", "error", "not_before_us", "losses", "failures",
-                "preemptions", "ended_us",
-            )
-        },
-    )
-)  # fmt: skip
-_ATTEMPTS = (
-    update(attempts)
-    .where(
-        attempts.c.trial_id == bindparam("b_trial"),
-        attempts.c.attempt == bindparam("b_attempt"),
-        attempts.c.ended_us.is_(None),
-    )
-    .values(
-        ended_us=bindparam("ended_us"),
-        ending=bindparam("ending"),
-        said=bindparam("said"),
-        outcome=bindparam("outcome"),
-        early_fault=bindparam("early_fault"),
-    )
-)
-_STAGES = update(stages).where(stages.c.id == bindparam("b_id")).values(last_end_n=bindparam("last_end_n"))
-
-
 def change(tx: Tx, moves: Sequence[Move], now_us: int) -> None:
     """Carry out moves of different trials, in this order."""
     if not moves:
         return
-    tx.update_each(_TRIALS, [_trial_values(m, now_us) for m in moves])
-    tx.update_each(_ATTEMPTS, [_attempt_values(m, now_us) for m in moves if m.trial.state == "running"])
+    tx.update(trials, [_of_trial(m, now_us) for m in moves])
+    tx.update(attempts, [_of_attempt(m, now_us) for m in moves if m.trial.state == "running"])
     counts: defaultdict[int, Counts] = defaultdict(Counts)
     for m in moves:
         add_count(counts, m.trial.study_id, **_counted(m, now_us))
     numbers = record(tx, [_event(m) for m in moves], now_us, counts)
     ended = {m.trial.stage_id: n for m, n in zip(moves, numbers, strict=True) if m.to in FINAL}
     tx.moved.update((m.cause, m.to) for m in moves if m.trial.state == "running")
-    tx.update_each(_STAGES, [{"b_id": stage, "last_end_n": n} for stage, n in ended.items()])
+    tx.update(stages, [Change({"id": stage}, {"last_end_n": n}) for stage, n in ended.items()])
 
 
-def _trial_values(m: Move, now_us: int) -> dict[str, Any]:
+def _of_trial(m: Move, now_us: int) -> Change:
+    was = {name: getattr(m.trial, name) for name in ("id", "state", "attempt", "lease_hash")}
     kept = {name: getattr(m.trial, name) for name in ("not_before_us", "losses", "failures", "preemptions")}
-    return {
-        "b_id": m.trial.id,
-        "b_state": m.trial.state,
-        "b_attempt": m.trial.attempt,
-        "b_lease_hash": m.trial.lease_hash,
+    becomes = {
+        "lease_hash": None,
+        "lease_expires_us": None,
         "state": m.to,
         "stop_reason": m.stop_reason,
         "value": m.value,
         "error": m.error,
         "ended_us": now_us if m.to in FINAL else None,
-        **kept,
-        **m.counts,
     }
+    return Change(was, {**becomes, **kept, **m.counts})
 
 
-def _attempt_values(m: Move, now_us: int) -> dict[str, Any]:
-    return {
-        "b_trial": m.trial.id,
-        "b_attempt": m.trial.attempt,
-        "ended_us": now_us,
-        "ending": m.cause,
-        "said": m.said,
-        "outcome": m.outcome,
-        "early_fault": m.early_fault,
-    }
+def _of_attempt(m: Move, now_us: int) -> Change:
+    was = {"trial_id": m.trial.id, "attempt": m.trial.attempt, "ended_us": None}
+    ends = {"ending": m.cause, "said": m.said, "outcome": m.outcome, "early_fault": m.early_fault}
+    return Change(was, {"ended_us": now_us, **ends})
 
 
 def _counted(m: Move, now_us: int) -> dict[str, int]:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, exists, func, insert, select, update
+from sqlalchemy import Row, and_, exists, func, insert, select
 
 from tunesmith_service import moves
+from tunesmith_service.bulk import Change
 from tunesmith_service.commands import EndStage, FailStage, Propose, Prune, Redraw
 from tunesmith_service.courses import OPEN, end_stage, stage_row, stop_study, study_row
 from tunesmith_service.errors import Refused, Unprocessable
@@ -191,17 +192,6 @@ def _planned(row: Mapping[str, Any], trial_id: int, stage: str, actor: str) -> H
 # --- redraw ---------------------------------------------------------------------------------------
 
 
-_REDRAW = (
-    update(trials)
-    .where(trials.c.id == bindparam("b_id"), trials.c.state == "waiting", trials.c.draft.is_(True))
-    .values(
-        params=bindparam("params"),
-        sampler_state=bindparam("sampler_state"),
-        planned_at=bindparam("planned_at"),
-    )
-)
-
-
 def apply_redraw(tx: Tx, commands: Sequence[Redraw], now_us: int) -> list[bool]:
     """T5c. What has been claimed since, or has ever run, keeps its values. The old ones stay in the log."""
     found: dict[tuple[int, int], Row[Any]] = {}
@@ -211,7 +201,7 @@ def apply_redraw(tx: Tx, commands: Sequence[Redraw], now_us: int) -> list[bool]:
     redrawn = [
         (c, found[place]) for place, c in last.items() if place in found and _is_newer(c, found[place])
     ]
-    tx.update_each(_REDRAW, [_redrawn_values(c, row) for c, row in redrawn])
+    tx.update(trials, [_redraw(c, row) for c, row in redrawn])
     record(tx, [_redrawn(c, row) for c, row in redrawn], now_us)
     done = {id(c) for c, _ in redrawn}
     return [id(c) in done for c in commands]
@@ -236,13 +226,13 @@ def _drafts(tx: Tx, study_id: int, numbers: Sequence[int]) -> dict[tuple[int, in
     return {(study_id, row.number): row for row in tx.execute(wanted)}
 
 
-def _redrawn_values(c: Redraw, row: Row[Any]) -> dict[str, Any]:
-    return {
-        "b_id": row.id,
+def _redraw(c: Redraw, row: Row[Any]) -> Change:
+    becomes = {
         "params": dict(c.params),
         "sampler_state": dict(c.sampler_state),
         "planned_at": c.planned_at,
     }
+    return Change({"id": row.id, "state": "waiting", "draft": True}, becomes)
 
 
 def _redrawn(c: Redraw, row: Row[Any]) -> Happened:

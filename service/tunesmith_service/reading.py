@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, select
+from sqlalchemy import BigInteger, Connection, Executable, select
 from tunesmith_studies.trial import Point
 
 from tunesmith_service.db import batch, rows
@@ -21,19 +22,13 @@ def curves(conn: Connection, trial_ids: Iterable[int]) -> dict[int, list[Point]]
     """Points of each trial in order of step. When an attempt resumes from step r, the points of
     earlier attempts past r are dropped: they are trained again."""
     asked = {"batch": rows({"id": i} for i in sorted(set(trial_ids)))}
-    b = batch(conn, id=BigInteger)
+    dialect = conn.dialect.name
     resumed: dict[tuple[int, int], int] = {}
-    tried = select(attempts.c.trial_id, attempts.c.attempt, attempts.c.resume_step)
-    for row in conn.execute(tried.where(attempts.c.trial_id.in_(select(b.c.id))), asked):
+    for row in conn.execute(_attempts(dialect), asked):
         resumed[row.trial_id, row.attempt] = row.resume_step
     found: dict[int, list[Point]] = {}
     last: dict[int, int] = {}
-    reported = (
-        select(reports.c.trial_id, reports.c.attempt, reports.c.points)
-        .where(reports.c.trial_id.in_(select(b.c.id)))
-        .order_by(reports.c.trial_id, reports.c.attempt, reports.c.seq)
-    )
-    for row in conn.execute(reported, asked):
+    for row in conn.execute(_reports(dialect), asked):
         curve = found.setdefault(row.trial_id, [])
         for attempt in range(last.get(row.trial_id, row.attempt) + 1, row.attempt + 1):
             cut = resumed[row.trial_id, attempt]
@@ -45,3 +40,20 @@ def curves(conn: Connection, trial_ids: Iterable[int]) -> dict[int, list[Point]]
         if later:
             curve[:] = [p for p in curve if p.step <= min(later)]
     return found
+
+
+@cache
+def _attempts(dialect: str) -> Executable:
+    b = batch(dialect, id=BigInteger)
+    tried = select(attempts.c.trial_id, attempts.c.attempt, attempts.c.resume_step)
+    return tried.where(attempts.c.trial_id.in_(select(b.c.id)))
+
+
+@cache
+def _reports(dialect: str) -> Executable:
+    b = batch(dialect, id=BigInteger)
+    return (
+        select(reports.c.trial_id, reports.c.attempt, reports.c.points)
+        .where(reports.c.trial_id.in_(select(b.c.id)))
+        .order_by(reports.c.trial_id, reports.c.attempt, reports.c.seq)
+    )

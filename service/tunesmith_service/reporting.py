@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, and_, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Executable, Row, and_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tunesmith_service.bulk import Change
 from tunesmith_service.commands import Kept, Lease, Report
 from tunesmith_service.db import batch, dumps, rows
 from tunesmith_service.errors import Refused, SeqGap, SeqReused, Unprocessable
-from tunesmith_service.fence import HOLDS, Held, Standing, holder, standings
+from tunesmith_service.fence import Held, Standing, holder, standings
 from tunesmith_service.tables import reports, studies, test_reads, trials
 from tunesmith_service.tx import Counts, Happened, Tx, count, record
 from tunesmith_service.wire import show_number
-
-_REPORTED = (
-    update(trials)
-    .where(*HOLDS)
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "report_seq",
-                "step",
-                "furthest",
-                "losses",
-                "last_metrics",
-                "test_read",
-                "lease_expires_us",
-            )
-        }
-    )
-)
 
 
 class _Curve:
@@ -93,9 +76,9 @@ class _Curve:
             before = step
         return None
 
-    def values(self, expires_us: int) -> dict[str, Any]:
+    def change(self, expires_us: int) -> Change:
         progress = self.step > self.furthest
-        return holder(self.trial) | {
+        becomes = {
             "report_seq": self.seq,
             "step": self.step,
             "furthest": max(self.step, self.furthest),
@@ -104,6 +87,7 @@ class _Curve:
             "test_read": self.test_read,
             "lease_expires_us": max(self.trial.lease_expires_us, expires_us),
         }
+        return Change(holder(self.trial), becomes)
 
 
 def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept | Refused]:
@@ -120,26 +104,31 @@ def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept |
             outcomes[i] = standing.refusal
     grown = [curve for curve in curves.values() if curve.heard]
     _count_test_reads(tx, [curve for curve in grown if curve.reads_test], now_us)
-    tx.update_each(_REPORTED, [curve.values(now_us + tx.ttl_us) for curve in grown])
+    tx.update(trials, [curve.change(now_us + tx.ttl_us) for curve in grown])
     _insert_reports(tx, grown, now_us)
     return [outcomes[i] for i in range(len(commands))]
 
 
 def _curves(tx: Tx, where: Mapping[Lease, Standing]) -> dict[Lease, _Curve]:
     held = {lease: s.trial for lease, s in where.items() if isinstance(s, Held)}
+    asked = {"batch": rows({"id": t.id} for t in held.values())}
+    places = {row.id: row for row in tx.execute(_places(tx.dialect), asked)}
+    return {lease: _Curve(trial, places[trial.id]) for lease, trial in held.items()}
+
+
+@cache
+def _places(dialect: str) -> Executable:
     columns = ("id", "report_seq", "step", "furthest", "last_metrics", "test_read")
     may = trials.c.work["read_test"].as_boolean().label("may_read_test")
-    b = batch(tx.conn, id=BigInteger)
-    wanted = select(*(trials.c[name] for name in columns), may).where(trials.c.id.in_(select(b.c.id)))
-    places = {row.id: row for row in tx.execute(wanted, {"batch": rows({"id": t.id} for t in held.values())})}
-    return {lease: _Curve(trial, places[trial.id]) for lease, trial in held.items()}
+    b = batch(dialect, id=BigInteger)
+    return select(*(trials.c[name] for name in columns), may).where(trials.c.id.in_(select(b.c.id)))
 
 
 def _digests(tx: Tx, repeated: Sequence[Report]) -> dict[int, dict[int, str]]:
     """trial id → seq → digest of the reports that stand already."""
     if not repeated:
         return {}
-    b = batch(tx.conn, trial_id=BigInteger, attempt=BigInteger, seq=BigInteger)
+    b = batch(tx.dialect, trial_id=BigInteger, attempt=BigInteger, seq=BigInteger)
     same = and_(
         reports.c.trial_id == b.c.trial_id, reports.c.attempt == b.c.attempt, reports.c.seq == b.c.seq
     )
@@ -163,8 +152,7 @@ def _insert_reports(tx: Tx, curves: Sequence[_Curve], now_us: int) -> None:
             following[curve.trial.study_id] += 1
             report = {"seq": seq, "digest": digest, "points": points, "n": n, "at_us": now_us}
             new.append(_of_trial(curve.trial) | report)
-    if new:
-        tx.execute(insert(reports), new)
+    tx.insert(reports, new)
 
 
 def _of_trial(trial: Row[Any]) -> dict[str, Any]:
@@ -190,7 +178,7 @@ def _count_test_reads(tx: Tx, curves: Sequence[_Curve], now_us: int) -> None:
     other, whichever studies they hold."""
     if not curves:
         return
-    b = batch(tx.conn, id=BigInteger)
+    b = batch(tx.dialect, id=BigInteger)
     asked = {"batch": rows({"id": i} for i in sorted({curve.trial.study_id for curve in curves}))}
     wanted = select(studies.c.id, studies.c.project_id, studies.c.task)
     splits = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Row, func, select
+from sqlalchemy import BigInteger, Connection, Executable, Row, func, select
 
 from tunesmith_service.db import batch, rows
 from tunesmith_service.tables import members, snapshots, stages, studies, trials
@@ -17,25 +18,34 @@ def starting_points(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, R
     Args:
         chosen: trials with `id` and `start_snapshot_id`.
     """
-    b = batch(conn, id=BigInteger)
-    own = (
-        select(func.max(snapshots.c.id))
-        .where(snapshots.c.trial_id.in_(select(b.c.id)), snapshots.c.forgotten_us.is_(None))
-        .group_by(snapshots.c.trial_id)
-    )
     asked = {"batch": rows({"id": t.id} for t in chosen)}
-    found = {
-        row.trial_id: row for row in conn.execute(select(snapshots).where(snapshots.c.id.in_(own)), asked)
-    }
+    dialect = conn.dialect.name
+    found = {row.trial_id: row for row in conn.execute(_newest(dialect), asked)}
     named = {
         t.id: t.start_snapshot_id for t in chosen if t.start_snapshot_id is not None and t.id not in found
     }
     if named:
         asked = {"batch": rows({"id": i} for i in sorted(set(named.values())))}
-        theirs = conn.execute(select(snapshots).where(snapshots.c.id.in_(select(b.c.id))), asked)
-        by_id = {row.id: row for row in theirs}
+        by_id = {row.id: row for row in conn.execute(_snapshots(dialect), asked)}
         found |= {trial: by_id[snapshot] for trial, snapshot in named.items()}
     return found
+
+
+@cache
+def _newest(dialect: str) -> Executable:
+    """Of each trial of a batch, its own newest."""
+    b = batch(dialect, id=BigInteger)
+    own = (
+        select(func.max(snapshots.c.id))
+        .where(snapshots.c.trial_id.in_(select(b.c.id)), snapshots.c.forgotten_us.is_(None))
+        .group_by(snapshots.c.trial_id)
+    )
+    return select(snapshots).where(snapshots.c.id.in_(own))
+
+
+@cache
+def _snapshots(dialect: str) -> Executable:
+    return select(snapshots).where(snapshots.c.id.in_(select(batch(dialect, id=BigInteger).c.id)))
 
 
 def evaluated(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, list[Row[Any]]]:
@@ -48,7 +58,7 @@ def evaluated(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, list[Ro
     wanted = [t.id for t in chosen if t.work.get("members")]
     if not wanted:
         return found
-    b = batch(conn, id=BigInteger)
+    b = batch(conn.dialect.name, id=BigInteger)
     theirs = (
         select(members.c.trial_id.label("evaluation_id"), snapshots)
         .join(snapshots, snapshots.c.id == members.c.snapshot_id)

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import BigInteger, Row, delete, exists, func, or_, select
 
+from tunesmith_service.bulk import Change
 from tunesmith_service.clock import SECOND
 from tunesmith_service.commands import ForgetBlobs
 from tunesmith_service.db import batch, rows
@@ -43,9 +44,8 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     lock(tx, {row.study_id for row in old})
     kept = _newest_of_live(tx) | _named(tx) | _best(tx, {row.study_id for row in old}) | _to_go_on_from(tx)
     gone = [row for row in old if row.id not in kept]
-    forget = update(snapshots).where(snapshots.c.id == bindparam("b_id"), snapshots.c.forgotten_us.is_(None))
-    values = [{"b_id": row.id, "forgotten_us": now_us} for row in gone]
-    tx.update_each(forget.values(forgotten_us=bindparam("forgotten_us")), values)
+    forgotten = {"forgotten_us": now_us}
+    tx.update(snapshots, [Change({"id": row.id, "forgotten_us": None}, forgotten) for row in gone])
     left = _steps_left(tx, {row.trial_id for row in gone})
     lost = {(row.trial_id, row.step): row for row in gone if (row.trial_id, row.step) not in left}
     record(tx, [_forgotten(row) for row in lost.values()], now_us)
@@ -72,7 +72,7 @@ def _old(tx: Tx, before_us: int) -> Sequence[Row[Any]]:
 def _steps_left(tx: Tx, trial_ids: set[int]) -> set[tuple[int, int]]:
     """(trial id, step) of these trials' snapshots that still have their bytes: two attempts may have
     come to the same step."""
-    b = batch(tx.conn, id=BigInteger)
+    b = batch(tx.dialect, id=BigInteger)
     wanted = select(snapshots.c.trial_id, snapshots.c.step).where(
         snapshots.c.trial_id.in_(select(b.c.id)), snapshots.c.forgotten_us.is_(None)
     )

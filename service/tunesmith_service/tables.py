@@ -329,6 +329,10 @@ trials = Table(
         sqlite_where=text("state = 'waiting'"), postgresql_where=text("state = 'waiting'"),
     ),
     Index(
+        "ix_trials_due", "stage_id", "hand", "ordinal", "number",
+        sqlite_where=text("state = 'waiting'"), postgresql_where=text("state = 'waiting'"),
+    ),
+    Index(
         "ix_trials_running", "lease_expires_us",
         sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'"),
     ),

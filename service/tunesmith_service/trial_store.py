@@ -181,7 +181,7 @@ def numbers(conn: Connection, study: Study, *, filter: str = "", sort: str = "nu
 
 def numbered(conn: Connection, study_id: int, numbers: Sequence[int]) -> list[Trial]:
     """The trials of these numbers, in their order."""
-    b = batch(conn, number=BigInteger)
+    b = batch(conn.dialect.name, number=BigInteger)
     t = tables.trials
     wanted = _trials().where(t.c.study_id == study_id, t.c.number.in_(select(b.c.number)))
     found = conn.execute(wanted, {"batch": rows({"number": n} for n in numbers)})
@@ -387,7 +387,7 @@ def may_fetch(conn: Connection, lease: Lease, sha256: str) -> bool:
 
 def named_blobs(conn: Connection, hashes: Iterable[str]) -> set[str]:
     """Those among these hashes whose bytes a row needs."""
-    b = batch(conn, sha256=String)
+    b = batch(conn.dialect.name, sha256=String)
     blobs = tables.blobs
     wanted = select(blobs.c.sha256).join(b, b.c.sha256 == blobs.c.sha256).where(named_by_rows())
     return set(conn.execute(wanted, {"batch": rows({"sha256": h} for h in hashes)}).scalars())

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, CursorResult, Executable, insert, select, update
+from sqlalchemy import BigInteger, Connection, CursorResult, Executable, Table, select, update
 from tunesmith_studies.log import EntryKind
 
+from tunesmith_service import bulk
 from tunesmith_service.bounds import Bounds
+from tunesmith_service.bulk import Change
 from tunesmith_service.clock import SECOND
 from tunesmith_service.db import batch, rows
 from tunesmith_service.tables import events, studies
@@ -43,17 +46,23 @@ class Tx:
     def execute(self, statement: Executable, values: Any = None) -> CursorResult[Any]:
         return self.conn.execute(statement, values)
 
-    def update_each(self, statement: Executable, values: Sequence[Mapping[str, Any]]) -> None:
-        """Run an UPDATE of exactly one row for each of `values`.
+    @property
+    def dialect(self) -> str:
+        return self.conn.dialect.name
 
-        Raises: RuntimeError if a guard in its WHERE did not hold. Rows are read under the study's
-            lock first, so that is a fault of ours, and the batch is rolled back.
+    def insert(self, table: Table, new: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows that all name the same columns."""
+        bulk.insert(self.conn, table, new)
+
+    def update(self, table: Table, changes: Sequence[Change]) -> None:
+        """Change exactly one row for each of `changes`, which all name the same columns.
+
+        Raises: RuntimeError if a row was not as it had to be. Rows are read under the study's lock
+            first, so that is a fault of ours, and the batch is rolled back.
         """
-        if not values:
-            return
-        done = self.conn.execute(statement, values).rowcount
-        if done != len(values):
-            raise RuntimeError(f"a guarded update changed {done} of {len(values)} rows")
+        done = bulk.update(self.conn, table, changes)
+        if done != len(changes):
+            raise RuntimeError(f"a guarded update changed {done} of {len(changes)} rows of {table.name}")
 
 
 @dataclass(slots=True)
@@ -95,9 +104,20 @@ def count(tx: Tx, added: Mapping[int, Counts]) -> dict[int, int]:
     """Add to studies' counters. Returns the first of each study's new event numbers."""
     if not added:
         return {}
-    fields = ("events", "trials", "hand", "waiting", "running", "finished", "gpu_us")
-    b = batch(tx.conn, id=BigInteger, **dict.fromkeys(fields, BigInteger))
-    statement = (
+    asked = [{"id": i} | {f: getattr(c, f) for f in _COUNTED} for i, c in sorted(added.items())]
+    counted = tx.execute(_counting(tx.dialect), {"batch": rows(asked)})
+    newest = {row.id: row.event_n for row in counted}
+    tx.changed.update(newest)
+    return {i: newest[i] - c.events + 1 for i, c in added.items()}
+
+
+_COUNTED = ("events", "trials", "hand", "waiting", "running", "finished", "gpu_us")
+
+
+@cache
+def _counting(dialect: str) -> Executable:
+    b = batch(dialect, id=BigInteger, **dict.fromkeys(_COUNTED, BigInteger))
+    return (
         update(studies)
         .where(studies.c.id == b.c.id)
         .values(
@@ -111,10 +131,6 @@ def count(tx: Tx, added: Mapping[int, Counts]) -> dict[int, int]:
         )
         .returning(studies.c.id, studies.c.event_n)
     )
-    asked = [{"id": i} | {f: getattr(c, f) for f in fields} for i, c in sorted(added.items())]
-    newest = {row.id: row.event_n for row in tx.execute(statement, {"batch": rows(asked)})}
-    tx.changed.update(newest)
-    return {i: newest[i] - c.events + 1 for i, c in added.items()}
 
 
 def record(
@@ -130,8 +146,7 @@ def record(
     for h in happened:
         numbers.append(following[h.study_id])
         following[h.study_id] += 1
-    if happened:
-        tx.execute(insert(events), [_row(h, n, now_us) for h, n in zip(happened, numbers, strict=True)])
+    tx.insert(events, [_row(h, n, now_us) for h, n in zip(happened, numbers, strict=True)])
     return numbers
 
 

@@ -6,23 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Row, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tunesmith_service.bulk import Change
 from tunesmith_service.commands import AppendLog, CommitArtifact, CommitSnapshot, Kept, Lease
 from tunesmith_service.db import batch, rows
 from tunesmith_service.errors import Refused, SeqReused, SnapshotReused
-from tunesmith_service.fence import HOLDS, Held, holder, standings
+from tunesmith_service.fence import Held, holder, standings
 from tunesmith_service.tables import artifacts, blobs, logs, snapshots, trials
 from tunesmith_service.tx import Happened, Tx, record
 
 Upload = CommitSnapshot | AppendLog | CommitArtifact
-
-_RENEW = (
-    update(trials)
-    .where(*HOLDS)
-    .values(lease_expires_us=bindparam("lease_expires_us"), losses=bindparam("losses"))
-)
 
 
 def _held(tx: Tx, commands: Sequence[Upload]) -> tuple[dict[Lease, Row[Any]], dict[Lease, Refused]]:
@@ -43,15 +38,17 @@ def _renew(
     """T3 for the leases under which anything was kept; `progress` forgives past losses."""
     kept = {c.lease for c, o in zip(commands, outcomes, strict=True) if isinstance(o, Kept)}
     renewed = [
-        holder(trial)
-        | {
-            "lease_expires_us": max(trial.lease_expires_us, now_us + tx.ttl_us),
-            "losses": 0 if lease in progress else trial.losses,
-        }
+        Change(
+            holder(trial),
+            {
+                "lease_expires_us": max(trial.lease_expires_us, now_us + tx.ttl_us),
+                "losses": 0 if lease in progress else trial.losses,
+            },
+        )
         for lease, trial in held.items()
         if lease in kept
     ]
-    tx.update_each(_RENEW, renewed)
+    tx.update(trials, renewed)
 
 
 def _name_blobs(tx: Tx, accepted: Iterable[Upload], now_us: int) -> None:
@@ -92,7 +89,7 @@ def apply_snapshot(tx: Tx, commands: Sequence[CommitSnapshot], now_us: int) -> l
 
 def _committed(tx: Tx, trial_ids: Iterable[int]) -> dict[int, dict[tuple[int, int], str]]:
     """trial id → (attempt, step) → sha256."""
-    b = batch(tx.conn, id=BigInteger)
+    b = batch(tx.dialect, id=BigInteger)
     wanted = select(snapshots).where(snapshots.c.trial_id.in_(select(b.c.id)))
     found: dict[int, dict[tuple[int, int], str]] = {}
     for row in tx.execute(wanted, {"batch": rows({"id": i} for i in trial_ids)}):
@@ -102,7 +99,7 @@ def _committed(tx: Tx, trial_ids: Iterable[int]) -> dict[int, dict[tuple[int, in
 
 def _publish(tx: Tx, accepted: Sequence[CommitSnapshot], held: Mapping[Lease, Row[Any]], now_us: int) -> None:
     _name_blobs(tx, accepted, now_us)
-    tx.execute(insert(snapshots), [_snapshot_row(c, now_us) for c in accepted])
+    tx.insert(snapshots, [_snapshot_row(c, now_us) for c in accepted])
     record(tx, [_event(c, held[c.lease]) for c in accepted], now_us)
 
 
@@ -132,7 +129,7 @@ def _event(c: CommitSnapshot, trial: Row[Any]) -> Happened:
 def apply_log(tx: Tx, commands: Sequence[AppendLog], now_us: int) -> list[Kept | Refused]:
     """Chunks of an attempt's log, by seq; a gap is shown as such, since a log is for people."""
     held, refused = _held(tx, commands)
-    b = batch(tx.conn, id=BigInteger)
+    b = batch(tx.dialect, id=BigInteger)
     wanted = select(logs).where(logs.c.trial_id.in_(select(b.c.id)))
     named = {"batch": rows({"id": t.id} for t in held.values())}
     known = {(row.trial_id, row.attempt, row.seq): row.sha256 for row in tx.execute(wanted, named)}
@@ -151,7 +148,7 @@ def apply_log(tx: Tx, commands: Sequence[AppendLog], now_us: int) -> list[Kept |
         outcomes.append(Kept(stored is not None) if stored in (None, c.sha256) else SeqReused(told))
     if accepted:
         _name_blobs(tx, accepted, now_us)
-        tx.execute(insert(logs), [_log_row(c, now_us) for c in accepted])
+        tx.insert(logs, [_log_row(c, now_us) for c in accepted])
     _renew(tx, commands, outcomes, held, now_us)
     return outcomes
 

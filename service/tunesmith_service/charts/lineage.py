@@ -125,7 +125,7 @@ def _steps(conn: Connection, study_id: int, numbers: list[int]) -> dict[int, int
     """Of which step the snapshot was that each trial goes on from."""
     if conn is None or not numbers:
         return {}
-    b = batch(conn, number=BigInteger)
+    b = batch(conn.dialect.name, number=BigInteger)
     wanted = select(trials.c.number, trials.c.start).where(
         trials.c.study_id == study_id, trials.c.number.in_(select(b.c.number))
     )
