@@ -58,12 +58,12 @@ PAGES = "tunesmith_service.ui.pages"
 access = structlog.get_logger("tunesmith.access")
 
 
-def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
+def create_app(settings: Settings, clock: Clock | None = None, *, writes_apart: bool = False) -> FastAPI:
     """The application, ready to be served; its lifespan starts and stops the service.
 
     `app.state.service` is the `core.Service`. Raises: routing.PolicyMissingError.
     """
-    service = Service(settings, clock)
+    service = Service(settings, clock, writes_apart=writes_apart)
     pages = import_module(PAGES) if find_spec(PAGES) is not None else None
 
     @asynccontextmanager

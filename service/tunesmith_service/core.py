@@ -55,6 +55,7 @@ from tunesmith_service.tokens import Token, write_private
 from tunesmith_service.violations import Violations
 from tunesmith_service.waiting_room import Demand, WaitingRoom
 from tunesmith_service.writer import Writer
+from tunesmith_service.writer_process import Setup, WriterProcess
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,7 +70,11 @@ log = structlog.get_logger(__name__)
 
 
 class Service:
-    """A server's parts; all but `settings` and `blobs` are there once it has started."""
+    """A server's parts; all but `settings` and `blobs` are there once it has started.
+
+    Args:
+        writes_apart: in a process of its own.
+    """
 
     engine: Engine
     instance: store.Instance
@@ -81,8 +86,8 @@ class Service:
     sweeper: Sweeper
     snapshot_room: SnapshotRoom
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, clock: Clock | None = None, *, writes_apart: bool = False) -> None:
+        self.settings, self._writes_apart = settings, writes_apart
         self.disk = Disk(
             settings.home,
             reserve_bytes=settings.reserve_bytes,
@@ -99,6 +104,7 @@ class Service:
         self.report_bodies = Limiter(burst=20, per_minute=20)  # of violations, by address
         self.violations = Violations()
         self.planner: PlannerLink | None = None
+        self._writing: WriterProcess | None = None
         self._given_clock = clock
         self._projects: dict[int, int] = {}  # trial id → project; neither ever changes
         self._answered_at = -math.inf  # when the database last did, of those who asked whether it does
@@ -158,8 +164,13 @@ class Service:
         self.disk.tend()
         self.engine = db.open_engine(self.settings.url)
         self._ending.callback(db.close, self.engine)
-        if (path := db.sqlite_path(self.engine)) is not None:
-            self._ending.enter_context(db.hold(path))
+        path = db.sqlite_path(self.engine)
+        held = None if path is None else self._ending.enter_context(db.hold(path))
+        if self._writes_apart:
+            setup = Setup(self.settings.url, self._ttl_us, self._bounds, self.settings.log_format)
+            self._writing = WriterProcess(setup, held)
+            self._ending.push_async_callback(asyncio.to_thread, self._writing.stop)
+            self._writing.start()
         migrate.upgrade(self.engine)
         with self.engine.connect() as conn:
             db.check(conn)
@@ -192,15 +203,13 @@ class Service:
     def _assemble(self) -> None:
         settings = self.settings
         self.columns = ColumnCache(ColumnFiles(settings.home / "cache", self._database))
-        bounds = Bounds(
-            metrics=settings.study_metrics, points=settings.trial_points, queued=settings.project_queued
-        )
         self.writer = Writer(
             self.engine,
             self.clock,
             ttl_us=self._ttl_us,
-            bounds=bounds,
+            bounds=self._bounds,
             disk=self.disk,
+            process=self._writing,
             on_batch=self.metrics.committed,
         )
         self.snapshot_room = SnapshotRoom(settings.project_snapshots_bytes, self.read)
@@ -226,6 +235,13 @@ class Service:
         away_us = max(0, self.clock.now_us() - self.instance.last_tick_us)
         if away_us > OUTAGE_SECONDS * SECOND or self.settings.is_sqlite:
             await self.writer.submit(Grace(outage_us=away_us + self._ttl_us // 3))
+
+    @property
+    def _bounds(self) -> Bounds:
+        settings = self.settings
+        return Bounds(
+            metrics=settings.study_metrics, points=settings.trial_points, queued=settings.project_queued
+        )
 
     @property
     def _ttl_us(self) -> int:

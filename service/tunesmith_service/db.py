@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -43,6 +44,7 @@ from tunesmith_service.clock import SECOND
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 5_000
+LAST_WRITE_SECONDS = 10.0
 ANSWER_SECONDS = 8.0
 """Whoever waits for a PostgreSQL that says nothing is told so after this long: a server that is frozen or
 beyond a network that is cut ends no statement by itself."""
@@ -168,28 +170,49 @@ def wall_us(engine: Engine) -> int:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Keep every other process of ours off a SQLite file, by a lock file beside it.
+def hold(path: Path) -> Iterator[int]:
+    """Keep every other process of ours off a SQLite file, by a lock on a file beside it, whose descriptor is
+    given. The lock ends with the processes that hold it, however.
 
-    Raises: AlreadyServed with the holder's process id. The lock ends with the process, however.
+    Raises: AlreadyServed with the holder's process id.
     """
     lock = path.with_name(path.name + ".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
-            raise AlreadyServed(
-                f"{path} is open in process {pid}; SQLite serves one process: "
-                "talk to that server, stop it first, or use PostgreSQL for several servers"
-            ) from None
+        _lock(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """If its holder was killed, its writer still ends what it was given: wait for that."""
+    until = time.monotonic() + LAST_WRITE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode().strip()
+        if not pid.isdecimal() or _is_alive(int(pid)) or time.monotonic() > until:
+            raise AlreadyServed(
+                f"{path} is open in process {pid or 'unknown'}; SQLite serves one server: "
+                "talk to that one, stop it first, or use PostgreSQL for several servers"
+            )
+        time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sqlite_path(engine: Engine) -> Path | None:

@@ -115,7 +115,7 @@ def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing)
         )
     logs.configure(settings.log_format)
     _check_port(settings)
-    app = create_app(settings)
+    app = create_app(settings, writes_apart=True)
     server = Server(app, settings, on_ready, on_exit)
     gc.freeze()  # what is loaded stays; looking through it again and again took a third of reading columns
 

@@ -1,7 +1,7 @@
 """The group commit: requests that arrive together commit together (rule 5).
 
-`submit` puts a command in a bounded queue; one thread takes what has arrived, commits it in one
-transaction (`batches.commit`) and answers on the event loop. A 2xx therefore means committed. No
+`submit` puts a command in a bounded queue; one thread takes what has arrived, has it committed in one
+transaction (`batches.commit`, in a process of its own where there is one) and answers on the event loop. A 2xx therefore means committed. No
 failure ends the thread: whatever happens, each command gets an outcome or an exception.
 """
 
@@ -26,6 +26,7 @@ from tunesmith_service.commands import Command
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import Refused, TunesmithError, Unavailable
 from tunesmith_service.tx import TTL_US
+from tunesmith_service.writer_process import WriterProcess
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class Writer:
     ttl_us: how long leases live after each renewal.
     bounds: what rows may hold.
     disk: says what must wait for room, and makes some when the database cannot be written.
+    process: commits in place of this one.
     on_batch: told of each batch in the writer's thread: its commands, what became of them, seconds.
     """
 
@@ -61,9 +63,10 @@ class Writer:
         ttl_us: int = TTL_US,
         bounds: Bounds | None = None,
         disk: Disk | None = None,
+        process: WriterProcess | None = None,
         on_batch: Callable[[Sequence[Command], batches.Batch, float], None] = lambda *_: None,
     ) -> None:
-        self._engine, self._disk = engine, disk
+        self._engine, self._disk, self._process = engine, disk, process
         self._answer_seconds = None if engine.dialect.name == "sqlite" else db.ANSWER_SECONDS
         self._bounds = bounds or Bounds()
         self._on_batch = on_batch
@@ -159,6 +162,8 @@ class Writer:
 
     def _try(self, commands: list[Command]) -> batches.Batch:
         now_us = self._clock.now_us()
+        if self._process is not None:
+            return self._process.commit(commands, now_us)
         return batches.commit(self._engine, commands, now_us, self._ttl_us, self._bounds)
 
     def _take(self) -> list[_Waiting]:

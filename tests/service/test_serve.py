@@ -28,7 +28,7 @@ def test_a_second_server_on_the_same_sqlite_file_is_refused_naming_the_first(ser
     second = tunesmith("serve", "--home", str(served.home), "--port", str(free_port()))
     with second:
         assert second.ends(60) == 1
-        assert f"is open in process {served.process.pid}; SQLite serves one process" in second.said
+        assert f"is open in process {served.process.pid}; SQLite serves one server" in second.said
         assert "Traceback" not in second.said
     migrate = tunesmith("migrate", "--home", str(served.home))
     with migrate:

@@ -278,7 +278,7 @@ def test_a_stopped_writer_has_written_what_it_took_and_takes_no_more(bench: Benc
 
 def test_two_servers_on_one_postgresql_claim_different_trials(bench: Bench) -> None:
     if bench.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite serves one process")
+        pytest.skip("SQLite serves one server")
     study = bench.study()
     for _ in range(20):
         bench.trial(study)
