@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
@@ -51,7 +52,7 @@ from tunesmith_service.routing import check_policies
 from tunesmith_service.security import LOOPBACK_NAMES, check_host, check_origin, check_site
 from tunesmith_service.settings import Settings
 from tunesmith_service.shedding import Priorities, Shedding
-from tunesmith_service.short_way import ShortWay
+from tunesmith_service.short_way import ShortWay, Take
 
 PAGES = "tunesmith_service.ui.pages"
 
@@ -76,7 +77,7 @@ def create_app(settings: Settings, clock: Clock | None = None, *, writes_apart: 
         finally:
             await service.stop()
 
-    app = FastAPI(
+    app = Application(
         title="Tunesmith",
         summary="Staged hyperparameter searches over REST.",
         version=version("tunesmith"),
@@ -100,16 +101,23 @@ def create_app(settings: Settings, clock: Clock | None = None, *, writes_apart: 
     if pages is not None:
         app.include_router(pages.routes)
     check_policies(app)
-    app.add_middleware(
-        ShortWay,
-        routes=app.routes,
-        takes={get_service: get_service, get_who: get_who, leases.get_lease: leases.take_lease},
-    )
-    app.add_middleware(Compression)
     shedding = Shedding(service.places, Priorities(app.routes), service.vouches, settings.prefix)
     app.state.shedding = shedding
-    app.add_middleware(FrontDoor, settings=settings, shedding=shedding, metrics=service.metrics)
     return app
+
+
+class Application(FastAPI):
+    """FastAPI behind our front door. What is ours is outermost: a request that takes the short way meets
+    nothing of the framework's."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        service: Service = self.state.service
+        takes: dict[Callable[..., Any], Take] = {
+            get_service: get_service, get_who: get_who, leases.get_lease: leases.take_lease,
+        }  # fmt: skip
+        usual = super().build_middleware_stack()
+        answered = Compression(ShortWay(usual, routes=self.routes, takes=takes))
+        return FrontDoor(answered, service.settings, self.state.shedding, service.metrics)
 
 
 def _prefixed(scope: Scope, prefix: str) -> None:
@@ -153,29 +161,29 @@ class FrontDoor:
                 harden(headers, scope)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id), answering(scope):
+        with answering(scope):
             try:
-                self._check(scope)
-                place = await self._shedding.place_for(scope)
-            except TunesmithError as error:
-                await problems.answer(Request(scope), error)(scope, receive, note)
-            else:
-                scope["state"]["place"] = place
-                try:
-                    await self._app(scope, receive, note)
-                finally:
-                    place.leave()
-            seconds = time.monotonic() - started
-            if status:  # else nobody was there to be answered
-                self._metrics.answered(status, scope["state"].get("priority"), seconds)
-            line = access.info if status >= 400 else access.debug
-            line(
-                "request",
-                method=scope["method"],
-                path=scope["path"][:200],
-                status=status,
-                ms=round(seconds * 1000, 1),
-            )
+                await self._answer(scope, receive, note)
+            finally:
+                seconds = time.monotonic() - started
+                if status:  # else nobody was there to be answered
+                    self._metrics.answered(status, scope["state"].get("priority"), seconds)
+                if status >= 400:
+                    path, ms = scope["path"][:200], round(seconds * 1000, 1)
+                    access.info("request", method=scope["method"], path=path, status=status, ms=ms)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._check(scope)
+            place = await self._shedding.place_for(scope)
+        except TunesmithError as error:
+            await problems.answer(Request(scope), error)(scope, receive, send)
+            return
+        scope["state"]["place"] = place
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            place.leave()
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

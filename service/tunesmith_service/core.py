@@ -207,7 +207,7 @@ class Service:
             self.engine,
             self.clock,
             ttl_us=self._ttl_us,
-            bounds=self._bounds,
+            bounds=Bounds(**self._bounds),
             disk=self.disk,
             process=self._writing,
             on_batch=self.metrics.committed,
@@ -237,11 +237,9 @@ class Service:
             await self.writer.submit(Grace(outage_us=away_us + self._ttl_us // 3))
 
     @property
-    def _bounds(self) -> Bounds:
-        settings = self.settings
-        return Bounds(
-            metrics=settings.study_metrics, points=settings.trial_points, queued=settings.project_queued
-        )
+    def _bounds(self) -> Mapping[str, int]:
+        s = self.settings
+        return {"metrics": s.study_metrics, "points": s.trial_points, "queued": s.project_queued}
 
     @property
     def _ttl_us(self) -> int:

@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,8 +62,19 @@ class AlreadyServed(RuntimeError):
     """Another process holds this SQLite file."""
 
 
-def open_engine(url: str | URL) -> Engine:
-    """An engine for `sqlite:///path` or `postgresql://…`; `writing(engine)` is its writing side."""
+BY_KEY = ("enable_seqscan=off", "enable_hashjoin=off", "enable_mergejoin=off")
+"""For statements that look rows up by keys: a plan that PostgreSQL made while a table was small, and keeps,
+would read all of it once it is large."""
+PLANNED_ANEW = ("plan_cache_mode=force_custom_plan",)
+"""For all others: each time with the tables as they are."""
+
+
+def open_engine(url: str | URL, settings: Sequence[str] = ()) -> Engine:
+    """An engine for `sqlite:///path` or `postgresql://…`; `writing(engine)` is its writing side.
+
+    Args:
+        settings: of PostgreSQL's, such as BY_KEY.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
@@ -76,7 +87,8 @@ def open_engine(url: str | URL) -> Engine:
         event.listen(engine, "commit", _check_transaction)
         return engine
     if parsed.get_backend_name() == "postgresql":
-        options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c synchronous_commit=on"
+        told = (f"statement_timeout={STATEMENT_TIMEOUT_MS}", "synchronous_commit=on", *settings)
+        options = " ".join(f"-c {setting}" for setting in told)
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             json_serializer=dumps,

@@ -11,14 +11,47 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 import structlog.tracebacks
 
+from tunesmith_service.origin import request_id
 from tunesmith_service.printable import printable
 
 _NO_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)  # they may hold secrets
 
 
+def _request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if (answered := request_id()) is not None:
+        event.setdefault("request_id", answered)
+    return event
+
+
 def _tame(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """What strangers send, such as a path, is not obeyed by the terminal that shows the log."""
     return {k: printable(v) if isinstance(v, str) else v for k, v in event.items()}
+
+
+class _Text:
+    """structlog's lines for people. It takes 30 µs for one, and each trial leaves two: where nothing is
+    coloured, one without a traceback is put together here."""
+
+    def __init__(self, *, coloured: bool) -> None:
+        self._full = structlog.dev.ConsoleRenderer(
+            colors=coloured, exception_formatter=structlog.dev.plain_traceback
+        )
+        self._coloured = coloured
+
+    def __call__(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
+        if self._coloured or not _TRACES.isdisjoint(event):
+            return str(self._full(logger, name, event))
+        at, level, said = (event.pop(key, "") for key in ("timestamp", "level", "event"))
+        told = "".join(f" {key}={_shown(event[key])}" for key in sorted(event))
+        return f"{at} [{level:<9}] {said:<30}{told}"
+
+
+_TRACES = frozenset({"exception", "exc_info", "stack", "stack_info"})
+_QUOTED = frozenset(" \t=\r\n\"'")
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) and _QUOTED.isdisjoint(value) else repr(value)
 
 
 class _Lines(io.TextIOBase):
@@ -41,7 +74,7 @@ class _Lines(io.TextIOBase):
 def configure(log_format: Literal["text", "json"]) -> None:
     """Send structlog's and the standard library's lines to standard error, in one form."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _request,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -51,9 +84,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
         shared.append(structlog.processors.ExceptionRenderer(_NO_LOCALS))
     else:
         shared.append(_tame)
-        last = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        last = _Text(coloured=sys.stderr.isatty())
     # Ours are written here and now: through the standard library a line takes three times as long, and what
     # is dropped in the end, such as a line for each request that went well, must cost nothing.
     structlog.configure(

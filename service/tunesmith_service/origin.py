@@ -36,6 +36,12 @@ def answering(scope: MutableMapping[str, Any]) -> Iterator[None]:
         _scope.reset(before)
 
 
+def request_id() -> str | None:
+    """That of the request that is being answered here."""
+    scope = _scope.get()
+    return None if scope is None else scope.get("state", {}).get("request_id")
+
+
 def current() -> Origin | None:
     """The request that is being answered here, None if there is none."""
     scope = _scope.get()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ from tunesmith_service.writer import Writer
 
 LOOK_EVERY_SECONDS = 1.0
 """Without a word from the writer, look for changes this often: new slots, other servers' writes."""
+
+SPACING_SECONDS = 0.05
+"""Looks are at least this far apart, however fast commits come."""
 
 LINE_LIMIT = 64 * 2**20
 
@@ -62,6 +66,7 @@ class PlannerLink:
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._looked_at = -math.inf  # on the loop's clock
         self._known: set[int] = set()  # studies whose specification the process has
         self._asked: dict[int, tuple[int, int]] = {}  # study → (event, slots) it last decided about
         self._troubles: dict[int, _Trouble] = {}
@@ -99,7 +104,9 @@ class PlannerLink:
         with contextlib.suppress(TimeoutError):  # not wait_for: in Python 3.11 it may swallow a cancellation
             async with asyncio.timeout(LOOK_EVERY_SECONDS):
                 await self._wake.wait()
+        await asyncio.sleep(self._looked_at + SPACING_SECONDS - asyncio.get_running_loop().time())
         self._wake.clear()
+        self._looked_at = asyncio.get_running_loop().time()
         studies = await asyncio.to_thread(self._read_studies)
         for gone in self._known - {s.id for s in studies}:
             await self._send({"study": gone, "forget": True})

@@ -23,7 +23,6 @@ from tunesmith_service.errors import (
     Unavailable,
     Unprocessable,
 )
-from tunesmith_service.headers import harden
 from tunesmith_service.routing import methods_at
 from tunesmith_service.security import own_path
 
@@ -39,7 +38,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _bug)
+    app.add_exception_handler(Exception, bug)
 
 
 def answer(request: Request, error: TunesmithError) -> Response:
@@ -108,12 +107,11 @@ async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED)
 
 
-async def _bug(request: Request, error: Exception) -> Response:
+async def bug(request: Request, error: Exception) -> Response:
+    """What is told where we have failed."""
     log.error("request.failed", path=request.url.path, exc_info=error)
     detail = "this is a fault of the service; its log has the details under the request id"
-    answered = _document(request, 500, "internal", detail, {})
-    harden(answered.headers, request.scope)  # it passes by the front door
-    return answered
+    return _document(request, 500, "internal", detail, {})
 
 
 def unprocessable(errors: Sequence[Any], body: Any, *, prefix: Sequence[str] = ("body",)) -> Unprocessable:

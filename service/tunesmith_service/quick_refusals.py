@@ -12,10 +12,11 @@ whoever asks again at once waits in the kernel, where it costs nothing.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import h11
 from starlette.requests import Request
@@ -95,11 +96,48 @@ def _value(name: bytes, lowered: bytes, head: bytes) -> bytes | None:
     return head[begin : head.index(b"\r\n", begin)].strip(b" \t") or None
 
 
+class Corked:
+    """A transport that sends what is written in one turn of the loop as one piece: an answer's head and body
+    take one call of the system."""
+
+    MOST_BYTES = 2**16
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._written: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+        self._size += len(data)
+        if self._size > self.MOST_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        if self._written:
+            data = b"".join(self._written)
+            self._written.clear()
+            self._size = 0
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class QuickRefusals(H11Protocol):
     """uvicorn's protocol, but requests that are to be refused do not reach it."""
 
     shedding: Shedding
     _unread = 0  # bytes of a refused request's body that are still to come
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(cast(asyncio.Transport, Corked(transport, self.loop)))
 
     def data_received(self, data: bytes) -> None:
         if self._unread:

@@ -70,6 +70,8 @@ class ShortWay:
             response = await way.answer(request)
         except TunesmithError as error:
             response = problems.answer(request, error)
+        except Exception as error:
+            response = await problems.bug(request, error)
         await response(scope, receive, send)
 
     def _way(self, scope: Scope) -> _Way | None:

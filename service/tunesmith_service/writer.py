@@ -1,8 +1,9 @@
 """The group commit: requests that arrive together commit together (rule 5).
 
 `submit` puts a command in a bounded queue; one thread takes what has arrived, has it committed in one
-transaction (`batches.commit`, in a process of its own where there is one) and answers on the event loop. A 2xx therefore means committed. No
-failure ends the thread: whatever happens, each command gets an outcome or an exception.
+transaction (`batches.commit`, in a process of its own where there is one) and answers on the event loop.
+A 2xx therefore means committed. No failure ends the thread: whatever happens, each command gets an
+outcome or an exception.
 """
 
 from __future__ import annotations
