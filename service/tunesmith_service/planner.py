@@ -82,9 +82,12 @@ class StudyPlanner:
             if stage.name in self._broken:
                 commands.append(self._broken[stage.name])
                 continue
-            waiting = sum(t.state is TrialState.WAITING for t in self.log.trials(stage.name))
+            trials = self.log.trials(stage.name)
+            waiting = sum(t.state is TrialState.WAITING for t in trials)
             stale = self.log.stale(stage.name)
             room = max(max(slots, 1) - waiting, 0) + len(stale)
+            if stage.draws_drafts:
+                room = min(room, _drawn_at_once(len(trials)))
             try:
                 plan = ask(self.log, stage, room)
             except Exception as error:
@@ -106,6 +109,15 @@ class StudyPlanner:
         if step is not None:
             verdict = {"do": "prune", "trial": trial.number, "planned_at": entry.n, "step": step}
             self._verdicts.append(verdict)
+
+
+def _drawn_at_once(trials: int) -> int:
+    """How many drafts are given out before the next are drawn: as many as take TPE about 0.1 s.
+
+    Who waits for the first of them does not wait for all, and what ends meanwhile is seen sooner. They make
+    the log grow, so the study is asked about again until nothing is left to draw.
+    """
+    return max(1, 8_000 // (700 + trials))
 
 
 def _fail(stage: str, what: str, error: Exception) -> Command:

@@ -156,4 +156,23 @@ def test_a_pruner_that_raises_fails_its_stage_with_the_reason(monkeypatch: pytes
     ]
 
 
+def test_the_more_a_study_has_finished_the_fewer_drafts_are_drawn_before_the_first_is_given_out() -> None:
+    assert [drafts_drawn(trials, slots=8) for trials in (0, 1500)] == [8, 3]
+    assert drafts_drawn(0, slots=64) == 11
+
+
+def drafts_drawn(trials: int, slots: int) -> int:
+    told = {"kind": "sampler", "name": "tpe", "trials": 5000, "sampler": {"kind": "random"}}
+    planner = StudyPlanner({"name": "s", "task": "t", "space": SPACE, "stages": [stage(**told)]})
+    active = {"state": "active", "reason": None, "result": None}
+    entries = [Entry(1, "stage", None, "tpe", active)]
+    for number in range(trials):
+        planned = {"key": f"point:{number}", "ordinal": number, "params": {"lr": 0.1}, "work": WORK}
+        ended = {"from": "running", "to": "complete", "stop_reason": "budget", "value": 0.5}
+        entries.append(Entry(len(entries) + 1, "planned", number, "tpe", planned))
+        entries.append(Entry(len(entries) + 1, "moved", number, "tpe", ended))
+    planner.feed(entries)
+    return len(planner.decide(slots))
+
+
 SPACE = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}
