@@ -19,7 +19,7 @@ from tunesmith_service import planner_link, tables
 from tunesmith_service.db import writing
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import NoSpace
-from tunesmith_service.planner import StudyPlanner
+from tunesmith_service.planner import Desk, StudyPlanner
 from tunesmith_service.planner_link import PlannerLink
 from tunesmith_service.writer import Writer
 from tunesmith_studies.log import Entry
@@ -156,23 +156,18 @@ def test_a_pruner_that_raises_fails_its_stage_with_the_reason(monkeypatch: pytes
     ]
 
 
-def test_the_more_a_study_has_finished_the_fewer_drafts_are_drawn_before_the_first_is_given_out() -> None:
-    assert [drafts_drawn(trials, slots=8) for trials in (0, 1500)] == [8, 3]
-    assert drafts_drawn(0, slots=64) == 11
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_drafts_are_given_out_as_many_at_a_time_as_are_drawn_in_a_tenth_of_a_second(bench: Bench) -> None:
+    drawn = stage("tpe", kind="sampler", sampler={"kind": "random"})
+    study = bench.study(stages=[drawn])
+    times = iter((0.0, 0.02, 1.0, 1.5, 2.0, 2.01))
+    desk = Desk(bench.engine, clock=lambda: next(times))
+    list(desk.answers({"study": study, "spec": bench.study_row(study).spec}))
 
+    def given(slots: int) -> int:
+        return len(list(desk.answers({"study": study, "plan": slots}))[-1]["commands"])
 
-def drafts_drawn(trials: int, slots: int) -> int:
-    told = {"kind": "sampler", "name": "tpe", "trials": 5000, "sampler": {"kind": "random"}}
-    planner = StudyPlanner({"name": "s", "task": "t", "space": SPACE, "stages": [stage(**told)]})
-    active = {"state": "active", "reason": None, "result": None}
-    entries = [Entry(1, "stage", None, "tpe", active)]
-    for number in range(trials):
-        planned = {"key": f"point:{number}", "ordinal": number, "params": {"lr": 0.1}, "work": WORK}
-        ended = {"from": "running", "to": "complete", "stop_reason": "budget", "value": 0.5}
-        entries.append(Entry(len(entries) + 1, "planned", number, "tpe", planned))
-        entries.append(Entry(len(entries) + 1, "moved", number, "tpe", ended))
-    planner.feed(entries)
-    return len(planner.decide(slots))
+    assert [given(8), given(8), given(8)] == [1, 5, 1]  # at first one, in 20 ms; then 100 ms each
 
 
 SPACE = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}
