@@ -83,8 +83,12 @@ class StudyPlanner:
         return [v for v in given if self.log.trial(v["trial"]).state is TrialState.RUNNING]
 
     def decide(self, slots: int, drafts: int = MANY) -> list[Command]:
-        """Proposals, redraws and ends of stages that the log asks for now; of drafts the first so many."""
+        """Proposals, redraws and ends of stages that the log asks for now; of drafts the first so many.
+
+        Those that a slot stands idle for come first, alone: it does not wait for what nobody needs yet.
+        """
         commands: list[Command] = []
+        idle = slots - sum(len(self.log.running(s.name)) for s in self.log.active_stages())
         for stage in self.log.active_stages():
             if stage.name in self._broken:
                 commands.append(self._broken[stage.name])
@@ -93,7 +97,8 @@ class StudyPlanner:
             stale = self.log.stale(stage.name)
             room = max(max(slots, 1) - waiting, 0) + len(stale)
             if stage.draws_drafts:
-                room = min(room, drafts)
+                needed = idle - (waiting - len(stale))
+                room = min(room, drafts, needed if needed > 0 else MANY)
             try:
                 plan = ask(self.log, stage, room)
             except Exception as error:

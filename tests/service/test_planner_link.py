@@ -170,4 +170,30 @@ def test_drafts_are_given_out_as_many_at_a_time_as_are_drawn_in_a_tenth_of_a_sec
     assert [given(8), given(8), given(8)] == [1, 5, 1]  # at first one, in 20 ms; then 100 ms each
 
 
+def test_drafts_that_a_slot_stands_idle_for_are_drawn_before_the_others() -> None:
+    told = {"kind": "sampler", "sampler": {"kind": "random"}, "trials": 50}
+    planner = StudyPlanner({"name": "s", "task": "t", "space": SPACE, "stages": [stage(**told)]})
+    active = {"state": "active", "reason": None, "result": None}
+    entries = [Entry(1, "stage", None, "random", active)]
+
+    def put(kind: Any, trial: int, **data: Any) -> None:
+        entries.append(Entry(planner.log.at + len(entries) + 1, kind, trial, "random", data))
+
+    def decide() -> list[str]:
+        planner.feed(entries)
+        entries.clear()
+        return [command["do"] for command in planner.decide(3)]
+
+    planned = {"params": {"lr": 0.1}, "work": WORK, "draft": True}
+    for i in range(5):
+        put("planned", i, key=f"point:{i}", ordinal=i, planned_at=1, **planned)
+    for i in range(3):
+        put("moved", i, **{"from": "waiting", "to": "running", "attempt": 1})
+    assert decide() == ["propose"]  # a third draft, as two wait and every slot is taken
+    put("moved", 0, **{"from": "running", "to": "complete", "stop_reason": "budget", "value": 0.5})
+    assert decide() == ["redraw"]  # one slot is free, both drafts are stale
+    put("redrawn", 3, params={"lr": 0.2}, sampler_state={}, planned_at=planner.log.at)
+    assert decide() == ["redraw", "propose"]
+
+
 SPACE = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}
