@@ -130,9 +130,7 @@ def show(claims: Claims, trials: int) -> list[str]:
         table.add_row(name, f"{len(took)} ({len(took) / len(everything):.0%})", *cells)
     Console(width=110).print(table)
     after = np.quantile(claims.drawn_after, (0.5, 0.95))
-    print(
-        f"from a trial's end to the first draft that saw it: median {after[0]:.0f} ms, p95 {after[1]:.0f} ms"
-    )
+    print(f"from a trial's end to a draft that saw it: median {after[0]:.0f} ms, p95 {after[1]:.0f} ms")
     p99 = float(np.quantile(claims.ready, 0.99))
     print(f"goal: p99 of claims with a draft ready at most {BOUND_MS:g} ms")
     return [f"claims with a draft ready: p99 is {p99:.1f} ms"] if p99 > BOUND_MS else []
@@ -140,7 +138,7 @@ def show(claims: Claims, trials: int) -> list[str]:
 
 def measure(within: Path | None, trials: int, seconds: float) -> tuple[Claims, list[str]]:
     with place(within, postgresql=False) as (home, _), Serve(home / "home") as serve:
-        grow(serve, trials)
+        grow(serve, trials, limits={"max_concurrent": WORKERS})  # those who made it grow count as idle slots
         database = home / "home" / "tunesmith.db"
         before = log_after(database, 0)
         asked = asyncio.run(_work_all(serve, seconds))
