@@ -67,7 +67,8 @@ soak-table: ## What the last soaks on either database came to, into docs/measure
 
 bench: $(STAMP) ## How fast requests are, beside Optuna and empty routes; about half an hour on an idle machine
 	@missed=0; for one in cycles reports flat planning; do \
-	  $(BIN)/python tests/benchmarks/$$one.py || missed=1; done; exit $$missed
+	  $(BIN)/python tests/benchmarks/$$one.py || missed=1; done; \
+	$(BIN)/python tests/benchmarks/suggestions.py --trials 1000 --seconds 60 --pairs 12 || missed=1; exit $$missed
 
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
 	$(BIN)/ruff check

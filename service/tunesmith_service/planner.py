@@ -2,9 +2,9 @@
 
 It runs beside the server, niced, because a sampler that thinks holds the interpreter: on the request
 path, or in a thread, every heartbeat would wait for it. For the same reason it reads the logs by itself: a
-server that handed on 2,000,000 points kept pages waiting for seconds after each start. It writes nothing
-and has no clock. Over its standard input come questions, over its standard output go commands as JSON, one
-object a line. `planner_link` is the server's end.
+server that handed on 2,000,000 points kept pages waiting for seconds after each start. It writes nothing, and
+its clock says only how many drafts are given out at once. Over its standard input come questions, over its
+standard output go commands as JSON, one object a line. `planner_link` is the server's end.
 
 In, after a first line {"database": URL}:
   {"study": 7, "spec": {...}}                 a study it does not know (again): begin with an empty log
@@ -27,8 +27,9 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from sqlalchemy import Engine
@@ -43,6 +44,12 @@ NICE = 10
 
 CHUNK = 5_000
 """Log entries that are read at once."""
+
+DRAWING_SECONDS = 0.1
+"""How long drafts are drawn before they are given out. Who waits for the first of them does not wait for all,
+and what ends meanwhile is seen sooner: one that a trial's end makes stale was drawn for nothing."""
+
+MANY = 2**31
 
 Command = dict[str, Any]
 
@@ -75,9 +82,13 @@ class StudyPlanner:
         given, self._verdicts = self._verdicts, []
         return [v for v in given if self.log.trial(v["trial"]).state is TrialState.RUNNING]
 
-    def decide(self, slots: int) -> list[Command]:
-        """Proposals, redraws and ends of stages that the log asks for now."""
+    def decide(self, slots: int, drafts: int = MANY) -> list[Command]:
+        """Proposals, redraws and ends of stages that the log asks for now; of drafts the first so many.
+
+        Those that a slot stands idle for come first, alone: it does not wait for what nobody needs yet.
+        """
         commands: list[Command] = []
+        idle = slots - sum(len(self.log.running(s.name)) for s in self.log.active_stages())
         for stage in self.log.active_stages():
             if stage.name in self._broken:
                 commands.append(self._broken[stage.name])
@@ -85,6 +96,9 @@ class StudyPlanner:
             waiting = sum(t.state is TrialState.WAITING for t in self.log.trials(stage.name))
             stale = self.log.stale(stage.name)
             room = max(max(slots, 1) - waiting, 0) + len(stale)
+            if stage.draws_drafts:
+                needed = idle - (waiting - len(stale))
+                room = min(room, drafts, needed if needed > 0 else MANY)
             try:
                 plan = ask(self.log, stage, room)
             except Exception as error:
@@ -158,11 +172,13 @@ class Desk:
 
     Args:
         engine: of the database that has their logs.
+        clock: in seconds.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._engine, self._clock = engine, clock
         self._studies: dict[int, StudyPlanner] = {}
+        self._drafts: dict[int, int] = {}  # by study: how many are drawn at once
 
     def answers(self, message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Raises what the database does when it is away."""
@@ -171,6 +187,7 @@ class Desk:
             self._studies[study_id] = StudyPlanner(message["spec"])
         elif "forget" in message:
             self._studies.pop(study_id, None)
+            self._drafts.pop(study_id, None)
         else:
             planner = self._studies[study_id]
             is_more = _read_on(self._engine, study_id, planner)
@@ -179,7 +196,20 @@ class Desk:
                 yield {**said, "commands": [], "done": True, "more": True}
                 return
             yield {**said, "commands": planner.verdicts(), "done": False}
-            yield {**said, "commands": planner.decide(message["plan"]), "done": True}
+            yield {**said, "commands": self._decide(study_id, message["plan"]), "done": True}
+
+    def _decide(self, study_id: int, slots: int) -> list[Command]:
+        """What is left out makes itself heard: what was given makes the log grow, and the study due again."""
+        began = self._clock()
+        commands = self._studies[study_id].decide(slots, self._drafts.get(study_id, 1))
+        if commands:
+            self._drafts[study_id] = drawn_at_once((self._clock() - began) / len(commands))
+        return commands
+
+
+def drawn_at_once(seconds: float) -> int:
+    """How many drafts are drawn before they are given out, if one takes so long."""
+    return max(1, int(DRAWING_SECONDS / seconds)) if seconds > 0 else MANY
 
 
 def _read_on(engine: Engine, study_id: int, planner: StudyPlanner) -> bool:

@@ -8,7 +8,7 @@ translation of single trials is kept, by identity, and may be dropped at any mom
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -56,14 +56,16 @@ class RowStorage(InMemoryStorage):
         self._studies[0] = _StudyInfo(name, directions)
         self._study_name_to_id[name] = 0
         self._prev_waiting_trial_number[0] = 0
-        for trial in trials:
-            self.put(trial)
-        complete = [t for t in self._studies[0].trials if t.state is OptunaState.COMPLETE]
-        if complete:
-            sign = 1 if minimize else -1
-            # Of equal values Optuna calls the one best that ended first.
-            best = min(complete, key=lambda t: (sign * (t.value or 0.0), t.datetime_complete or EPOCH))
-            self._studies[0].best_trial_id = best._trial_id
+        rows = self._studies[0].trials = list(trials)
+        self._trial_id_to_study_id_and_number = {t._trial_id: (0, place) for place, t in enumerate(rows)}
+        self._sign = 1 if minimize else -1
+
+    def get_best_trial(self, study_id: int) -> FrozenTrial:
+        """Of equal values Optuna calls the one best that ended first. Looked for only when asked: few do."""
+        complete = [t for t in self._studies[study_id].trials if t.state is OptunaState.COMPLETE]
+        if not complete:
+            raise ValueError("No trials are completed yet.")
+        return min(complete, key=lambda t: (self._sign * (t.value or 0.0), t.datetime_complete or EPOCH))
 
     def put(self, trial: FrozenTrial) -> None:
         trials = self._studies[self.study_id].trials
@@ -138,16 +140,58 @@ class Kept:
 
     def __init__(self, most: int = 50_000) -> None:
         self._most = most
-        self._kept: dict[tuple[int, str], tuple[Trial, FrozenTrial]] = {}
+        self._kept: dict[str, dict[int, tuple[Trial, FrozenTrial]]] = {}
+        self._sets: dict[tuple[str, ...], dict[str, BaseDistribution]] = {}
 
-    def get(self, trial: Trial, question: str, make: Callable[[], FrozenTrial]) -> FrozenTrial:
-        """`make()`, or what it gave for this trial and question before."""
-        found = self._kept.get((id(trial), question))
-        if found is None:
-            if len(self._kept) >= self._most:
-                self._kept.clear()
-            found = self._kept[id(trial), question] = (trial, make())
-        return found[1]
+    def rows(
+        self, question: str, trials: Iterable[tuple[int, Trial]], make: Callable[[int, Trial], FrozenTrial]
+    ) -> list[FrozenTrial]:
+        """`make(number, trial)` of each, or what it gave for them and this question before.
+
+        Rows that have the same parameters share their distributions; a question names those.
+        """
+        kept = self._kept.setdefault(question, {})
+        rows = []
+        for number, trial in trials:
+            found = kept.get(number)
+            if found is None or found[0] is not trial:
+                found = kept[number] = (trial, self._sharing(question, make(number, trial)))
+            rows.append(found[1])
+        if len(self._kept) > 1 and sum(map(len, self._kept.values())) > self._most:
+            self.clear()
+            self._kept[question] = kept
+        return rows
 
     def clear(self) -> None:
         self._kept.clear()
+        self._sets.clear()
+
+    def _sharing(self, question: str, row: FrozenTrial) -> FrozenTrial:
+        row._distributions = self._sets.setdefault((question, *row._distributions), row._distributions)
+        return row
+
+
+class OneOfEach:
+    """One of Optuna's search spaces that looks at the first trial of each set of distributions only.
+
+    Equal sets tell it nothing new. They are known by identity, as `Kept` shares them; looking at all of
+    10,000 trials took a fourth of a suggestion.
+    """
+
+    def __init__(self, space: Any) -> None:
+        self._space = space
+
+    def calculate(self, study: Study, use_cache: bool = False) -> Any:
+        return self._space.calculate(_Few(study))
+
+
+class _Few:
+    """As much of a study as a search space reads."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._study_id = study, study._study_id
+
+    def _get_trials(self, states: Sequence[OptunaState] | None = None, **_: Any) -> list[FrozenTrial]:
+        trials = self._study._get_trials(deepcopy=False, use_cache=True)
+        each = {(id(t._distributions), t.state): t for t in trials}.values()
+        return [t for t in each if states is None or t.state in states]

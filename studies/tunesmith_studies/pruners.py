@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from tunesmith_studies.planning import History, Seed
-    from tunesmith_studies.study import Objective
     from tunesmith_studies.trial import Trial
 
 
@@ -192,17 +191,24 @@ def should_prune(pruner: Pruner, history: History, trial: Trial, seed: Seed) -> 
         trial: running; its curve may be cut to an earlier point.
         seed: of the study.
     """
-    from tunesmith_studies.optuna_rows import frozen, open_study  # noqa: PLC0415
+    from tunesmith_studies.optuna_rows import Kept, frozen, open_study  # noqa: PLC0415
 
+    global _kept  # noqa: PLW0603 - a cache, made on first use because it needs Optuna
+    if _kept is None:
+        _kept = Kept()
     objective = history.study.objective
     if isinstance(pruner, NopPruner) or not trial.curve or objective.metric not in trial.curve[-1].metrics:
         return False
     name = f"{history.study.name}/{trial.stage}"
     with _quiet():
         asked = _build(pruner)
-        others = (t for t in history.trials if t.number != trial.number and t.state != "waiting")
-        question = repr((objective, pruner, name))
-        rows = [_row(t, pruner, asked, objective=objective, question=question, name=name) for t in others]
+        others = ((t.number, t) for t in history.trials if t.number != trial.number and t.state != "waiting")
+
+        def make(_: int, other: Trial) -> FrozenTrial:
+            rungs = _rungs(pruner, asked, name, other, other.metric(objective.metric))
+            return frozen(other, objective, attributes=rungs)
+
+        rows = _kept.rows(repr((objective, pruner, name)), others, make)
         *passed, _ = trial.metric(objective.metric)
         rungs = _rungs(pruner, asked, name, trial, passed)
         mine = frozen(trial, objective, attributes=rungs)
@@ -212,23 +218,6 @@ def should_prune(pruner: Pruner, history: History, trial: Trial, seed: Seed) -> 
 
 _kept: Any = None
 """Translations of unchanged trials; see `optuna_rows.Kept`."""
-
-
-def _row(
-    trial: Trial, pruner: Pruner, asked: BasePruner, *, objective: Objective, question: str, name: str
-) -> FrozenTrial:
-    from tunesmith_studies.optuna_rows import Kept, frozen  # noqa: PLC0415
-
-    global _kept  # noqa: PLW0603 - a cache, made on first use because it needs Optuna
-    if _kept is None:
-        _kept = Kept()
-
-    def make() -> FrozenTrial:
-        rungs = _rungs(pruner, asked, name, trial, trial.metric(objective.metric))
-        return frozen(trial, objective, attributes=rungs)
-
-    kept: FrozenTrial = _kept.get(trial, question, make)
-    return kept
 
 
 def _build(pruner: Pruner) -> BasePruner:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
@@ -296,9 +297,7 @@ def _rows(spec: SamplerSpec, told: Told) -> list[FrozenTrial]:
     if _kept is None:
         _kept = Kept()
     axes = {name: distribution(parameter) for name, parameter in told.space.items()}
-    own = told.trials.values()
-    values = [t.value for t in own if t.state is TrialState.COMPLETE and t.value is not None]
-    worst = (max if told.objective.direction == "minimize" else min)(values, default=None)
+    worst = None if spec.reads_pruned else _worst(told)
 
     def make(number: int, trial: Trial) -> FrozenTrial:
         active = [n for n in told.space.active(trial.params) if n in trial.params]
@@ -312,15 +311,19 @@ def _rows(spec: SamplerSpec, told: Told) -> list[FrozenTrial]:
             params=params,
             distributions={n: axes[n] for n in active},
             attributes=_attributes(spec, state),
-            diverged_value=None if spec.reads_pruned else worst,
+            diverged_value=worst,
         )
 
-    question = repr((told.name, told.objective, spec, axes))
-    diverged = f"{question} {worst}"  # what a diverged trial is told as changes with the worst value
-    return [
-        _kept.get(t, diverged if t.is_diverged else question, lambda n=number, t=t: make(n, t))
-        for number, t in (*told.earlier.items(), *told.trials.items())
-    ]
+    question = repr((told.name, told.objective, spec, axes, worst))
+    rows: list[FrozenTrial] = _kept.rows(question, chain(told.earlier.items(), told.trials.items()), make)
+    return rows
+
+
+def _worst(told: Told) -> float | None:
+    """What a diverged trial is told as to those who read only complete ones."""
+    own = told.trials.values()
+    values = [t.value for t in own if t.state is TrialState.COMPLETE and t.value is not None]
+    return (max if told.objective.direction == "minimize" else min)(values, default=None)
 
 
 # --- what Optuna would have remembered --------------------------------------------------------------
@@ -335,8 +338,19 @@ def build(spec: SamplerSpec, seed: int, memory: Mapping[int, Mapping[str, Any]])
 
         return ReplayedCmaEs(memory, seed=seed, warn_independent_sampling=False, **spec.options())
     extra = {"warn_independent_sampling": False} if isinstance(spec, GPSampler) else {}
-    made: BaseSampler = getattr(optuna.samplers, spec.optuna_name)(seed=seed, **spec.options(), **extra)
-    return made
+    made: Any = getattr(optuna.samplers, spec.optuna_name)(seed=seed, **spec.options(), **extra)
+    if isinstance(spec, TPESampler):
+        _look_at_one_of_each(made)
+    built: BaseSampler = made
+    return built
+
+
+def _look_at_one_of_each(tpe: Any) -> None:
+    from tunesmith_studies.optuna_rows import OneOfEach  # noqa: PLC0415
+
+    tpe._search_space = OneOfEach(tpe._search_space)
+    if tpe._group_decomposed_search_space is not None:
+        tpe._group_decomposed_search_space = OneOfEach(tpe._group_decomposed_search_space)
 
 
 def _attributes(spec: SamplerSpec, state: Mapping[str, Any]) -> dict[str, Any]:

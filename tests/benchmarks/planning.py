@@ -48,11 +48,12 @@ WIDE = SPACE | {
 }
 
 
-def grow(serve: Serve, trials: int) -> None:
+def grow(serve: Serve, trials: int, **changed: Any) -> None:
     """A study of task `tpe` with so many finished trials, the planner idle for want of workers."""
     stage = TPE | {"sampler": {"kind": "tpe", "n_startup_trials": trials}}
     with serve.people() as people:
-        people.post("studies", json={"name": "tpe", "task": "tpe", "space": WIDE, "stages": [stage]})
+        spec = {"name": "tpe", "task": "tpe", "space": WIDE, "stages": [stage], **changed}
+        people.post("studies", json=spec)
         while (finished := people.get("studies", "tpe")["counts"]["complete"]) < trials:
             print(f"{finished:,} of {trials:,} trials have finished", file=sys.stderr, flush=True)
             work(serve.load(10.0, task="tpe", wait_seconds=WAIT_SECONDS))

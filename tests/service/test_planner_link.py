@@ -19,7 +19,7 @@ from tunesmith_service import planner_link, tables
 from tunesmith_service.db import writing
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import NoSpace
-from tunesmith_service.planner import StudyPlanner
+from tunesmith_service.planner import Desk, StudyPlanner
 from tunesmith_service.planner_link import PlannerLink
 from tunesmith_service.writer import Writer
 from tunesmith_studies.log import Entry
@@ -154,6 +154,46 @@ def test_a_pruner_that_raises_fails_its_stage_with_the_reason(monkeypatch: pytes
     assert planner.decide(4) == [
         {"do": "fail_stage", "stage": "random", "reason": "its pruner raised ValueError: no such rung"}
     ]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_drafts_are_given_out_as_many_at_a_time_as_are_drawn_in_a_tenth_of_a_second(bench: Bench) -> None:
+    drawn = stage("tpe", kind="sampler", sampler={"kind": "random"})
+    study = bench.study(stages=[drawn])
+    times = iter((0.0, 0.02, 1.0, 1.5, 2.0, 2.01))
+    desk = Desk(bench.engine, clock=lambda: next(times))
+    list(desk.answers({"study": study, "spec": bench.study_row(study).spec}))
+
+    def given(slots: int) -> int:
+        return len(list(desk.answers({"study": study, "plan": slots}))[-1]["commands"])
+
+    assert [given(8), given(8), given(8)] == [1, 5, 1]  # at first one, in 20 ms; then 100 ms each
+
+
+def test_drafts_that_a_slot_stands_idle_for_are_drawn_before_the_others() -> None:
+    told = {"kind": "sampler", "sampler": {"kind": "random"}, "trials": 50}
+    planner = StudyPlanner({"name": "s", "task": "t", "space": SPACE, "stages": [stage(**told)]})
+    active = {"state": "active", "reason": None, "result": None}
+    entries = [Entry(1, "stage", None, "random", active)]
+
+    def put(kind: Any, trial: int, **data: Any) -> None:
+        entries.append(Entry(planner.log.at + len(entries) + 1, kind, trial, "random", data))
+
+    def decide() -> list[str]:
+        planner.feed(entries)
+        entries.clear()
+        return [command["do"] for command in planner.decide(3)]
+
+    planned = {"params": {"lr": 0.1}, "work": WORK, "draft": True}
+    for i in range(5):
+        put("planned", i, key=f"point:{i}", ordinal=i, planned_at=1, **planned)
+    for i in range(3):
+        put("moved", i, **{"from": "waiting", "to": "running", "attempt": 1})
+    assert decide() == ["propose"]  # a third draft, as two wait and every slot is taken
+    put("moved", 0, **{"from": "running", "to": "complete", "stop_reason": "budget", "value": 0.5})
+    assert decide() == ["redraw"]  # one slot is free, both drafts are stale
+    put("redrawn", 3, params={"lr": 0.2}, sampler_state={}, planned_at=planner.log.at)
+    assert decide() == ["redraw", "propose"]
 
 
 SPACE = {"lr": {"low": 1e-4, "high": 1.0, "log": True}}

@@ -80,7 +80,7 @@ class LoopPlanner(PlannerLink):
     async def _start_process(self) -> None:
         self._known.clear()
         self._asked.clear()
-        self._desk, self._answers = Desk(self._engine), deque()
+        self._desk, self._answers = Desk(self._engine, clock=lambda: 0.0), deque()
         self._wake.set()
 
     async def _end_process(self) -> None:

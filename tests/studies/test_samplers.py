@@ -9,8 +9,9 @@ import optuna
 import pytest
 from contracts import COMPLETE, Runner, live_against_rebuilt
 from optuna.search_space import IntersectionSearchSpace
+from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from pydantic import ValidationError
-from tunesmith_studies.optuna_rows import open_study
+from tunesmith_studies.optuna_rows import OneOfEach, open_study
 from tunesmith_studies.planning import Proposals
 from tunesmith_studies.samplers import SamplerSpec, Told, TPESampler
 from tunesmith_studies.samplers import _rows as rows_of
@@ -185,6 +186,32 @@ def test_a_diverged_trial_is_the_worst_value_to_samplers_that_read_complete_tria
     assert [t.value for t in optuna_study(told, stage.sampler).trials][2] == worst
     tpe = optuna_study(told, TPESampler()).trials[2]
     assert tpe.state is optuna.trial.TrialState.PRUNED
+
+
+def test_a_search_space_is_inferred_from_one_trial_of_each_set_of_distributions() -> None:
+    runner = Runner(study({"kind": "tpe"}, MIXED, trials=40))
+    runner.run("sampler")
+    stage, history = runner.log.stage("sampler"), runner.log.history("sampler")
+    assert isinstance(stage, Sampler)
+    all_of_them = optuna_study(stage._told(history, stage.open_space(history.study)), stage.sampler)
+    looked = _Looked()
+    OneOfEach(looked).calculate(all_of_them)
+    assert len(looked.trials) == 2  # of 40: with momentum, and without
+    for kind in (IntersectionSearchSpace, _GroupDecomposedSearchSpace):
+        plain, ours = kind(True).calculate(all_of_them), OneOfEach(kind(True)).calculate(all_of_them)
+        assert getattr(ours, "search_spaces", ours) == getattr(plain, "search_spaces", plain)
+
+
+class _Looked:
+    def calculate(self, study: optuna.Study) -> None:
+        self.trials = study._get_trials()
+
+
+def test_nobody_is_asked_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(study({"kind": "tpe"}, NUMBERS))
+    runner.activate("sampler")
+    monkeypatch.setattr("tunesmith_studies.stages.sampler.suggest", None)
+    assert runner.ask("sampler", 0) == Proposals((), draft=True)
 
 
 def test_what_a_trial_remembers_for_its_sampler_fits_in_four_kibibytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -41,8 +42,7 @@ class Random(Stage):
         return []
 
     def plan(self, history: History, n: int, seed: Seed) -> Plan:
-        taken = history.by_key()
-        left = [i for i in range(self.trials) if point_key(i) not in taken]
+        left = missing(self.trials, history, n)
         if left:
             study = history.study
             keep = self.keeps_snapshots(study)
@@ -69,6 +69,12 @@ class Random(Stage):
     def forecast(self, study: StudySpec, sources: Mapping[str, Forecast]) -> Forecast:
         snapshots = self.trials if self.keeps_snapshots(study) else 0
         return Forecast(trials=self.trials, epochs=self.trials * self.epochs, snapshots=snapshots)
+
+
+def missing(total: int, history: History, n: int) -> list[int]:
+    """The first ordinals below `total` whose points nobody has tried, at most n and at least one."""
+    taken = history.keys
+    return list(islice((i for i in range(total) if point_key(i) not in taken), max(n, 1)))
 
 
 def point_key(ordinal: int) -> str:

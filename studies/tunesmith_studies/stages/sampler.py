@@ -14,7 +14,7 @@ from tunesmith_studies.samplers import BruteForceSampler, SamplerSpec, Told, TPE
 from tunesmith_studies.space import Float, Params, Scalar, Space, canonical
 from tunesmith_studies.stages.base import Forecast, Stage
 from tunesmith_studies.stages.grid import cells
-from tunesmith_studies.stages.random import point_key
+from tunesmith_studies.stages.random import missing, point_key
 from tunesmith_studies.trial import Trial
 
 if TYPE_CHECKING:
@@ -69,10 +69,9 @@ class Sampler(Stage):
 
     def plan(self, history: History, n: int, seed: Seed) -> Plan:
         total = self._total(history.study)
-        taken = history.by_key()
-        left = [i for i in range(total) if point_key(i) not in taken]
+        left = missing(total, history, n)
         if left:
-            return Proposals(tuple(self._propose(history, left[:n], seed)), draft=True)
+            return Proposals(tuple(self._propose(history, left[:n], seed)) if n else (), draft=True)
         running = sum(not t.state.is_finished for t in history.trials if not t.by_hand)
         if running:
             return Wait(f"{running} of {total} trials have not finished")
