@@ -44,10 +44,10 @@ from served import SPACE, Serve, place  # noqa: E402
 
 PIECE_BYTES = 2**20
 STEPS, RATIO = 3, 0.6
-PACE = 0.5
+LONGEST_STEP_MS = 250
 MOST_MEGABYTES = {"server": 50, "supervisor": 50}
 NAMED = {
-    "yardstick": "copy and hash", "quick_yardstick": "the same into memory just left", "chain": "all three",
+    "yardstick": "copy and hash", "quick_yardstick": "the same once more", "chain": "all three",
     "saving": "trainer that saves", "restoring": "trainer that restores, model included",
     "restored": "the same once it has restored",
 }  # fmt: skip
@@ -182,7 +182,7 @@ def copy(source: Path, target: Path) -> tuple[float, float]:
 def show(rounds: list[Round], megabytes: int) -> list[str]:
     """Returns: what missed a goal."""
     console = Console(width=110)
-    table = Table("", "seconds, median", "lowest to highest", "MB/s", "speed over copying and hashing")
+    table = Table("", "seconds, median", "lowest to highest", "MB/s", "over copying and hashing")
     for name in ("copy", "hash", "yardstick", "quick_yardstick", "save", "upload", "restore", "chain"):
         seconds = [getattr(one, name) for one in rounds]
         median = statistics.median(seconds)
@@ -223,9 +223,12 @@ def show_steps(console: Console, rounds: list[Round]) -> list[str]:
             f"steps of training {said}: {len(steps):,}, {1000 / statistics.mean(steps):,.0f} a second, "
             f"median {statistics.median(steps):.2f} ms, longest {max(steps):.0f} ms"
         )
-    pace = statistics.mean(quiet) / statistics.mean(uploading)
-    console.print(f"steps a second during the upload over alone: {pace:.2f} (goal: at least {PACE:g})")
-    return [f"steps a second: {pace:.2f}"] if pace < PACE else []
+    pace, longest = statistics.mean(quiet) / statistics.mean(uploading), max(uploading)
+    console.print(
+        f"steps a second during the upload over alone: {pace:.2f}; server, supervisor and trainer share "
+        f"{os.cpu_count()} cores; none may take {LONGEST_STEP_MS} ms"
+    )
+    return [f"a step of {longest:.0f} ms during the upload"] if longest >= LONGEST_STEP_MS else []
 
 
 def main() -> None:
