@@ -45,6 +45,7 @@ from served import Serve, place  # noqa: E402
 
 BEAT_SECONDS, BEATS_A_REPORT = 10.0, 3
 CLAIMS_A_SECOND = 100
+BEGIN_SECONDS = 60.0
 ANSWERED, P99_MS, LATE_SECONDS = 0.98, 1000.0, 0.5
 """A service holds its workers while it answers such a share of what they ask, within such a time, and no
 lease runs out; and the workers' process must not be later than that itself."""
@@ -55,14 +56,16 @@ Watched = Mapping[str, Sequence[int]]
 
 @dataclass
 class Seen:
-    """By the workers, once all of them had a trial.
+    """By the workers, once they had trials.
 
     Attributes:
+        began: how many workers got a trial in time.
         took: seconds from when a request was due, by kind.
     """
 
     took: dict[str, list[float]] = field(default_factory=lambda: {"heartbeat": [], "report": []})
     statuses: Counter[str] = field(default_factory=Counter)
+    began: int = 0
     seconds: float = 0.0
     cpu_seconds: dict[str, float] = field(default_factory=dict)  # by whom
     late_seconds: float = 0.0  # how far the workers' process fell behind its own clock
@@ -161,9 +164,14 @@ async def _live(port: int, token: str, workers: int, seconds: float, watched: Wa
         await worker.begin()
         lives.append(asyncio.create_task(worker.live(counting, over)))
 
-    async with asyncio.TaskGroup() as group:
-        for number in range(workers):
-            group.create_task(one(number))
+    beginning = [asyncio.create_task(one(number)) for number in range(workers)]
+    patience = workers / CLAIMS_A_SECOND + BEGIN_SECONDS
+    done, waiting = await asyncio.wait(beginning, timeout=patience, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+    for task in waiting:
+        task.cancel()
+    seen.began = len(lives)
     await asyncio.sleep(2 * BEAT_SECONDS)  # until every worker beats
     seen.late_seconds = 0.0
     counting.set()
@@ -218,6 +226,7 @@ def measures(
 def row_of(many: int, seen: Seen, expiries: float) -> dict[str, Any]:
     return {
         "workers": many,
+        "of them began": seen.began,
         "asked a second": many / BEAT_SECONDS,
         "answered a second": seen.statuses["200"] / seen.seconds,
         **{
@@ -238,6 +247,7 @@ def gave_way(row: Mapping[str, Any]) -> list[str]:
     p99 = max(row["heartbeat p99"], row["report p99"])
     lost, late = row["leases that ran out"], row["workers late by"]
     return [
+        *([f"{row['of them began']:,} began"] if row["of them began"] < row["workers"] else []),
         *([f"{share:.0%} was answered"] if share < ANSWERED else []),
         *([f"p99 is {p99:,.0f} ms"] if p99 > P99_MS else []),
         *([f"{lost:,.0f} leases ran out"] if lost else []),
