@@ -65,10 +65,11 @@ soak: $(STAMP) ## Real processes under chaos: MINUTES=20 DB=postgres SEEDED=1000
 soak-table: ## What the last soaks on either database came to, into docs/measured.md
 	cd tests && ../$(BIN)/python -m soak --table ../.soak/*.json --document ../docs/measured.md
 
-bench: $(STAMP) ## How fast requests are, beside Optuna and empty routes; about half an hour on an idle machine
-	@missed=0; for one in cycles reports flat planning; do \
-	  $(BIN)/python tests/benchmarks/$$one.py || missed=1; done; \
-	$(BIN)/python tests/benchmarks/suggestions.py --trials 1000 --seconds 60 --pairs 12 || missed=1; exit $$missed
+bench: $(STAMP) ## How fast requests, suggestions and snapshots are; about 40 minutes on an idle machine
+	@missed=0; for one in cycles reports flat planning "suggestions --trials 1000 --seconds 60 --pairs 12" \
+	  "snapshots --rounds 3"; do \
+	  set -- $$one; script=$$1; shift; $(BIN)/python tests/benchmarks/$$script.py "$$@" || missed=1; done; \
+	exit $$missed
 
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
 	$(BIN)/ruff check

@@ -14,13 +14,13 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
+from tunesmith_service.piping import pour
 
-WRITE_BYTES = 2**20
-READ_BYTES = 256 * 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -69,12 +69,10 @@ class BlobStore:
         self._check_space(0)
         part = self._incoming / secrets.token_hex(16)
         digest = hashlib.sha256()
-        size = 0
         file = await asyncio.to_thread(part.open, "xb")
         try:
-            async for chunk in _gathered(pieces):
-                await asyncio.to_thread(_write, file, digest.update, chunk)
-                size += len(chunk)
+            await pour(pieces, partial(_write, file, digest.update))
+            size = file.tell()
             if digest.hexdigest() != sha256:
                 raise Unprocessable(
                     f"the body hashes to {digest.hexdigest()}, not to {sha256}; "
@@ -133,20 +131,6 @@ class BlobStore:
                     path.unlink(missing_ok=True)
                     deleted += 1
         return deleted
-
-
-async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in larger pieces: each costs a trip to a thread."""
-    waiting: list[bytes] = []
-    size = 0
-    async for piece in pieces:
-        waiting.append(piece)
-        size += len(piece)
-        if size >= WRITE_BYTES:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    if waiting:
-        yield b"".join(waiting)
 
 
 def _write(file: BinaryIO, update: Callable[[bytes], object], chunk: bytes) -> None:

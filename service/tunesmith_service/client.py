@@ -60,6 +60,7 @@ from tunesmith_service.exchange import (
     options,
     read,
 )
+from tunesmith_service.piping import pour
 
 __all__ = [
     "AlreadyFinal",
@@ -195,8 +196,7 @@ class WorkerClient:
                         await response.aread()
                         raise failure(response) or Refused(f"{target}: {response.status_code}")
                     with HashedFile(path, sha256) as file:
-                        async for chunk in response.aiter_bytes(CHUNK_BYTES):
-                            file.write(chunk)
+                        await pour(response.aiter_bytes(), file.write)
                         file.keep()
 
         await self._persist(once)

@@ -6,8 +6,8 @@ A `tunesmith serve` on PostgreSQL and a process that stands for all workers, on 
 worker has a connection of its own, claims a trial, and from then on sends when its clock says so; how long an
 answer took is counted from that moment. For each number of workers printed: what was asked and answered a
 second, median and p99 of heartbeats and reports in milliseconds, leases that ran out, requests that were
-refused (they are sent again with the next beat), and the share of one core that server, database and workers
-took.
+refused (they are sent again with the next beat), and the share of one core that server, planner, database and
+workers took meanwhile. Last of all, how many workers the service held and what gave way at the next number.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,24 +40,34 @@ sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 from databases import Postgres  # noqa: E402
 from flood import read_answer, request  # noqa: E402
 from light import DIGEST, TASK  # noqa: E402
+from processes import planner_of  # noqa: E402
 from served import Serve, place  # noqa: E402
 
 BEAT_SECONDS, BEATS_A_REPORT = 10.0, 3
 CLAIMS_A_SECOND = 100
+BEGIN_SECONDS = 60.0
+ANSWERED, P99_MS, LATE_SECONDS = 0.98, 1000.0, 0.5
+"""A service holds its workers while it answers such a share of what they ask, within such a time, and no
+lease runs out; and the workers' process must not be later than that itself."""
+
+Watched = Mapping[str, Sequence[int]]
+"""Process ids of those whose CPU time is told, by name."""
 
 
 @dataclass
 class Seen:
-    """By the workers, once all of them had a trial.
+    """By the workers, once they had trials.
 
     Attributes:
+        began: how many workers got a trial in time.
         took: seconds from when a request was due, by kind.
     """
 
     took: dict[str, list[float]] = field(default_factory=lambda: {"heartbeat": [], "report": []})
     statuses: Counter[str] = field(default_factory=Counter)
+    began: int = 0
     seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    cpu_seconds: dict[str, float] = field(default_factory=dict)  # by whom
     late_seconds: float = 0.0  # how far the workers' process fell behind its own clock
 
 
@@ -142,7 +153,7 @@ class Worker(asyncio.Protocol):
             due = max(due + BEAT_SECONDS, time.perf_counter())
 
 
-async def _live(port: int, token: str, workers: int, seconds: float) -> Seen:
+async def _live(port: int, token: str, workers: int, seconds: float, watched: Watched) -> Seen:
     seen, counting, over = Seen(), asyncio.Event(), asyncio.Event()
     began = time.perf_counter()
     lives: list[asyncio.Task[None]] = []
@@ -153,16 +164,22 @@ async def _live(port: int, token: str, workers: int, seconds: float) -> Seen:
         await worker.begin()
         lives.append(asyncio.create_task(worker.live(counting, over)))
 
-    async with asyncio.TaskGroup() as group:
-        for number in range(workers):
-            group.create_task(one(number))
+    beginning = [asyncio.create_task(one(number)) for number in range(workers)]
+    patience = workers / CLAIMS_A_SECOND + BEGIN_SECONDS
+    done, waiting = await asyncio.wait(beginning, timeout=patience, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+    for task in waiting:
+        task.cancel()
+    seen.began = len(lives)
     await asyncio.sleep(2 * BEAT_SECONDS)  # until every worker beats
     seen.late_seconds = 0.0
     counting.set()
-    started, cpu = time.perf_counter(), time.process_time()
+    started, before = time.perf_counter(), cpu_seconds(watched)
     await asyncio.sleep(seconds)
     counting.clear()
-    seen.seconds, seen.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    seen.seconds, after = time.perf_counter() - started, cpu_seconds(watched)
+    seen.cpu_seconds = {name: after[name] - before[name] for name in after}
     over.set()
     for task in lives:
         task.cancel()
@@ -170,17 +187,19 @@ async def _live(port: int, token: str, workers: int, seconds: float) -> Seen:
     return seen
 
 
-def live(port: int, token: str, workers: int, seconds: float) -> Seen:
-    return asyncio.run(_live(port, token, workers, seconds))
+def live(port: int, token: str, workers: int, seconds: float, watched: Watched) -> Seen:
+    return asyncio.run(_live(port, token, workers, seconds, watched))
 
 
-def cpu_of(processes: list[psutil.Process]) -> float:
-    return sum(sum(p.cpu_times()[:2]) for p in processes if p.is_running())
+def cpu_seconds(watched: Watched) -> dict[str, float]:
+    found = {name: sum(map(_cpu_seconds, pids)) for name, pids in watched.items()}
+    return {**found, "all workers": time.process_time()}
 
 
-def with_children(pid: int) -> list[psutil.Process]:
-    one = psutil.Process(pid)
-    return [one, *one.children(recursive=True)]
+def _cpu_seconds(pid: int) -> float:
+    with suppress(psutil.NoSuchProcess):
+        return float(sum(psutil.Process(pid).cpu_times()[:2]))
+    return 0.0
 
 
 def expired(serve: Serve) -> float:
@@ -195,29 +214,54 @@ def measures(
     for many in workers:
         url = postgres.database(f"of_{many}") if postgres else ""
         with Serve(home / str(many), url) as serve, serve.study(many):
-            theirs = postgres.processes() if postgres else []
-            before = cpu_of(with_children(serve.pid)), cpu_of(theirs)
+            watched = {"server": [serve.pid], "planner": [planner_of(serve.pid).pid]}
+            if postgres:
+                watched["database"] = [process.pid for process in postgres.processes()]
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                began = time.perf_counter()
-                seen = pool.submit(live, serve.port, serve.token("worker"), many, seconds).result()
-                whole = time.perf_counter() - began
-            after = cpu_of(with_children(serve.pid)), cpu_of(postgres.processes() if postgres else [])
-            yield {
-                "workers": many,
-                "asked a second": many / BEAT_SECONDS,
-                "answered a second": sum(map(len, seen.took.values())) / seen.seconds,
-                **{
-                    f"{kind} p{q}": 1000 * float(np.quantile(took, q / 100))
-                    for kind, took in seen.took.items()
-                    for q in (50, 99)
-                },
-                "leases that ran out": expired(serve),
-                "refused": sum(n for status, n in seen.statuses.items() if status != "200"),
-                "server": (after[0] - before[0]) / whole,
-                "database": (after[1] - before[1]) / whole,
-                "all workers": seen.cpu_seconds / seen.seconds,
-                "workers late": seen.late_seconds,
-            }
+                token = serve.token("worker")
+                seen = pool.submit(live, serve.port, token, many, seconds, watched).result()
+            yield row_of(many, seen, expired(serve))
+
+
+def row_of(many: int, seen: Seen, expiries: float) -> dict[str, Any]:
+    return {
+        "workers": many,
+        "of them began": seen.began,
+        "asked a second": many / BEAT_SECONDS,
+        "answered a second": seen.statuses["200"] / seen.seconds,
+        **{
+            f"{kind} p{q}": 1000 * float(np.quantile(took, q / 100))
+            for kind, took in seen.took.items()
+            for q in (50, 99)
+        },
+        "leases that ran out": expiries,
+        "refused": sum(n for status, n in seen.statuses.items() if status != "200"),
+        **{f"cores: {name}": cpu / seen.seconds for name, cpu in seen.cpu_seconds.items()},
+        "workers late by": seen.late_seconds,
+    }
+
+
+def gave_way(row: Mapping[str, Any]) -> list[str]:
+    """What a service did not hold of what these workers asked; or why that cannot be told."""
+    share = row["answered a second"] / row["asked a second"]
+    p99 = max(row["heartbeat p99"], row["report p99"])
+    lost, late = row["leases that ran out"], row["workers late by"]
+    return [
+        *([f"{row['of them began']:,} began"] if row["of them began"] < row["workers"] else []),
+        *([f"{share:.0%} was answered"] if share < ANSWERED else []),
+        *([f"p99 is {p99:,.0f} ms"] if p99 > P99_MS else []),
+        *([f"{lost:,.0f} leases ran out"] if lost else []),
+        *([f"the workers' own process is {late:.1f} s late"] if late > LATE_SECONDS else []),
+    ]
+
+
+def summed_up(rows: Sequence[Mapping[str, Any]]) -> str:
+    held = "none"
+    for row in rows:
+        if what := gave_way(row):
+            return f"held: {held}; with {row['workers']:,} workers {', '.join(what)}"
+        held = f"{row['workers']:,} workers"
+    return f"held: {held}"
 
 
 def main() -> None:
@@ -237,6 +281,7 @@ def main() -> None:
     for name in rows[0]:
         table.add_row(name, *(f"{row[name]:,.4g}" for row in rows))
     Console(width=110).print(table)
+    print(summed_up(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -12,6 +12,7 @@ import pytest
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
+from tunesmith_service.piping import PIECE_BYTES, pour
 
 from .conftest import Api, study
 
@@ -45,6 +46,30 @@ def test_a_stream_is_stored_under_its_hash_and_again_changes_nothing(blobs):
         assert files(blobs) == [SHA256]
     assert blobs.read_bytes(SHA256) == BYTES
     assert blobs.put_bytes(BYTES) == SHA256
+
+
+@pytest.mark.parametrize("size", [1000, 65_537, 3 * PIECE_BYTES])
+def test_pieces_of_any_size_are_stored_in_order(blobs, size):
+    body = os.urandom(5 * PIECE_BYTES + 1)
+    sha256 = hashlib.sha256(body).hexdigest()
+    assert asyncio.run(blobs.put(pieces(body, size), sha256)) == len(body)
+    assert blobs.read_bytes(sha256) == body
+
+
+def test_a_write_that_fails_while_more_comes_is_raised_and_no_more_is_asked_for():
+    asked = []
+
+    async def endless():
+        while True:
+            asked.append(PIECE_BYTES)
+            yield bytes(PIECE_BYTES)
+
+    def full(piece: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(pour(endless(), full))
+    assert len(asked) <= 2
 
 
 def test_bytes_that_hash_to_something_else_leave_nothing(blobs):

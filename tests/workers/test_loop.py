@@ -15,7 +15,7 @@ from tunesmith_workers.child import spoken
 from tunesmith_workers.endings import Ending
 from tunesmith_workers.loop import Trial, TrialEnded, train
 from tunesmith_workers.messages import decode, encode
-from tunesmith_workers.snapshots import SnapshotCorrupt
+from tunesmith_workers.snapshots import SnapshotCorrupt, tensors
 from tunesmith_workers.tasks.registry import Registry, TaskError
 
 PARAMS = {"lr": 0.1, "weight_decay": 0.01}
@@ -101,6 +101,16 @@ def scheduled(trial: Trial) -> None:
             trial.snapshot(model=model, optimizer=optimizer, scheduler=scheduler, drawn=drawn)
         if trial.should_stop():
             return
+
+
+def test_weights_that_were_restored_are_not_held_twice(tmp_path):
+    def held(trial: Trial) -> None:
+        scheduled(trial)
+        assert list(tensors(trial._resume)) == []
+        assert trial.restored["drawn"] > 0
+
+    first = go(scheduled, work(), tmp_path, asked=wish_at(6))
+    assert go(held, work(), tmp_path, resume=saved(first)[-1].file.path)[-1].state == "complete"
 
 
 def test_schedulers_values_and_drawn_numbers_go_on(tmp_path):

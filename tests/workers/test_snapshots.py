@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -103,6 +104,17 @@ def test_a_snapshot_is_safetensors_with_json_in_its_header(tmp_path):
     with safe_open(file.path, framework="pt") as reader:
         assert list(reader.keys()) == ["s0"]
         assert json.loads(reader.metadata()["tunesmith"])["tree"]["x"]["$tensor"]["shape"] == [3]
+
+
+def test_a_snapshot_is_to_the_byte_what_safetensors_writes(tmp_path):
+    tree = {"say": 'ü \u2028 "', "empty": torch.empty(0), "all": [torch.rand(n + 1) for n in range(12)]}
+    file = save(tmp_path / "a", tree)
+    with safe_open(file.path, framework="pt") as reader:
+        storages = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
+        save_file(storages, tmp_path / "theirs", reader.metadata())
+    written = file.path.read_bytes()
+    assert written == (tmp_path / "theirs").read_bytes()
+    assert (file.size, file.sha256) == (len(written), hashlib.sha256(written).hexdigest())
 
 
 def test_what_a_snapshot_cannot_hold_is_named(tmp_path):

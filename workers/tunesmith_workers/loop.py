@@ -215,6 +215,7 @@ class Trial:
             self._ending = self._curve.ending()
         self._step = int(saved["epoch"])
         rng.restore(saved["rng"], self.device)
+        self._resume = {"more": saved["more"]}  # the weights need not be held twice from now on
         return self._step
 
     @property

@@ -18,14 +18,14 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 Tree: TypeAlias = Any
@@ -72,16 +72,55 @@ def save(path: Path, tree: Tree) -> WrittenFile:
     writer = _Writer()
     body = writer.encode(tree, "snapshot")
     storages = writer.storages()
-    header = {"format": FORMAT, "digest": _digest(storages), "tree": body}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(storages, temporary, {"tunesmith": json.dumps(header, allow_nan=False)})
-        written = flushed(temporary)
+        written = _write(temporary, body, storages)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
     return replace(written, path=path)
+
+
+def _write(path: Path, body: Any, storages: Mapping[str, Tensor]) -> WrittenFile:
+    """The same bytes as safetensors' own `save_file`, which takes three times as long and does not hash.
+
+    They are hashed while another thread writes them; the digest in the header is of known length.
+    """
+    begin = len(_header(body, storages, digest="0" * 64))
+    with path.open("wb") as file:
+        with ThreadPoolExecutor(1) as beside:
+            writing = beside.submit(_write_storages, file, begin, storages)
+            header = _header(body, storages, _digest(storages))
+            whole = hashlib.sha256(header)
+            for name in sorted(storages):
+                whole.update(storages[name].numpy().data)
+            writing.result()
+        size = file.tell()
+        file.seek(0)
+        file.write(header)
+        file.flush()
+        os.fsync(file.fileno())
+    return WrittenFile(path, whole.hexdigest(), size)
+
+
+def _header(body: Any, storages: Mapping[str, Tensor], digest: str) -> bytes:
+    said = json.dumps({"format": FORMAT, "digest": digest, "tree": body}, allow_nan=False)
+    entries: dict[str, Any] = {"__metadata__": {"tunesmith": said}}
+    at = 0
+    for name in sorted(storages):
+        size = storages[name].numel()
+        entries[name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _write_storages(file: BinaryIO, begin: int, storages: Mapping[str, Tensor]) -> None:
+    file.seek(begin)
+    for name in sorted(storages):
+        file.write(storages[name].numpy().data)
 
 
 def flushed(path: Path) -> WrittenFile:
@@ -233,19 +272,24 @@ def load(path: Path) -> Tree:
             raise SnapshotCorrupt(f"{path.name}: format {header['format']}, this version reads {FORMAT}")
         if any(t.dtype is not torch.uint8 or t.dim() != 1 for t in storages.values()):
             raise SnapshotCorrupt(f"{path.name}: its storages are not plain bytes")
-        if header["digest"] != _digest(storages):
-            raise SnapshotCorrupt(
-                f"{path.name}: its tensors are not those that were written (digest differs)"
-            )
-        return _Reader(storages).decode(header["tree"])
+        return _Reader(_checked(path, storages, header["digest"])).decode(header["tree"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise SnapshotCorrupt(f"{path.name}: its header is damaged: {type(e).__name__}: {e}") from e
 
 
+def _checked(path: Path, storages: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
+    """Copies in torch's own memory: a mapped file is aligned otherwise, and kernels may round by it."""
+    with ThreadPoolExecutor(1) as beside:
+        found = beside.submit(_digest, storages)
+        copies = {name: mapped.clone() for name, mapped in storages.items()}
+    if found.result() != digest:
+        raise SnapshotCorrupt(f"{path.name}: its tensors are not those that were written (digest differs)")
+    return copies
+
+
 class _Reader:
     def __init__(self, storages: Mapping[str, Tensor]) -> None:
-        # Copies in torch's own memory: a mapped file is aligned otherwise, and kernels may round by it.
-        self._storages = {name: bytes_.clone() for name, bytes_ in storages.items()}
+        self._storages = storages
 
     def decode(self, value: Any) -> Tree:
         if isinstance(value, list):

@@ -15,12 +15,16 @@ SAFE_HEADERS = {
 }
 
 
+class _Stored(FileResponse):
+    chunk_size = 256 * 1024  # each costs a trip to a thread, and memory for as long as somebody reads slowly
+
+
 def download(request: Request, blobs: BlobStore, sha256: str, filename: str) -> FileResponse:
     """A blob as an attachment. `filename` is ours or made safe by the framework's quoting. The request gives
     its place back: what is left waits for the network."""
     if blobs.size(sha256) is None:
         raise NotFound(f"the bytes of {sha256[:12]}… are gone")
     request.state.place.leave()
-    return FileResponse(
+    return _Stored(
         blobs.path(sha256), media_type="application/octet-stream", filename=filename, headers=SAFE_HEADERS
     )
