@@ -65,8 +65,8 @@ soak: $(STAMP) ## Real processes under chaos: MINUTES=20 DB=postgres SEEDED=1000
 soak-table: ## What the last soaks on either database came to, into docs/measured.md
 	cd tests && ../$(BIN)/python -m soak --table ../.soak/*.json --document ../docs/measured.md
 
-bench: $(STAMP) ## How fast requests are, beside Optuna and empty routes; about half an hour on an idle machine
-	@missed=0; for one in cycles reports flat planning; do \
+bench: $(STAMP) ## How fast requests and trainings are, beside others'; about half an hour on an idle machine
+	@missed=0; for one in cycles reports flat planning worker_overhead plain_loop; do \
 	  $(BIN)/python tests/benchmarks/$$one.py || missed=1; done; exit $$missed
 
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
