@@ -65,9 +65,9 @@ soak: $(STAMP) ## Real processes under chaos: MINUTES=20 DB=postgres SEEDED=1000
 soak-table: ## What the last soaks on either database came to, into docs/measured.md
 	cd tests && ../$(BIN)/python -m soak --table ../.soak/*.json --document ../docs/measured.md
 
-bench: $(STAMP) ## How fast requests, suggestions and snapshots are; about 40 minutes on an idle machine
+bench: $(STAMP) ## How fast requests, suggestions, snapshots and trainings are; under an hour on an idle machine
 	@missed=0; for one in cycles reports flat planning "suggestions --trials 1000 --seconds 60 --pairs 12" \
-	  "snapshots --rounds 3"; do \
+	  "snapshots --rounds 3" worker_overhead plain_loop; do \
 	  set -- $$one; script=$$1; shift; $(BIN)/python tests/benchmarks/$$script.py "$$@" || missed=1; done; \
 	exit $$missed
 

@@ -1,4 +1,4 @@
-"""A short way for what workers ask without end: claims, reports, beats and ends of trials.
+"""A short way for what workers ask without end: claims, reports, beats, logs and ends of trials.
 
 The framework finds out anew for each request which of all routes it is for and what its function takes, opens
 exit stacks and looks for telemetry: half of what such a request costs us, and we know the answers beforehand.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -45,6 +46,17 @@ def take_turns(measures: Mapping[str, Measure], rounds: int) -> dict[str, list[f
     return dict(found)
 
 
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where the median lies that these are drawn around, with at least 95 % certainty, by the sign test.
+
+    Of fewer than six values, that is the whole range with less."""
+    ordered, count = sorted(values), len(values)
+    out = 0  # values left out at either end
+    while 2 * sum(math.comb(count, k) for k in range(out + 2)) <= 0.05 * 2**count:
+        out += 1
+    return ordered[out], ordered[count - 1 - out]
+
+
 def report(
     found: Mapping[str, Sequence[float]], unit: str, goals: Sequence[Goal], into: Path | None
 ) -> list[str]:
@@ -56,10 +68,12 @@ def report(
     missed = []
     for goal in goals:
         if goal.ours in found and goal.theirs in found:
-            ratio = statistics.median(
-                a / b for a, b in zip(found[goal.ours], found[goal.theirs], strict=True)
+            ratios = [a / b for a, b in zip(found[goal.ours], found[goal.theirs], strict=True)]
+            ratio, (low, high) = statistics.median(ratios), interval(ratios)
+            said = (
+                f"{goal.ours} over {goal.theirs}: {ratio:.3g}, between {low:.3g} and {high:.3g} "
+                f"(goal: at least {goal.ratio:.3g})"
             )
-            said = f"{goal.ours} over {goal.theirs}: {ratio:.3g} (goal: at least {goal.ratio:g})"
             console.print(said)
             missed += [said] if ratio < goal.ratio else []
     if into is not None:

@@ -62,6 +62,11 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "beat with null": ("/leases/1/heartbeat", None, HOLDER),
     "beat with more": ("/leases/1/heartbeat", {"more": 1}, HOLDER),
     "beat under an unreadable lease": ("/leases/1/heartbeat", {}, {LEASE_HEADER: "1.1"}),
+    "log": ("/leases/1/logs", {"seq": 1, "text": "said"}, HOLDER),
+    "log with NUL": ("/leases/1/logs", {"seq": 1, "text": "a\0b"}, HOLDER),
+    "log longer than other bodies": ("/leases/1/logs", {"seq": 1, "text": "\0" * 250_000}, HOLDER),
+    "log after a gap": ("/leases/1/logs", {"seq": 3, "text": "said"}, HOLDER),
+    "log without a lease": ("/leases/1/logs", {"seq": 1, "text": "said"}, {}),
     "finish": ("/leases/1/finish", FINISH, HOLDER),
     "finish with an error": (
         "/leases/1/finish",

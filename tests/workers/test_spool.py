@@ -40,14 +40,14 @@ def drained(spool: Spool) -> list[Entry]:
     async def drain() -> list[Entry]:
         entries = []
         while len(spool):
-            entries.append(entry := await spool.head())
+            entries.append(entry := await (spool.log_head() if spool.has_logs else spool.head()))
             spool.accepted(entry)
         return entries
 
     return asyncio.run(drain())
 
 
-def test_writes_leave_in_the_order_in_which_they_came(make: Make):
+def test_writes_leave_in_the_order_in_which_they_came_and_logs_beside_them(make: Make):
     spool = make()
     spool.add_points(points(1))
     spool.add_log("epoch 1\n")
@@ -55,8 +55,23 @@ def test_writes_leave_in_the_order_in_which_they_came(make: Make):
     spool.add_points(points(2))
     spool.close_with("finish", {"state": "complete", "stop_reason": "budget"})
     assert [(e.kind, e.body.get("seq")) for e in drained(spool)] == [
-        ("report", 1), ("log", 1), ("snapshot", None), ("report", 2), ("finish", None),
+        ("log", 1), ("report", 1), ("snapshot", None), ("report", 2), ("finish", None),
     ]  # fmt: skip
+
+
+def test_the_last_word_waits_for_the_log(make: Make):
+    async def story() -> tuple[bool, str]:
+        spool = make()
+        spool.add_log("said")
+        spool.close_with("finish", {"state": "complete", "stop_reason": "budget"})
+        word = asyncio.create_task(spool.head())
+        chunk = await spool.log_head()
+        await asyncio.sleep(0)
+        waited = not word.done()
+        spool.accepted(chunk)
+        return waited, (await word).kind
+
+    assert asyncio.run(story()) == (True, "finish")
 
 
 def test_points_join_a_report_that_waits_but_not_one_that_was_sent(make: Make):
@@ -100,8 +115,8 @@ def test_a_spool_left_behind_says_the_same_to_the_next_supervisor(tmp_path: Path
     loaded = Spool.load(path)
     assert (loaded.lease, loaded.url) == (LEASE, URL)
     assert [(e.kind, e.body) for e in drained(loaded)] == [
-        ("report", {"seq": 1, "points": points(1, 2, 3)}),
         ("log", {"seq": 1, "text": "said"}),
+        ("report", {"seq": 1, "points": points(1, 2, 3)}),
         ("release", {"cause": "shutdown"}),
     ]
 

@@ -1,5 +1,8 @@
 """One optimizer step: accumulation, precision, clipping, and memory that runs out."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +78,18 @@ def test_a_step_s_gradient_is_that_of_the_mean_loss_over_all_its_samples():
     assert torch.allclose(seen.total, seen.losses.sum())
     assert torch.equal(seen.targets, train.y)
     assert seen.outputs.shape == (50, 3)
+
+
+def test_a_learner_s_weights_are_freed_with_it():
+    gc.disable()
+    try:
+        one = learner(doubles().task, optimizer="momentum")
+        one.step(torch.arange(32), 0, 0)
+        weights = weakref.ref(next(one.model.parameters()))
+        del one
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loss_that_gives_one_number_is_refused_and_one_of_several_a_sample_is_summed():

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -107,6 +108,7 @@ def worker(
     4 the service refuses the token.
     """
     configure_logs()
+    _search_sniffio_once()
     with ExitStack() as held:
         try:
             found = machine.named(devices) if devices else machine.discover(os.environ)
@@ -129,6 +131,12 @@ def worker(
         except StateInUseError as e:
             raise click.ClickException(str(e)) from e
         _run(supervisor)
+
+
+def _search_sniffio_once() -> None:
+    """httpcore imports it four times a request; where it is missing, each time searches all of sys.path."""
+    if find_spec("sniffio") is None:
+        sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 
 def _run(supervisor: Supervisor) -> None:

@@ -104,7 +104,7 @@ def epoch_order(samples: int, seed: int, epoch: int) -> Tensor:
 
 def cut(indices: Tensor, size: int) -> list[Tensor]:
     """`indices` in pieces of `size`, as `pieces` has them."""
-    return [indices[rows] for rows in pieces(len(indices), size)]
+    return list(torch.split(indices, [rows.stop - rows.start for rows in pieces(len(indices), size)]))
 
 
 def pieces(samples: int, size: int) -> list[slice]:
@@ -114,8 +114,10 @@ def pieces(samples: int, size: int) -> list[slice]:
     """
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
-    starts = list(range(0, samples, size)) or [0]
-    if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
+    if samples <= size:
+        return [slice(0, samples)]
+    starts = list(range(0, samples, size))
+    if size > 1 and samples - starts[-1] == 1:
         starts.pop()
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 

@@ -1,4 +1,4 @@
-"""Sends a spool's entries one after another, and decides what each refusal means.
+"""Sends a spool's entries one after another, log chunks beside the rest, and decides what refusals mean.
 
 | refusal | what follows |
 |---|---|
@@ -60,15 +60,31 @@ class Delivery:
 
         Raises: Refused, when the service will take no more of this attempt.
         """
-        while True:
-            entry = await self._spool.head()
-            if (finished := await self._deliver(entry)) is not None:
-                return finished
+        lines = [asyncio.create_task(line) for line in (self._all_but_logs(), self._logs())]
+        try:
+            done, _ = await asyncio.wait(lines, return_when=asyncio.FIRST_COMPLETED)
+            ended = next(line for line in lines if line in done)
+            return ended.result()
+        finally:
+            for line in lines:
+                line.cancel()
+            await asyncio.gather(*lines, return_exceptions=True)
 
     async def flush(self) -> None:
         """Send what is there, for an attempt whose supervisor died. Raises: Refused."""
         while len(self._spool):
-            await self._deliver(await self._spool.head())
+            logs = self._spool.has_logs
+            await self._deliver(await (self._spool.log_head() if logs else self._spool.head()))
+
+    async def _all_but_logs(self) -> wire.Finished:
+        while True:
+            if (finished := await self._deliver(await self._spool.head())) is not None:
+                return finished
+
+    async def _logs(self) -> wire.Finished:
+        """Never returns: no log chunk is the last word."""
+        while True:
+            await self._deliver(await self._spool.log_head())
 
     async def _deliver(self, entry: Entry) -> wire.Finished | None:
         if entry.is_last_word and self._kept is not None:

@@ -7,7 +7,8 @@ The file outlives a process, not a power cut; for that the service's answer is t
 
 Reports get their numbers here. While a report waits, later points join it (up to 500, or half of what
 the service reads at once), so a fast trainer on a slow line costs few requests; `head` freezes it,
-since a number once sent names its points for good.
+since a number once sent names its points for good. Log chunks stand in a line of their own, and are
+sent beside the rest; the last word comes after them too.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ class Spool:
         self.lease, self.url, self.path = lease, url, path
         self._limit = limit
         self._waiting: deque[Entry] = deque()
+        self._logs: deque[Entry] = deque()
         self._accepted: deque[dict[str, Any]] = deque(maxlen=KEPT_REPORTS)
         self._report_seq = self._log_seq = 0
-        self._more = asyncio.Event()
+        self._more, self._more_logs, self._no_logs = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._no_logs.set()
         self._bytes = self._head_bytes = 0
         self._file: BinaryIO | None = None
 
@@ -137,24 +140,35 @@ class Spool:
     def forget(self) -> None:
         """Drop everything that was not accepted."""
         self._waiting.clear()
-        self._more.clear()
-        self._cut_back()
+        self._logs.clear()
+        self._settle()
 
     async def head(self) -> Entry:
-        """The oldest entry not accepted yet, once there is one; it takes no more points from then on."""
+        """The oldest entry not accepted yet, log chunks aside, once there is one; it takes no more points
+        from then on. The last word waits until all log chunks are accepted."""
         await self._more.wait()
+        if self._waiting[0].is_last_word:
+            await self._no_logs.wait()
         self._waiting[0].frozen = True
         return self._waiting[0]
 
+    async def log_head(self) -> Entry:
+        """The oldest log chunk not accepted yet, once there is one."""
+        await self._more_logs.wait()
+        return self._logs[0]
+
+    @property
+    def has_logs(self) -> bool:
+        return bool(self._logs)
+
     def accepted(self, entry: Entry) -> None:
-        """The service has taken (or will never take) the head."""
-        assert self._waiting[0] is entry
-        self._waiting.popleft()
+        """The service has taken (or will never take) the head, or that of the log chunks."""
+        line = self._line(entry)
+        assert line[0] is entry
+        line.popleft()
         if entry.kind == "report":
             self._accepted.append(entry.body)
-        if not self._waiting:
-            self._more.clear()
-            self._cut_back()
+        self._settle()
 
     def reports_from(self, seq: int) -> list[dict[str, Any]]:
         """Accepted reports from number `seq` on. Raises: KeyError if they are no longer kept."""
@@ -164,7 +178,7 @@ class Spool:
         return kept
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._logs)
 
     @property
     def full(self) -> bool:
@@ -183,8 +197,26 @@ class Spool:
         self._append({"kind": kind, "body": body})
 
     def _push(self, entry: Entry) -> None:
-        self._waiting.append(entry)
-        self._more.set()
+        self._line(entry).append(entry)
+        self._settle()
+
+    def _line(self, entry: Entry) -> deque[Entry]:
+        return self._logs if entry.kind == "log" else self._waiting
+
+    def _settle(self) -> None:
+        """Have events and file say what stands in the lines."""
+        lines = (self._more, self._waiting), (self._more_logs, self._logs)
+        for more, line in lines:
+            if line:
+                more.set()
+            else:
+                more.clear()
+        if self._logs:
+            self._no_logs.clear()
+        else:
+            self._no_logs.set()
+        if not len(self):
+            self._cut_back()
 
     def _append(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(line, allow_nan=False).encode() + b"\n"

@@ -89,6 +89,8 @@ class Tally:
     def _all_sums(self) -> Tensor:
         loose = [torch.stack(self._sums)] if self._sums else []
         parts = [*self._packed, *loose]
+        if len(parts) == 1:
+            return parts[0].cpu()
         return torch.cat(parts).cpu() if parts else torch.zeros(0)
 
     def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:

@@ -156,6 +156,7 @@ async def get_snapshot(
 @routes.post("/logs", responses=problem(404, 409, 413, 422, 507) | examples.answer(examples.REPORTED))
 @allow(Role.WORKER)
 @takes(limit=LOG_BODY_BYTES, free_text=True)
+@short
 async def append_log(
     lease: LeaseDep,
     body: Annotated[wire.LogChunk, Body(openapi_examples=examples.request(examples.LOG_CHUNK))],
