@@ -156,8 +156,16 @@ def is_alive(pid: int) -> bool:
 
 def planner_of(server: int) -> psutil.Process:
     """The planner process of the server with this process id."""
-    children = psutil.Process(server).children()
-    (found,) = [c for c in children if "tunesmith_service.planner" in c.cmdline()]
+    return _child(server, "tunesmith_service.planner")
+
+
+def writer_of(server: int) -> psutil.Process:
+    """The process that commits for it."""
+    return _child(server, "tunesmith_service.writer_process")
+
+
+def _child(server: int, module: str) -> psutil.Process:
+    (found,) = [c for c in psutil.Process(server).children() if module in c.cmdline()]
     return found
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import psutil
-from processes import Process, Worker, free_port, planner_of
+from processes import Process, Worker, free_port
 
 TESTS = Path(__file__).parents[1]
 READY_SECONDS = 120.0
@@ -100,10 +100,10 @@ class Service:
             self._process.ends(60)
             self.said += self._process.lines
 
-    def kill_planner(self) -> bool:
-        """Whether there was one."""
+    def kill_part(self, part_of: Callable[[int], psutil.Process]) -> bool:
+        """Its planner or its writer. Whether there was one."""
         with contextlib.suppress(psutil.NoSuchProcess, ValueError):
-            planner_of(self.process.pid).kill()
+            part_of(self.process.pid).kill()
             return True
         return False
 

@@ -12,6 +12,7 @@ from random import Random
 
 import psutil
 from databases import Postgres
+from processes import planner_of, writer_of
 from tunesmith_service.clock import SECOND
 
 from soak.deployment import Crowd, Service, Trainers, to_all
@@ -95,6 +96,7 @@ class Faults:
             self._again_and_again(self._end_the_service, 30.0, early),
             self._again_and_again(self._stop_the_service, 45.0, late),
             self._again_and_again(self._kill_the_planner, 60.0, late),
+            self._again_and_again(self._kill_the_writer, 60.0, late),
             *(self._again_and_again(f, s, late) for f, s in self._on_trainers().items()),
             *(self._again_and_again(f, s, late) for f, s in self._on_the_database().items()),
         )
@@ -175,7 +177,11 @@ class Faults:
 
     async def _kill_the_planner(self) -> None:
         async with self._one_outage:
-            self.counts["planner killed"] += self.target.service.kill_planner()
+            self.counts["planner killed"] += self.target.service.kill_part(planner_of)
+
+    async def _kill_the_writer(self) -> None:
+        async with self._one_outage:
+            self.counts["writer killed"] += self.target.service.kill_part(writer_of)
 
     async def _outage(self, what: str, do: Outage) -> None:
         """One at a time; what would come meanwhile does not."""

@@ -80,7 +80,7 @@ ROWS: dict[str, Callable[[Told], str]] = {
     "supervisor of the real worker": _faults("supervisor killed", "supervisor restarted"),
     "trainer": _faults("trainer killed", "trainer stopped"),
     "service": _faults("service killed", "service restarted", "service stopped"),
-    "planner": _faults("planner killed"),
+    "planner; writer": _faults("planner killed", "writer killed"),
     "PostgreSQL": _faults("database killed", "database restarted", "database stopped"),
     "requests": _faults("requests delayed", "requests dropped", "requests replayed"),
     "zombie writes: tried; refused; accepted": _zombies,
