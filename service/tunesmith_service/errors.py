@@ -31,6 +31,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+FAULT = "this is a fault of the service; its log has the details"
+
 
 class TunesmithError(Exception):
     """`detail` is one sentence for a person that says what to do."""

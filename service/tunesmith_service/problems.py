@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from tunesmith_service.errors import (
+    FAULT,
     NotFound,
     TooMany,
     TunesmithError,
@@ -110,8 +111,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 async def bug(request: Request, error: Exception) -> Response:
     """What is told where we have failed."""
     log.error("request.failed", path=request.url.path, exc_info=error)
-    detail = "this is a fault of the service; its log has the details under the request id"
-    return _document(request, 500, "internal", detail, {})
+    return _document(request, 500, "internal", FAULT, {})
 
 
 def unprocessable(errors: Sequence[Any], body: Any, *, prefix: Sequence[str] = ("body",)) -> Unprocessable:

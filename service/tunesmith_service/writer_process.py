@@ -28,7 +28,7 @@ from tunesmith_service import commands as c
 from tunesmith_service.batches import Batch
 from tunesmith_service.bounds import Bounds
 from tunesmith_service.commands import Command
-from tunesmith_service.errors import TunesmithError, Unavailable
+from tunesmith_service.errors import FAULT, TunesmithError, Unavailable
 from tunesmith_service.packing import packed, unpacked
 
 END_SECONDS = 10.0
@@ -113,7 +113,7 @@ class WriterProcess:
 def _told(batch: Batch) -> bytes:
     """Errors that are none of ours stay here, in the log."""
     outcomes = [
-        TunesmithError(repr(o)) if isinstance(o, Exception) and not isinstance(o, TunesmithError) else o
+        TunesmithError(FAULT) if isinstance(o, Exception) and not isinstance(o, TunesmithError) else o
         for o in batch.outcomes
     ]
     return packed([outcomes, list(batch.changed), list(batch.moved.items()), batch.found_no_room])
