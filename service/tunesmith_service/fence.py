@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Executable, FromClause, Row, and_, select
+from sqlalchemy import BigInteger, Executable, FromClause, Row, Select, and_, select
 
 from tunesmith_service.commands import Lease
 from tunesmith_service.db import batch, rows
 from tunesmith_service.errors import AlreadyFinal, Conflict, LeaseLost
 from tunesmith_service.moves import FINAL, trial_rows
-from tunesmith_service.tables import attempts, trials
-from tunesmith_service.tx import Tx, lock
+from tunesmith_service.tables import attempts, studies, trials
+from tunesmith_service.tx import Tx
 
 
 def holder(trial: Row[Any]) -> dict[str, Any]:
@@ -54,24 +54,47 @@ class Never:
 Standing = Held | Over | Never
 
 
-def standings(tx: Tx, leases: Sequence[Lease]) -> dict[Lease, Standing]:
-    """Where each lease stands, with the studies of their trials locked."""
+@cache
+def trials_of(dialect: str) -> Select[Any]:
+    """The trials of a batch of leases, as `moves` needs them."""
+    return trial_rows().where(trials.c.id.in_(select(_leases(dialect).c.trial_id)))
+
+
+def standings(
+    tx: Tx, leases: Sequence[Lease], rows_of: Callable[[str], Select[Any]] = trials_of
+) -> dict[Lease, Standing]:
+    """Where each lease stands, with the studies of their trials locked.
+
+    Args:
+        rows_of: gives the statement that reads the trials: `trials_of`, or one with more columns.
+    """
     named = {"batch": rows({"trial_id": x.trial_id, "attempt": x.attempt} for x in leases)}
     if tx.dialect != "sqlite":
-        lock(tx, tx.execute(_studies(tx.dialect), named).scalars())
-    found = {row.id: row for row in tx.execute(_trials(tx.dialect), named)}
-    known = {(row.trial_id, row.attempt): row for row in tx.execute(_attempts(tx.dialect), named)}
-    return {x: _standing(x, found.get(x.trial_id), known.get((x.trial_id, x.attempt))) for x in leases}
+        tx.execute(_locked(tx.dialect), named)
+    found = {row.id: row for row in tx.execute(rows_of(tx.dialect), named)}
+    held: dict[Lease, Standing] = {
+        x: Held(found[x.trial_id]) for x in leases if _is_held(x, found.get(x.trial_id))
+    }
+    others = [x for x in leases if x not in held]
+    tried = {"batch": rows({"trial_id": x.trial_id, "attempt": x.attempt} for x in others)}
+    known = {(r.trial_id, r.attempt): r for r in tx.execute(_attempts(tx.dialect), tried)} if others else {}
+    return held | {x: _standing(x, found.get(x.trial_id), known.get((x.trial_id, x.attempt))) for x in others}
+
+
+def _is_held(lease: Lease, trial: Row[Any] | None) -> bool:
+    """Whether it is the trial's own now; a trial that runs has its lease in its row."""
+    return (
+        trial is not None
+        and trial.state == "running"
+        and (trial.attempt, trial.incarnation) == (lease.attempt, lease.incarnation)
+        and trial.lease_hash == lease.secret_hash.hex()
+    )
 
 
 @cache
-def _studies(dialect: str) -> Executable:
-    return select(trials.c.study_id).distinct().where(trials.c.id.in_(select(_leases(dialect).c.trial_id)))
-
-
-@cache
-def _trials(dialect: str) -> Executable:
-    return trial_rows().where(trials.c.id.in_(select(_leases(dialect).c.trial_id)))
+def _locked(dialect: str) -> Executable:
+    theirs = select(trials.c.study_id).where(trials.c.id.in_(select(_leases(dialect).c.trial_id)))
+    return select(studies.c.id).where(studies.c.id.in_(theirs)).order_by(studies.c.id).with_for_update()
 
 
 @cache

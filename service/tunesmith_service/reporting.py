@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Executable, Row, and_, select
+from sqlalchemy import BigInteger, Row, Select, and_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tunesmith_service.bulk import Change
-from tunesmith_service.commands import Kept, Lease, Report
+from tunesmith_service.commands import Kept, Report
 from tunesmith_service.db import batch, dumps, rows
 from tunesmith_service.errors import Refused, SeqGap, SeqReused, Unprocessable
-from tunesmith_service.fence import Held, Standing, holder, standings
+from tunesmith_service.fence import Held, holder, standings, trials_of
 from tunesmith_service.tables import reports, studies, test_reads, trials
 from tunesmith_service.tx import Counts, Happened, Tx, count, record
 from tunesmith_service.wire import show_number
@@ -23,14 +23,14 @@ from tunesmith_service.wire import show_number
 class _Curve:
     """A trial's place in its curve while a batch's reports are laid onto it."""
 
-    def __init__(self, trial: Row[Any], place: Row[Any]) -> None:
+    def __init__(self, trial: Row[Any]) -> None:
         self.trial = trial
-        self.seq: int = place.report_seq
-        self.step: int = place.step
-        self.furthest: int = place.furthest
-        self.last_metrics: Mapping[str, Any] | None = place.last_metrics
-        self.may_read_test = bool(place.may_read_test)
-        self.test_read: int | None = place.test_read
+        self.seq: int = trial.report_seq
+        self.step: int = trial.step
+        self.furthest: int = trial.furthest
+        self.last_metrics: Mapping[str, Any] | None = trial.last_metrics
+        self.may_read_test = bool(trial.may_read_test)
+        self.test_read: int | None = trial.test_read
         self.reads_test = False  # for the first time
         self.new: list[tuple[int, str, list[dict[str, Any]]]] = []
         self.heard = False  # a report came that was not refused: the lease is renewed
@@ -92,8 +92,8 @@ class _Curve:
 
 def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept | Refused]:
     """A report is one row and one event number. Several of one trial are laid on in order of seq."""
-    where = standings(tx, list(dict.fromkeys(c.lease for c in commands)))
-    curves = _curves(tx, where)
+    where = standings(tx, list(dict.fromkeys(c.lease for c in commands)), _rows)
+    curves = {lease: _Curve(s.trial) for lease, s in where.items() if isinstance(s, Held)}
     known = _digests(tx, [c for c in commands if c.lease in curves and c.seq <= curves[c.lease].seq])
     outcomes: dict[int, Kept | Refused] = {}
     for i, c in sorted(enumerate(commands), key=lambda each: each[1].seq):
@@ -109,19 +109,12 @@ def apply_report(tx: Tx, commands: Sequence[Report], now_us: int) -> list[Kept |
     return [outcomes[i] for i in range(len(commands))]
 
 
-def _curves(tx: Tx, where: Mapping[Lease, Standing]) -> dict[Lease, _Curve]:
-    held = {lease: s.trial for lease, s in where.items() if isinstance(s, Held)}
-    asked = {"batch": rows({"id": t.id} for t in held.values())}
-    places = {row.id: row for row in tx.execute(_places(tx.dialect), asked)}
-    return {lease: _Curve(trial, places[trial.id]) for lease, trial in held.items()}
-
-
 @cache
-def _places(dialect: str) -> Executable:
-    columns = ("id", "report_seq", "step", "furthest", "last_metrics", "test_read")
+def _rows(dialect: str) -> Select[Any]:
+    """Trials with their places in their curves."""
+    columns = ("report_seq", "step", "furthest", "last_metrics", "test_read")
     may = trials.c.work["read_test"].as_boolean().label("may_read_test")
-    b = batch(dialect, id=BigInteger)
-    return select(*(trials.c[name] for name in columns), may).where(trials.c.id.in_(select(b.c.id)))
+    return trials_of(dialect).add_columns(*(trials.c[name] for name in columns), may)
 
 
 def _digests(tx: Tx, repeated: Sequence[Report]) -> dict[int, dict[int, str]]:
