@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import os
 import signal
 import socket
@@ -26,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 HEAD_MARGIN_BYTES = 8192
 """So much longer may a request's head be, for us to say what is too long about it."""
+
+KEEP_ALIVE_MARGIN_SECONDS = 5
+"""An idle connection is kept for so much longer than a beat's interval: who beats needs no new one."""
 
 Hook = Callable[[Service, str], Awaitable[None]]
 
@@ -56,6 +60,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
+                timeout_keep_alive=math.ceil(settings.ttl_seconds / 3) + KEEP_ALIVE_MARGIN_SECONDS,
                 timeout_graceful_shutdown=int(settings.shutdown_seconds) or 1,
                 h11_max_incomplete_event_size=settings.url_bytes + settings.header_bytes + HEAD_MARGIN_BYTES,
             )

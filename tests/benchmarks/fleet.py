@@ -6,8 +6,9 @@ A `tunesmith serve` on PostgreSQL and a process that stands for all workers, on 
 worker has a connection of its own, claims a trial, and from then on sends when its clock says so; how long an
 answer took is counted from that moment. For each number of workers printed: what was asked and answered a
 second, median and p99 of heartbeats and reports in milliseconds, leases that ran out, requests that were
-refused (they are sent again with the next beat), and the share of one core that server, planner, database and
-workers took meanwhile. Last of all, how many workers the service held and what gave way at the next number.
+refused (they are sent again with the next beat), and the share of one core that server, writer, planner,
+database and workers took meanwhile. Last of all, how many workers the service held and what gave way at the
+next number.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ sys.path[:0] = [str(TESTS), str(Path(__file__).parent)]
 from databases import Postgres  # noqa: E402
 from flood import read_answer, request  # noqa: E402
 from light import DIGEST, TASK  # noqa: E402
-from processes import planner_of  # noqa: E402
+from processes import planner_of, writer_of  # noqa: E402
 from served import Serve, place  # noqa: E402
 
 BEAT_SECONDS, BEATS_A_REPORT = 10.0, 3
@@ -214,7 +215,11 @@ def measures(
     for many in workers:
         url = postgres.database(f"of_{many}") if postgres else ""
         with Serve(home / str(many), url) as serve, serve.study(many):
-            watched = {"server": [serve.pid], "planner": [planner_of(serve.pid).pid]}
+            watched = {
+                "server": [serve.pid],
+                "writer": [writer_of(serve.pid).pid],
+                "planner": [planner_of(serve.pid).pid],
+            }
             if postgres:
                 watched["database"] = [process.pid for process in postgres.processes()]
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
