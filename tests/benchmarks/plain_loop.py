@@ -11,8 +11,9 @@ compared: if they differ, the work did. What the built-in trainer finds besides 
 the gradient, rates and times) is in its time and in nobody else's. Lightning gets whole batches, as no
 DataLoader of single samples would be as fast; it logs nothing, shows no progress and keeps no checkpoint.
 
-Printed: epochs a second, and the median ratio of a round with where it lies with 95 % certainty. Exit code 1
-if the built-in trainer takes more than 1.05 times as long as the loop, or longer than Lightning.
+Printed: epochs a second of CPU time, which others on the machine disturb less, and the median ratio of a
+round with where it lies with 95 % certainty. Exit code 1 if the built-in trainer takes more than 1.05 times
+as long as the loop, or longer than Lightning.
 
 Lightning is left out where it is not installed. It can lie beside everything else:
 
@@ -94,7 +95,7 @@ def main() -> None:
             for name, values in once(trains, jobs).items():
                 found[name] += values
             missed = differing(trains, jobs)
-    missed += report(found, "epochs/s", goals(jobs), options.json)
+    missed += report(found, "epochs/s of CPU", goals(jobs), options.json)
     sys.exit("\n".join(missed) or 0)
 
 
