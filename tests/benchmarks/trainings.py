@@ -161,16 +161,16 @@ KINDS: dict[str, Callable[[Entry, Job], Losses]] = {
 
 
 def serve(kind: str, data: dict[str, Path]) -> None:
-    """Run the job that each line of input names; print its seconds and its losses."""
+    """Run the job that each line of input names; print its seconds of CPU time and its losses."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")  # Lightning's advice
     tasks = builtin.registry(data_files=data)
     for line in sys.stdin:
         job = JOBS[line.strip()]
-        began = time.perf_counter()
+        began = time.process_time()
         losses = KINDS[kind](tasks[job.task], job)
-        print(json.dumps([time.perf_counter() - began, losses]), flush=True)
+        print(json.dumps([time.process_time() - began, losses]), flush=True)
 
 
 class Trains:
@@ -186,6 +186,7 @@ class Trains:
         )  # fmt: skip
 
     def epochs_per_second(self, job: str) -> float:
+        """Of CPU time, of which one that trains on one thread never waits."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{job}\n")
