@@ -6,16 +6,16 @@ Runs under a Python that has `ray[tune]` or `syne-tune`, and needs nothing of Tu
 once. Each is set up for speed: Ray Tune's trials are functions in actors that are reused, it buffers results
 and writes its state alone, every ten seconds, no files of a trial. Syne Tune's LocalBackend starts a process
 for each trial; its loop sleeps 10 ms, not 5 s. Neither waits for the disk at a report. The first ten seconds
-after the first trial has ended do not count. Prints the trials a second on standard output.
+after the first trial has ended do not count. Prints the trials a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -108,7 +108,7 @@ def syne(home: Path, clock: Clock) -> None:
     entry = home / "trial.py"
     entry.write_text(SYNE_TRIAL)
     Tuner(
-        trial_backend=LocalBackend(str(entry)),
+        trial_backend=LocalBackend(str(entry), rotate_gpus=False),
         scheduler=RandomSearch({"lr": loguniform(1e-4, 1.0)}, metrics=["loss"]),
         stop_criterion=lambda status: clock.is_over(),
         n_workers=AT_ONCE,
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="where its files lie; default: a temporary directory")
     options = parser.parse_args()
     clock = Clock(options.seconds)
-    with tempfile.TemporaryDirectory(dir=options.home) as home, contextlib.redirect_stdout(sys.stderr):
+    with tempfile.TemporaryDirectory(dir=options.home) as home, contextlib.redirect_stdout(io.StringIO()):
         TUNERS[options.tuner](Path(home), clock)
     print(clock.per_second)
 
