@@ -1,12 +1,17 @@
 """How many trials a second go through claim, one report and finish, beside what others do.
 
     python tests/benchmarks/cycles.py [--rounds 5] [--seconds 8] [--only NAME …] [--json FILE]
+        [--peer ray=PYTHON] [--peer syne=PYTHON]
 
 64 light workers, a slot and a connection each, ask a `tunesmith serve` with tokens, event log and planner,
 on SQLite and on PostgreSQL; the same requests go to three empty FastAPI routes on one server process
 (`empty_routes.py`). Optuna's storages are driven by eight processes of its own (`optuna_cycles.py`): ask,
 suggest, report, tell. All lie on the disk of --home, and every commit waits for it. Exit code 1 if a goal is
 missed.
+
+With --peer, Ray Tune or Syne Tune take turns too (`other_tuners.py`), each under the Python of a virtual
+environment that has it: `pip install "ray[tune]"`, `pip install syne-tune`. They run eight trials at once and
+wait for no disk.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -38,6 +44,7 @@ GOALS = (
     Goal("Tunesmith, SQLite", "empty routes", 0.60),
     Goal("Tunesmith, PostgreSQL", "empty routes", 0.45),
 )
+PEERS = {"ray": "Ray Tune", "syne": "Syne Tune"}
 PROXY = """
 import sys
 from optuna.storages import RDBStorage, run_grpc_proxy_server
@@ -81,6 +88,20 @@ def grpc_proxy(url: str) -> Iterator[Optuna]:
         yield Optuna("grpc", str(port))
 
 
+def peer(text: str) -> tuple[str, str]:
+    """NAME=PYTHON as a pair."""
+    name, _, python = text.partition("=")
+    if name not in PEERS or not python:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PYTHON with NAME of {', '.join(PEERS)}")
+    return name, python
+
+
+def trials_per_second(name: str, python: str, home: Path, seconds: float) -> float:
+    """Of another tuner."""
+    command = [python, str(HERE / "other_tuners.py"), name, str(seconds), "--home", str(home)]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
 def contestants(
     home: Path, postgres: Postgres, seconds: float, stack: ExitStack
 ) -> dict[str, Callable[[], Measure]]:
@@ -116,10 +137,14 @@ def contestants(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_options(parser, seconds=8.0)
+    parser.add_argument("--peer", action="append", default=[], type=peer, metavar="NAME=PYTHON")
     options = parser.parse_args()
     with place(options.home) as (home, postgres), ExitStack() as stack:
         assert postgres is not None
         made = contestants(home, postgres, options.seconds, stack)
+        for name, python in options.peer:
+            measure = partial(trials_per_second, name, python, home, options.seconds)
+            made[PEERS[name]] = lambda measure=measure: measure
         chosen = {name: make() for name, make in made.items() if not options.only or name in options.only}
         found = take_turns(chosen, options.rounds)
     missed = report(found, "cycles/s", GOALS, options.json)
