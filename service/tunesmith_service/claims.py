@@ -13,7 +13,6 @@ from sqlalchemy import (
     BigInteger,
     Executable,
     Row,
-    Select,
     String,
     and_,
     bindparam,
@@ -27,7 +26,7 @@ from sqlalchemy import (
 from tunesmith_service import resume
 from tunesmith_service.bulk import Change
 from tunesmith_service.commands import Claim, Granted, Nothing
-from tunesmith_service.db import batch, rows
+from tunesmith_service.db import ids, rows
 from tunesmith_service.errors import ClaimStale, Conflict, NotFound, Refused
 from tunesmith_service.leases import seen
 from tunesmith_service.registration import hand_back
@@ -311,35 +310,33 @@ _FIRST = [
 ]
 
 
-def _ids(dialect: str, kind: type[BigInteger] | type[String] = String) -> Select[Any]:
-    return select(batch(dialect, id=kind).c.id)
-
-
 @cache
 def _workers(dialect: str) -> Executable:
-    return select(workers).where(workers.c.id.in_(_ids(dialect)))
+    return select(workers).where(workers.c.id.in_(ids(dialect, String)))
 
 
 @cache
 def _slots(dialect: str) -> Executable:
-    return select(slots).where(slots.c.worker_id.in_(_ids(dialect)))
+    return select(slots).where(slots.c.worker_id.in_(ids(dialect, String)))
 
 
 @cache
 def _claims(dialect: str) -> Executable:
-    return select(attempts).where(attempts.c.claim_id.in_(_ids(dialect)))
+    return select(attempts).where(attempts.c.claim_id.in_(ids(dialect, String)))
 
 
 @cache
 def _running(dialect: str) -> Executable:
     names = ("id", "slot_id", "boot_id", "lease_expires_us")
     running = trials.c.state == literal_column("'running'")
-    return select(*(trials.c[name] for name in names)).where(running, trials.c.slot_id.in_(_ids(dialect)))
+    return select(*(trials.c[name] for name in names)).where(
+        running, trials.c.slot_id.in_(ids(dialect, String))
+    )
 
 
 @cache
 def _open_studies(dialect: str) -> Executable:
-    theirs = studies.c.project_id.in_(_ids(dialect, BigInteger))
+    theirs = studies.c.project_id.in_(ids(dialect))
     wanted = select(studies).where(theirs, studies.c.state == "active", studies.c.waiting > 0)
     return wanted.order_by(
         studies.c.id
@@ -355,7 +352,7 @@ def _first_of_each(dialect: str) -> Executable:
     ranked = (
         select(trials.c.id, place)
         .join(stages, stages.c.id == trials.c.stage_id)
-        .where(trials.c.study_id.in_(_ids(dialect, BigInteger)), *_DUE)
+        .where(trials.c.study_id.in_(ids(dialect)), *_DUE)
         .subquery()
     )
     first = select(ranked.c.id).where(ranked.c.place <= _MOST)

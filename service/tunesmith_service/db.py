@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Connection,
     Engine,
     FromClause,
@@ -280,6 +281,11 @@ _POSTGRESQL: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 def _recorded(kind: TypeEngine[Any]) -> str:
     """How PostgreSQL is told a column of a batch."""
     return "text" if isinstance(kind, JSON) else kind.compile(dialect=_POSTGRESQL)
+
+
+def ids(dialect: str, kind: Kind = BigInteger) -> Select[Any]:
+    """The column `id` of a `batch` that has no other, for an IN."""
+    return select(batch(dialect, id=kind).c.id)
 
 
 def rows(values: Iterable[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from tunesmith_studies.trial import Point
 
 from tunesmith_service import faulty, moves, reading
 from tunesmith_service.commands import Ended, Finish, Kept, Lease, Release, Renew
-from tunesmith_service.db import batch, dumps, rows
+from tunesmith_service.db import batch, dumps, ids, rows
 from tunesmith_service.errors import AlreadyFinal, Refused
 from tunesmith_service.fence import Held, Over, Standing, standings
 from tunesmith_service.moves import Move
@@ -86,9 +86,8 @@ def seen(tx: Tx, worker_ids: Sequence[str], now_us: int) -> None:
 
 @cache
 def _seen(dialect: str) -> Executable:
-    b = batch(dialect, id=String)
     late = workers.c.last_seen_us < bindparam("late_us", type_=BigInteger)
-    of_them = workers.c.id.in_(select(b.c.id))
+    of_them = workers.c.id.in_(ids(dialect, String))
     return update(workers).where(of_them, late).values(last_seen_us=bindparam("now_us", type_=BigInteger))
 
 
@@ -175,8 +174,7 @@ def _specs(tx: Tx, held: Sequence[Row[Any]]) -> dict[int, Mapping[str, Any]]:
 
 @cache
 def _studies(dialect: str) -> Executable:
-    b = batch(dialect, id=BigInteger)
-    return select(studies.c.id, studies.c.spec).where(studies.c.id.in_(select(b.c.id)))
+    return select(studies.c.id, studies.c.spec).where(studies.c.id.in_(ids(dialect)))
 
 
 def _actor(trial: Row[Any]) -> str:

@@ -43,7 +43,7 @@ class _Text:
             return str(self._full(logger, name, event))
         at, level, said = (event.pop(key, "") for key in ("timestamp", "level", "event"))
         told = "".join(f" {key}={_shown(event[key])}" for key in sorted(event))
-        return f"{at} [{level:<9}] {said:<30}{told}"
+        return f"{at} [{level:<9}] {said:<30}{told}".rstrip()
 
 
 _TRACES = frozenset({"exception", "exc_info", "stack", "stack_info"})

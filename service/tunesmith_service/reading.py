@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Executable, select
+from sqlalchemy import Connection, Executable, select
 from tunesmith_studies.trial import Point
 
-from tunesmith_service.db import batch, rows
+from tunesmith_service.db import ids, rows
 from tunesmith_service.tables import attempts, reports
 
 
@@ -44,16 +44,14 @@ def curves(conn: Connection, trial_ids: Iterable[int]) -> dict[int, list[Point]]
 
 @cache
 def _attempts(dialect: str) -> Executable:
-    b = batch(dialect, id=BigInteger)
     tried = select(attempts.c.trial_id, attempts.c.attempt, attempts.c.resume_step)
-    return tried.where(attempts.c.trial_id.in_(select(b.c.id)))
+    return tried.where(attempts.c.trial_id.in_(ids(dialect)))
 
 
 @cache
 def _reports(dialect: str) -> Executable:
-    b = batch(dialect, id=BigInteger)
     return (
         select(reports.c.trial_id, reports.c.attempt, reports.c.points)
-        .where(reports.c.trial_id.in_(select(b.c.id)))
+        .where(reports.c.trial_id.in_(ids(dialect)))
         .order_by(reports.c.trial_id, reports.c.attempt, reports.c.seq)
     )

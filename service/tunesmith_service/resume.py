@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Executable, Row, func, select
+from sqlalchemy import Connection, Executable, Row, func, select
 
-from tunesmith_service.db import batch, rows
+from tunesmith_service.db import ids, rows
 from tunesmith_service.tables import members, snapshots, stages, studies, trials
 
 
@@ -34,10 +34,9 @@ def starting_points(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, R
 @cache
 def _newest(dialect: str) -> Executable:
     """Of each trial of a batch, its own newest."""
-    b = batch(dialect, id=BigInteger)
     own = (
         select(func.max(snapshots.c.id))
-        .where(snapshots.c.trial_id.in_(select(b.c.id)), snapshots.c.forgotten_us.is_(None))
+        .where(snapshots.c.trial_id.in_(ids(dialect)), snapshots.c.forgotten_us.is_(None))
         .group_by(snapshots.c.trial_id)
     )
     return select(snapshots).where(snapshots.c.id.in_(own))
@@ -45,7 +44,7 @@ def _newest(dialect: str) -> Executable:
 
 @cache
 def _snapshots(dialect: str) -> Executable:
-    return select(snapshots).where(snapshots.c.id.in_(select(batch(dialect, id=BigInteger).c.id)))
+    return select(snapshots).where(snapshots.c.id.in_(ids(dialect)))
 
 
 def evaluated(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, list[Row[Any]]]:
@@ -58,11 +57,10 @@ def evaluated(conn: Connection, chosen: Sequence[Row[Any]]) -> dict[int, list[Ro
     wanted = [t.id for t in chosen if t.work.get("members")]
     if not wanted:
         return found
-    b = batch(conn.dialect.name, id=BigInteger)
     theirs = (
         select(members.c.trial_id.label("evaluation_id"), snapshots)
         .join(snapshots, snapshots.c.id == members.c.snapshot_id)
-        .where(members.c.trial_id.in_(select(b.c.id)))
+        .where(members.c.trial_id.in_(ids(conn.dialect.name)))
         .order_by(members.c.trial_id, members.c.place)
     )
     for row in conn.execute(theirs, {"batch": rows({"id": i} for i in wanted)}):
