@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,8 @@ from tunesmith_service.errors import NoSpace, Refused
 from tunesmith_service.writer import Writer
 
 LOOK_EVERY_SECONDS = 1.0
-"""Without a word from the writer, look for changes this often: new slots, other servers' writes."""
+"""Without a word from the writer, look for changes this often, such as other servers' writes; and for new
+slots at most this often, since thousands of workers may beat."""
 
 SPACING_SECONDS = 0.05
 """Looks are at least this far apart, however fast commits come."""
@@ -67,6 +69,8 @@ class PlannerLink:
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._looked_at = -math.inf  # on the loop's clock
+        self._slots: list[store.SlotKind] = []
+        self._slots_read_at = -math.inf
         self._known: set[int] = set()  # studies whose specification the process has
         self._asked: dict[int, tuple[int, int]] = {}  # study → (event, slots) it last decided about
         self._troubles: dict[int, _Trouble] = {}
@@ -138,8 +142,11 @@ class PlannerLink:
             self._troubles[study.id] = _Trouble(until=until)
 
     def _read_studies(self) -> list[store.PlannedStudy]:
+        now = time.monotonic()
         with self._engine.connect() as conn:
-            return store.planned_studies(conn)
+            if now >= self._slots_read_at + LOOK_EVERY_SECONDS:
+                self._slots, self._slots_read_at = store.live_slots(conn), now
+            return store.planned_studies(conn, self._slots)
 
     async def _plan(self, study: store.PlannedStudy) -> bool:
         """Let the process decide about one study, and submit what it says.

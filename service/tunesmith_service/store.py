@@ -6,11 +6,12 @@ back. `trial_store` reads trials, `event_log` the log; `overviews` has what scre
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, func, or_, select
+from sqlalchemy import Connection, Row, Text, and_, case, cast, func, or_, select
 
 from tunesmith_service import tables
 from tunesmith_service.clock import SECOND
@@ -246,10 +247,34 @@ class PlannedStudy:
     slots: int
 
 
-def planned_studies(conn: Connection) -> list[PlannedStudy]:
+@dataclass(frozen=True, slots=True)
+class SlotKind:
+    """Slots of live workers that are alike; `devices` is how many each of them has."""
+
+    project_id: int
+    tasks: Mapping[str, str]
+    devices: int
+    count: int
+
+
+def live_slots(conn: Connection) -> list[SlotKind]:
+    """Counted by the database: there may be thousands."""
+    w, s = tables.workers, tables.slots
+    since_us = instance(conn).last_tick_us - LIVE_US
+    takes = and_(w.c.draining.is_(False), func.coalesce(w.c.aside_until_us, 0) <= since_us + LIVE_US)
+    alike = (
+        w.c.project_id,
+        cast(w.c.tasks, Text).label("tasks"),
+        func.json_array_length(s.c.devices).label("devices"),
+    )
+    wanted = select(*alike, func.count().label("count")).join(s, s.c.worker_id == w.c.id)
+    found = conn.execute(wanted.where(takes, w.c.last_seen_us >= since_us).group_by(*alike))
+    return [SlotKind(row.project_id, json.loads(row.tasks), row.devices, row.count) for row in found]
+
+
+def planned_studies(conn: Connection, live: Sequence[SlotKind]) -> list[PlannedStudy]:
     """Active studies, and paused ones too: what runs there may still be pruned."""
     s = tables.studies
-    live = _live_workers(conn)
     wanted = select(*columns(Study, s)).where(s.c.state.in_(("active", "paused"))).order_by(s.c.id)
     return [
         PlannedStudy(y.id, y.spec, y.event_n, _slots_for(y, live).count) for y in values(conn, Study, wanted)
@@ -265,34 +290,27 @@ class Slots:
 
 
 def slots_for(conn: Connection, study: Study) -> Slots:
-    return _slots_for(study, _live_workers(conn))
+    return _slots_for(study, live_slots(conn))
 
 
 def slots_of(conn: Connection, studies: Iterable[Study]) -> dict[int, Slots]:
     """By study; each as if it were alone."""
-    live = _live_workers(conn)
+    live = live_slots(conn)
     return {study.id: _slots_for(study, live) for study in studies}
 
 
-def _live_workers(conn: Connection) -> Sequence[Row[*tuple[Any, ...]]]:
-    w = tables.workers
-    since_us = instance(conn).last_tick_us - LIVE_US
-    takes = and_(w.c.draining.is_(False), func.coalesce(w.c.aside_until_us, 0) <= since_us + LIVE_US)
-    wanted = select(w.c.project_id, w.c.tasks, w.c.slots)
-    return conn.execute(wanted.where(takes, w.c.last_seen_us >= since_us)).all()
-
-
-def _slots_for(study: Study, live: Iterable[Any]) -> Slots:
-    devices = [
-        len(slot["devices"])
-        for w in live
-        if w.project_id == study.project_id
-        and study.task in w.tasks
-        and study.task_digest in (None, w.tasks[study.task])
-        for slot in w.slots
+def _slots_for(study: Study, live: Iterable[SlotKind]) -> Slots:
+    suited = [
+        kind
+        for kind in live
+        if kind.project_id == study.project_id
+        and study.task in kind.tasks
+        and study.task_digest in (None, kind.tasks[study.task])
     ]
-    most = len(devices) if study.max_concurrent is None else min(len(devices), study.max_concurrent)
-    return Slots(most, sum(devices) / len(devices) if devices else 1.0)
+    count = sum(kind.count for kind in suited)
+    devices = sum(kind.count * kind.devices for kind in suited)
+    most = count if study.max_concurrent is None else min(count, study.max_concurrent)
+    return Slots(most, devices / count if count else 1.0)
 
 
 # --- workers --------------------------------------------------------------------------------------

@@ -96,7 +96,8 @@ class Worker(asyncio.Protocol):
         answer = read_answer(self._received)
         if answer is not None and self._answer is not None:
             self._received = b""
-            self._answer.set_result(answer)
+            if not self._answer.done():  # else whoever asked has ended
+                self._answer.set_result(answer)
 
     async def _ask(self, line: str, body: Any) -> tuple[int, bytes]:
         loop = asyncio.get_running_loop()
