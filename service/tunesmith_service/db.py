@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -38,6 +39,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Dialect
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.types import TypeEngine, to_instance
 
 from tunesmith_service.clock import SECOND
@@ -90,16 +92,26 @@ def open_engine(url: str | URL, settings: Sequence[str] = ()) -> Engine:
     if parsed.get_backend_name() == "postgresql":
         told = (f"statement_timeout={STATEMENT_TIMEOUT_MS}", "synchronous_commit=on", *settings)
         options = " ".join(f"-c {setting}" for setting in told)
-        return create_engine(
+        engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             json_serializer=dumps,
             pool_size=5,
             max_overflow=10,
             pool_timeout=STATEMENT_TIMEOUT_MS / 1000,
-            pool_pre_ping=True,
             connect_args={"options": options, "connect_timeout": 3, **_DEAD_PEER},
         )
+        event.listen(engine, "checkout", _leave_what_was_closed)
+        return engine
     raise ValueError(f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}")
+
+
+def _leave_what_was_closed(connection: Any, _record: object, _proxy: object) -> None:
+    """PostgreSQL that says something on a connection at rest has closed it, as when it starts anew. Asking it
+    each time would be one statement more for each transaction."""
+    said = poll()
+    said.register(connection.fileno(), POLLIN)
+    if said.poll(0):
+        raise InvalidatePoolError
 
 
 def close(engine: Engine) -> None:

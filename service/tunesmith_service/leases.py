@@ -54,8 +54,7 @@ def _renewal(dialect: str) -> Executable:
             trials.c.id == b.c.trial_id,
             trials.c.incarnation == b.c.incarnation,
             trials.c.attempt == b.c.attempt,
-            trials.c.lease_hash == b.c.lease_hash,
-            trials.c.state == "running",
+            trials.c.lease_hash == b.c.lease_hash,  # so it runs; saying that too has all that run read
         )
         .values(lease_expires_us=later)
         .returning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy import Row, and_, delete, insert, literal_column, select, update
 
 from tunesmith_service import moves, wire
 from tunesmith_service.commands import Register
@@ -83,7 +83,7 @@ def _enter(tx: Tx, c: Register, known: Row[Any] | None, now_us: int) -> None:
 
 def hand_back(tx: Tx, which: Any, now_us: int) -> None:
     """T9 without the wait: these trials' supervisors are gone, since their slots have started anew."""
-    running = and_(trials.c.state == "running", which)
+    running = and_(trials.c.state == literal_column("'running'"), which)  # as the index of these says it
     found = tx.execute(select(trials.c.study_id, trials.c.id).where(running)).all()
     if not found:
         return

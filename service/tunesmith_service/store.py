@@ -267,9 +267,9 @@ def live_slots(conn: Connection) -> list[SlotKind]:
         cast(w.c.tasks, Text).label("tasks"),
         func.json_array_length(s.c.devices).label("devices"),
     )
-    wanted = select(*alike, func.count().label("count")).join(s, s.c.worker_id == w.c.id)
+    wanted = select(*alike, func.count().label("slots")).join(s, s.c.worker_id == w.c.id)
     found = conn.execute(wanted.where(takes, w.c.last_seen_us >= since_us).group_by(*alike))
-    return [SlotKind(row.project_id, json.loads(row.tasks), row.devices, row.count) for row in found]
+    return [SlotKind(row.project_id, json.loads(row.tasks), row.devices, row.slots) for row in found]
 
 
 def planned_studies(conn: Connection, live: Sequence[SlotKind]) -> list[PlannedStudy]:

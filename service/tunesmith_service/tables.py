@@ -333,7 +333,7 @@ trials = Table(
         sqlite_where=text("state = 'waiting'"), postgresql_where=text("state = 'waiting'"),
     ),
     Index(
-        "ix_trials_running", "lease_expires_us",
+        "ix_trials_running", "worker_id",
         sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'"),
     ),
     # counts and bests of each stage, and a study's best, without reading its trials
@@ -354,6 +354,8 @@ trials = Table(
         "uq_trials_slot", "slot_id", unique=True,
         sqlite_where=text("state = 'running'"), postgresql_where=text("state = 'running'"),
     ),
+    # No index holds what a beat or a report changes, and pages keep room: so PostgreSQL writes the row alone.
+    postgresql_with={"fillfactor": 75},
 )  # fmt: skip
 
 attempts = Table(
@@ -377,6 +379,7 @@ attempts = Table(
     _flag("early_fault"),  # a fault of its machine ended it soon after its claim; see `faulty`
     PrimaryKeyConstraint("trial_id", "attempt"),
     CheckConstraint("(ended_us IS NULL) = (ending IS NULL)", name="ending"),
+    postgresql_with={"fillfactor": 75},
 )
 
 members = Table(

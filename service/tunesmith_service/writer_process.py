@@ -34,7 +34,7 @@ from tunesmith_service.packing import packed, unpacked
 END_SECONDS = 10.0
 _BY_KEY = (
     c.Renew, c.Report, c.CommitSnapshot, c.AppendLog, c.CommitArtifact, c.Finish, c.Release,
-    c.Prune, c.Propose, c.Redraw, c.Claim,
+    c.Prune, c.Propose, c.Redraw, c.Claim, c.Register,
 )  # fmt: skip
 """Commands that only ever look for rows by their keys."""
 

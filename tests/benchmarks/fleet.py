@@ -6,7 +6,7 @@ A `tunesmith serve` on PostgreSQL and a process that stands for all workers, on 
 worker has a connection of its own, claims a trial, and from then on sends when its clock says so; how long an
 answer took is counted from that moment. For each number of workers printed: what was asked and answered a
 second, median and p99 of heartbeats and reports in milliseconds, leases that ran out, requests that were
-refused (they are sent again with the next beat), and the share of one core that server, writer, planner,
+refused (they are sent again a second later), and the share of one core that server, writer, planner,
 database and workers took meanwhile. Last of all, how many workers the service held and what gave way at the
 next number.
 """
@@ -45,14 +45,18 @@ from processes import planner_of, writer_of  # noqa: E402
 from served import Serve, place  # noqa: E402
 
 BEAT_SECONDS, BEATS_A_REPORT = 10.0, 3
+AGAIN, AGAIN_SECONDS = (0, 429, 503), 1.0
+"""Whoever is answered so asks again after the time that Retry-After names for what keeps a lease, as the
+project's own workers do."""
 CLAIMS_A_SECOND = 100
 BEGIN_SECONDS = 60.0
 ANSWERED, P99_MS, LATE_SECONDS = 0.98, 1000.0, 0.5
 """A service holds its workers while it answers such a share of what they ask, within such a time, and no
 lease runs out; and the workers' process must not be later than that itself."""
 
-Watched = Mapping[str, Sequence[int]]
-"""Process ids of those whose CPU time is told, by name."""
+Watched = Mapping[str, int]
+"""The processes whose CPU time is told, by name; the database's with its children, as it has one for each
+connection."""
 
 
 @dataclass
@@ -129,7 +133,7 @@ class Worker(asyncio.Protocol):
 
     async def _insist(self, line: str, body: Any) -> bytes:
         while (answer := await self._ask(line, body))[0] != 200:
-            if answer[0] not in (0, 429, 503):
+            if answer[0] not in AGAIN:
                 raise RuntimeError(f"{line}: {answer}")
             await asyncio.sleep(random.uniform(1, 3))
         return answer[1]
@@ -152,7 +156,9 @@ class Worker(asyncio.Protocol):
             if counting.is_set():
                 self._seen.took[kind].append(time.perf_counter() - due)
                 self._seen.statuses[str(status)] += 1
-            due = max(due + BEAT_SECONDS, time.perf_counter())
+            if status in AGAIN:
+                beats -= 1
+            due = max(due + (AGAIN_SECONDS if status in AGAIN else BEAT_SECONDS), time.perf_counter())
 
 
 async def _live(port: int, token: str, workers: int, seconds: float, watched: Watched) -> Seen:
@@ -194,14 +200,16 @@ def live(port: int, token: str, workers: int, seconds: float, watched: Watched) 
 
 
 def cpu_seconds(watched: Watched) -> dict[str, float]:
-    found = {name: sum(map(_cpu_seconds, pids)) for name, pids in watched.items()}
+    found = {name: _cpu_seconds(pid, children=name == "database") for name, pid in watched.items()}
     return {**found, "all workers": time.process_time()}
 
 
-def _cpu_seconds(pid: int) -> float:
-    with suppress(psutil.NoSuchProcess):
-        return float(sum(psutil.Process(pid).cpu_times()[:2]))
-    return 0.0
+def _cpu_seconds(pid: int, *, children: bool = False) -> float:
+    first, seconds = psutil.Process(pid), 0.0
+    for process in (first, *(first.children() if children else ())):
+        with suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:2])
+    return seconds
 
 
 def expired(serve: Serve) -> float:
@@ -217,12 +225,12 @@ def measures(
         url = postgres.database(f"of_{many}") if postgres else ""
         with Serve(home / str(many), url) as serve, serve.study(many):
             watched = {
-                "server": [serve.pid],
-                "writer": [writer_of(serve.pid).pid],
-                "planner": [planner_of(serve.pid).pid],
+                "server": serve.pid,
+                "writer": writer_of(serve.pid).pid,
+                "planner": planner_of(serve.pid).pid,
             }
             if postgres:
-                watched["database"] = [process.pid for process in postgres.processes()]
+                watched["database"] = postgres.processes()[0].pid
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 token = serve.token("worker")
                 seen = pool.submit(live, serve.port, token, many, seconds, watched).result()
