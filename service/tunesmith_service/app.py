@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -186,18 +186,18 @@ class FrontDoor:
             place.leave()
 
     def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
         if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > self._url_bytes:
             raise Refused(f"the URL is longer than {self._url_bytes} bytes")
-        if sum(len(k) + len(v) for k, v in headers.raw) > self._header_bytes:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > self._header_bytes:
             raise Refused(f"the headers are longer than {self._header_bytes} bytes")
-        host = headers.get("host", "")
-        check_host(host, self._hosts)
+        told = dict(reversed(scope["headers"]))  # of several of a name the first counts, as everywhere
+        host, origin, site = (_text(told.get(name)) for name in (b"host", b"origin", b"sec-fetch-site"))
+        check_host(host or "", self._hosts)
         check_origin(
-            scope["method"],
-            headers.get("origin"),
-            scheme=scope["scheme"],
-            host=host,
-            public_url=self._public_url,
+            scope["method"], origin, scheme=scope["scheme"], host=host or "", public_url=self._public_url
         )
-        check_site(scope["method"], headers.get("sec-fetch-site"))
+        check_site(scope["method"], site)
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

@@ -23,14 +23,10 @@ def _request(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.ty
     return event
 
 
-def _tame(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What strangers send, such as a path, is not obeyed by the terminal that shows the log."""
-    return {k: printable(v) if isinstance(v, str) else v for k, v in event.items()}
-
-
 class _Text:
     """structlog's lines for people. It takes 30 µs for one, and each trial leaves two: where nothing is
-    coloured, one without a traceback is put together here."""
+    coloured, one without a traceback is put together here. What strangers send, such as a path, is not obeyed
+    by the terminal that shows the log."""
 
     def __init__(self, *, coloured: bool) -> None:
         self._full = structlog.dev.ConsoleRenderer(
@@ -40,10 +36,11 @@ class _Text:
 
     def __call__(self, logger: Any, name: str, event: structlog.typing.EventDict) -> str:
         if self._coloured or not _TRACES.isdisjoint(event):
-            return str(self._full(logger, name, event))
+            tame = {key: printable(v) if isinstance(v, str) else v for key, v in event.items()}
+            return str(self._full(logger, name, tame))
         at, level, said = (event.pop(key, "") for key in ("timestamp", "level", "event"))
         told = "".join(f" {key}={_shown(event[key])}" for key in sorted(event))
-        return f"{at} [{level:<9}] {said:<30}{told}".rstrip()
+        return f"{at} [{level:<9}] {printable(said):<30}{told}".rstrip()
 
 
 _TRACES = frozenset({"exception", "exc_info", "stack", "stack_info"})
@@ -51,7 +48,9 @@ _QUOTED = frozenset(" \t=\r\n\"'")
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) and _QUOTED.isdisjoint(value) else repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    return tame if _QUOTED.isdisjoint(tame := printable(value)) else repr(tame)
 
 
 class _Lines(io.TextIOBase):
@@ -83,7 +82,6 @@ def configure(log_format: Literal["text", "json"]) -> None:
         last = structlog.processors.JSONRenderer()
         shared.append(structlog.processors.ExceptionRenderer(_NO_LOCALS))
     else:
-        shared.append(_tame)
         last = _Text(coloured=sys.stderr.isatty())
     # Ours are written here and now: through the standard library a line takes three times as long, and what
     # is dropped in the end, such as a line for each request that went well, must cost nothing.

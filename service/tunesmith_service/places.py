@@ -150,6 +150,8 @@ class Places:
 
     def _hand_on(self) -> None:
         """Give what is free to those who wait, the most urgent first, each line in order of arrival."""
+        if not self._in_line:
+            return
         for priority in reversed(Priority):
             line = self._lines[priority]
             while line and self._is_free(priority):

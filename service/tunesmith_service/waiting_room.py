@@ -72,7 +72,8 @@ class WaitingRoom:
         now_us: Callable[[], int],
     ) -> None:
         self._submit, self._look, self._now_us = submit, look, now_us
-        self._waiters: dict[_Waiter, None] = {}  # in order of arrival
+        self._waiters: dict[_Waiter, None] = {}  # in order of arrival, those that try too
+        self._parked = 0
         self._seen: Mapping[int, Demand] = {}
         self._round = 0
         self._left: dict[int, int] = {}  # by project: trials that the newest look saw, less those given
@@ -163,11 +164,13 @@ class WaitingRoom:
 
     async def _park(self, waiter: _Waiter, wake_at: float, gone: asyncio.Future[None]) -> None:
         woken = asyncio.ensure_future(waiter.woken.wait())
+        self._parked += 1
         try:
             timeout = max(0.0, wake_at - asyncio.get_running_loop().time())
             both: set[asyncio.Future[Any]] = {woken, gone}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._parked -= 1
             woken.cancel()
 
     async def _run(self) -> None:
@@ -178,14 +181,17 @@ class WaitingRoom:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._changed.wait()
-            self._changed.clear()
             if loop.time() >= forget_at:  # what other servers gave and took back shows in no difference
                 self._seen, forget_at = {}, loop.time() + POLL_SECONDS
-            if self._waiters:
+            if self._parked:
+                self._changed.clear()
                 try:
                     self._wake(await self._look())
                 except Exception as error:  # the database is away: waiters stay, the next look may do
                     log.warning("claims.look_failed", error=str(error))
+            elif not self._waiters:
+                self._changed.clear()
+            # else each is trying just now: if one parks after all, the look that it needs comes then
             await asyncio.sleep(SPACING_SECONDS)
 
     def _wake(self, demand: Mapping[int, Demand]) -> None:

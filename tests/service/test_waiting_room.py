@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import pytest
+from tunesmith_service import waiting_room
 from tunesmith_service.commands import Claim, Granted, Nothing
 from tunesmith_service.waiting_room import WAKE_AT_LEAST, Demand, WaitingRoom
 
@@ -92,6 +93,37 @@ def test_who_cannot_serve_the_trial_lets_the_next_try_until_one_can():
         room.changed({7})
         assert isinstance(await last, Granted)
         assert not any(o.done() for o in others)
+
+    run(play)
+
+
+def test_what_changes_while_a_claim_is_tried_wakes_it_once_it_waits(monkeypatch):
+    monkeypatch.setattr(waiting_room, "POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(waiting_room, "SPACING_SECONDS", 0.0)
+
+    async def play(room, trials):
+        answered, looks = asyncio.Event(), 0
+        real = room._look
+
+        async def tried(_: Claim) -> Nothing:
+            room._submit = trials.submit
+            await answered.wait()
+            return Nothing()
+
+        async def counted():
+            nonlocal looks
+            looks += 1
+            return await real()
+
+        room._submit, room._look = tried, counted
+        trying = await arrive(room, "digits:0")
+        trials.due.append("digits")  # too late for this try
+        room.changed({7})
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert looks == 0  # nobody waits
+        answered.set()
+        assert isinstance(await trying, Granted)
 
     run(play)
 
