@@ -122,6 +122,21 @@ def test_a_server_goes_on_after_its_database_was_restarted(postgres: Postgres, t
         assert server.process.process.poll() is None
 
 
+def test_a_connection_that_was_closed_at_rest_is_not_used(databases) -> None:
+    url = databases.make("postgresql")
+    engine, other = db.open_engine(url), db.open_engine(url)
+    with engine.connect() as conn:
+        before = conn.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with other.connect() as conn:
+        ended = f"SELECT pg_terminate_backend({before}, 10000)"
+        assert conn.exec_driver_sql(ended).scalar_one()
+    with engine.connect() as conn:
+        assert conn.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != before
+    for each in (engine, other):
+        each.dispose()
+    databases.drop(url)
+
+
 def test_statements_on_postgresql_end_after_five_seconds(databases) -> None:
     url = databases.make("postgresql")
     engine = db.open_engine(url)

@@ -110,3 +110,11 @@ def test_a_key_stands_once_in_a_stage(bench: Bench) -> None:
     row = dict(bench.row(study, bench.trial(study, key="cell"))._mapping) | {"id": 99, "number": 99}
     with pytest.raises(IntegrityError, match="key"), writing(bench.engine).begin() as conn:
         conn.execute(insert(tables.trials).values(row))
+
+
+def test_what_a_beat_or_a_report_changes_stands_in_no_index() -> None:
+    """Else PostgreSQL writes the row anew in every index of the table, each time: see migration 0012."""
+    changed = {"lease_expires_us", "report_seq", "step", "furthest", "losses", "last_metrics"}
+    indexed = {column.name for index in tables.trials.indexes for column in index.columns}
+    assert changed <= set(tables.trials.c.keys())
+    assert not changed & indexed

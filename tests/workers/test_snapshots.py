@@ -317,3 +317,52 @@ def test_weights_that_lie_side_by_side_in_one_storage_are_not_tied(tmp_path):
     packed, apart = Packed(torch.arange(10.0)), Packed(torch.ones(10))
     restore_model(apart, through_a_file(tmp_path, packed))
     assert torch.equal(torch.cat([apart.a, apart.b]), torch.arange(10.0))
+
+
+def test_a_model_restored_from_the_file_itself_lies_in_memory(tmp_path):
+    """Channels last and tied, which it is not when it is built; what is mapped is emptied afterwards."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bias = nn.Conv2d(4, 8, 3), nn.Parameter(torch.randn(8))
+            self.head = nn.Linear(8, 8)
+            self.out = nn.Linear(8, 8)
+            self.out.weight = self.head.weight
+
+    one, other = Model(), Model()
+    one.conv.to(memory_format=torch.channels_last)
+    path = tmp_path / "s.safetensors"
+    save(path, {"model": one.state_dict(), "more": one.state_dict()["bias"].clone(), "k": 1})
+    saved = load(path, mapped="model")
+    restore_model(other, saved["model"])
+    more = saved["more"]
+    with path.open("r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        file.write(bytes(size))
+    assert not saved["model"]["head.weight"].any()
+    assert torch.equal(more, one.bias)
+    for (name, was), (_, now) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
+        assert torch.equal(was, now), name
+        assert was.stride() == now.stride(), name
+    assert other.out.weight is other.head.weight
+
+
+def test_of_a_mapped_part_only_what_it_shares_with_no_other_stays_in_the_file(tmp_path):
+    path, tied = tmp_path / "s.safetensors", torch.arange(4.0)
+    save(path, {"model": {"a": tied, "b": torch.ones(3)}, "more": [tied]})
+    saved = load(path, mapped="model")
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(saved["more"][0], tied)
+    assert saved["model"]["a"].data_ptr() == saved["more"][0].data_ptr()
+
+
+def test_a_damaged_mapped_part_is_found(tmp_path):
+    path = tmp_path / "s.safetensors"
+    save(path, {"model": {"a": torch.ones(1000)}})
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(SnapshotCorrupt, match="digest differs"):
+        load(path, mapped="model")

@@ -73,7 +73,7 @@ def _outputs(
     task: Task, work: WorkOrder, path: Path, device: torch.device
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Outputs and targets of each split, of one member's model on the inputs as it is used to them."""
-    saved: Any = snapshots.load(path)
+    saved: Any = snapshots.load(path, mapped="model")
     try:
         params, seed = dict(saved["params"]), int(saved["seed"])
         model = task.build({k: v for k, v in params.items() if k not in TAKEN}).to(device)

@@ -103,7 +103,7 @@ class Trial:
         self.epochs, self.data_fraction = work.epochs, work.data_fraction
         self.device, self.scratch = device, scratch
         self._work, self._say, self._asked, self._clock = work, say, asked, clock
-        self._resume = snapshots.load(resume) if resume else None
+        self._resume = snapshots.load(resume, mapped="model") if resume else None
         self.seed = snapshots.seed_of(self._resume, default=work.seed)
         self._curve = Curve(work, classes=None)
         self._step = 0

@@ -12,12 +12,13 @@ Why not `torch.save`: a worker loads what a server sends it, and a pickle is a p
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -254,8 +255,14 @@ def opened(path: Path) -> Iterator[Any]:
         yield file
 
 
-def load(path: Path) -> Tree:
-    """The tree in the file, tensors on the CPU. Raises SnapshotCorrupt, saying what is wrong."""
+def load(path: Path, *, mapped: str = "") -> Tree:
+    """The tree in the file, tensors on the CPU.
+
+    Args:
+        mapped: the key of a part whose tensors stay in the file, read-only and aligned as they lie there: for
+            what is copied elsewhere anyway, as `restore_model` does, and need not be in memory twice.
+    Raises: SnapshotCorrupt, saying what is wrong.
+    """
     try:
         with opened(path) as file:
             text = (file.metadata() or {}).get("tunesmith")
@@ -272,16 +279,35 @@ def load(path: Path) -> Tree:
             raise SnapshotCorrupt(f"{path.name}: format {header['format']}, this version reads {FORMAT}")
         if any(t.dtype is not torch.uint8 or t.dim() != 1 for t in storages.values()):
             raise SnapshotCorrupt(f"{path.name}: its storages are not plain bytes")
-        return _Reader(_checked(path, storages, header["digest"])).decode(header["tree"])
+        tree = header["tree"]
+        left: set[str] = set()
+        if mapped and mapped in tree:
+            others = [part for name, part in tree.items() if name != mapped]
+            left = _storages_of(tree[mapped]) - _storages_of(others)
+        return _Reader(_checked(path, storages, header["digest"], left)).decode(tree)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise SnapshotCorrupt(f"{path.name}: its header is damaged: {type(e).__name__}: {e}") from e
 
 
-def _checked(path: Path, storages: Mapping[str, Tensor], digest: str) -> dict[str, Tensor]:
-    """Copies in torch's own memory: a mapped file is aligned otherwise, and kernels may round by it."""
+def _storages_of(value: Any) -> set[str]:
+    """Names of the storages that a part of the header's tree has tensors on."""
+    if isinstance(value, list):
+        return set().union(*map(_storages_of, value))
+    if not isinstance(value, dict):
+        return set()
+    if "$tensor" in value:
+        return {value["$tensor"]["storage"]}
+    return set().union(*map(_storages_of, value.values()))
+
+
+def _checked(
+    path: Path, storages: Mapping[str, Tensor], digest: str, left: Collection[str]
+) -> dict[str, Tensor]:
+    """Copies in torch's own memory, for a mapped file is aligned otherwise, and kernels may round by it; but
+    those that are `left` there."""
     with ThreadPoolExecutor(1) as beside:
         found = beside.submit(_digest, storages)
-        copies = {name: mapped.clone() for name, mapped in storages.items()}
+        copies = {name: one if name in left else one.clone() for name, one in storages.items()}
     if found.result() != digest:
         raise SnapshotCorrupt(f"{path.name}: its tensors are not those that were written (digest differs)")
     return copies
@@ -362,12 +388,14 @@ def restore_model(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
             )
     if _ties(saved) != _ties(own):
         raise SnapshotCorrupt("the snapshot does not fit the model: they tie different weights together")
+    otherwise = {name: saved[name] for name, tensor in own.items() if tensor.stride() != saved[name].stride()}
+    copied = copy.deepcopy(otherwise)  # `saved` may lie in a file; ties among them stay
     with torch.no_grad():
         for name, tensor in own.items():
-            if tensor.stride() == saved[name].stride():
+            if name not in copied:
                 tensor.copy_(saved[name])
             else:
-                tensor.data = saved[name].to(tensor.device)
+                tensor.data = copied[name].to(tensor.device)
     if _ties(model.state_dict(keep_vars=True)) != _ties(saved):
         raise SnapshotCorrupt("the snapshot does not fit the model: restoring it would untie tied weights")
 

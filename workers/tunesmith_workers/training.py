@@ -67,7 +67,7 @@ class Training:
         self.task, self.name, self.work, self.device = entry.task, entry.name, work, device
         self.counts_steps = work.steps is not None or work.seconds is not None or bool(work.validate_every)
         params = work.params
-        saved = snapshots.load(resume) if resume else None
+        saved = snapshots.load(resume, mapped="model") if resume else None
         self.is_resumed = saved is not None
         self.seed = snapshots.seed_of(saved, default=work.seed)
         rng.begin(self.seed, threads)
