@@ -15,7 +15,6 @@ import contextlib
 import json
 import math
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +69,7 @@ class PlannerLink:
         self._wake = asyncio.Event()
         self._looked_at = -math.inf  # on the loop's clock
         self._slots: list[store.SlotKind] = []
-        self._slots_read_at = -math.inf
+        self._slots_read_at = -math.inf  # on the loop's clock too
         self._known: set[int] = set()  # studies whose specification the process has
         self._asked: dict[int, tuple[int, int]] = {}  # study → (event, slots) it last decided about
         self._troubles: dict[int, _Trouble] = {}
@@ -111,7 +110,7 @@ class PlannerLink:
         await asyncio.sleep(self._looked_at + SPACING_SECONDS - asyncio.get_running_loop().time())
         self._wake.clear()
         self._looked_at = asyncio.get_running_loop().time()
-        studies = await asyncio.to_thread(self._read_studies)
+        studies = await asyncio.to_thread(self._read_studies, self._looked_at)
         for gone in self._known - {s.id for s in studies}:
             await self._send({"study": gone, "forget": True})
             self._known.remove(gone)
@@ -141,8 +140,7 @@ class PlannerLink:
             until = asyncio.get_running_loop().time() + NO_ROOM_REST_SECONDS
             self._troubles[study.id] = _Trouble(until=until)
 
-    def _read_studies(self) -> list[store.PlannedStudy]:
-        now = time.monotonic()
+    def _read_studies(self, now: float) -> list[store.PlannedStudy]:
         with self._engine.connect() as conn:
             if now >= self._slots_read_at + LOOK_EVERY_SECONDS:
                 self._slots, self._slots_read_at = store.live_slots(conn), now
