@@ -118,6 +118,21 @@ def test_the_last_report_beside_the_finish_counts(bench: Bench, grant: Grant) ->
     assert bench.row(study, 0).value == 0.25
 
 
+def test_a_claim_beside_the_finish_of_its_slots_trial_gets_the_next(bench: Bench) -> None:
+    study = bench.study()
+    for _ in range(3):
+        bench.trial(study)
+    slot = bench.register()[0]
+    first, early, beside = bench.claim(slot), bench.ask(slot), bench.ask(slot)
+    held = bench.do(early)
+    assert isinstance(held, c.Nothing)  # a slot has one trial at a time
+    assert held.retry_at_us == bench.row(study, 0).lease_expires_us
+    bench.report(first, 1, 0.5)
+    granted, ended = bench.batch(beside, c.Finish(first.lease, "complete", "budget"))
+    assert ended == c.Ended("complete", "budget")
+    assert bench.granted(beside, granted).work["number"] == 1
+
+
 def test_faults_of_the_machine_are_tried_again_as_often_as_the_study_says(bench: Bench) -> None:
     study = bench.study(retries=2)
     bench.trial(study)

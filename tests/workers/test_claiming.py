@@ -35,6 +35,7 @@ class Child:
     """Ready at once; completes whatever it is told to run."""
 
     pid = 1
+    ending: Mapping[str, Any] = {"state": "complete", "stop_reason": "budget"}
 
     def __init__(self) -> None:
         self.tasks = {"digits": "0" * 64}
@@ -44,7 +45,7 @@ class Child:
 
     async def say(self, message: dict[str, Any]) -> None:
         self.told.append(message["do"])
-        self._says.put_nowait({"say": "ended", "state": "complete", "stop_reason": "budget"})
+        self._says.put_nowait({"say": "ended", **self.ending})
 
     async def next(self) -> Any:
         return await self._says.get()
@@ -64,20 +65,23 @@ class House:
         self.calls: list[tuple[str, Any]] = []
         self.children: list[Child] = []
         self.claimed: Callable[[int], Awaitable[dict[str, Any]]] = nothing
+        self.finished: Callable[[], Awaitable[None]] = at_once
         self.file = directory / "tasks.py"
         self.file.write_text("")
         spools = directory / "spool"
         spools.mkdir()
         client = WorkerClient(URL, "t", transport=httpx.MockTransport(self.handle))
         self.tools = Tools(client, URL, spools)
-        seat = Seat(0, "3" * 32, directory / "scratch", [], {}, [self.file], [])
-        self.slot = Slot(self, seat, structlog.get_logger())
+        self.seat = Seat(0, "3" * 32, directory / "scratch", [], {}, [self.file], [])
+        self.slot = Slot(self, self.seat, structlog.get_logger())
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
         kind, body = request.url.path.rpartition("/")[2], json.loads(await request.aread())
         self.calls.append((kind, body))
         if kind == "claims":
             return httpx.Response(200, json=await self.claimed(self.kinds().count("claims")))
+        if kind == "finish":
+            await self.finished()
         return httpx.Response(200, json={"state": "waiting"})
 
     def kinds(self) -> list[str]:
@@ -98,6 +102,9 @@ class House:
 
 async def nothing(claim: int) -> dict[str, Any]:
     return NOTHING
+
+
+async def at_once() -> None: ...
 
 
 @pytest.fixture
@@ -167,3 +174,93 @@ def test_a_trial_claimed_for_a_trainer_that_has_gone_meanwhile_is_handed_back(
     run(house)
     assert house.kinds() == ["claims", "release", "claims", "finish", "claims"]
     assert [child.told for child in house.children] == [[], ["run"]]
+
+
+# --- the next claim, beside the finish of the last trial ---
+
+NEXT = {"grant": {**GRANT["grant"], "trial_id": 8}}
+
+
+def asked_beside_the_finish(house: House, then: Callable[[], None] = lambda: None) -> None:
+    """The first finish is answered once the next claim has come, and something has happened then."""
+    asked = asyncio.Event()
+
+    async def claimed(claim: int) -> dict[str, Any]:
+        if claim == 2:
+            asked.set()
+        return [GRANT, NEXT, NOTHING][claim - 1]
+
+    async def finished() -> None:
+        if house.kinds().count("finish") == 1:
+            await asked.wait()
+            then()
+
+    house.claimed, house.finished = claimed, finished
+
+
+def test_a_trainer_that_stays_warm_is_claimed_for_beside_the_finish(house: House):
+    asked_beside_the_finish(house)
+    run(house)
+    assert house.kinds() == ["claims", "finish", "claims", "finish", "claims"]
+    assert [child.told for child in house.children] == [["run", "run"]]
+
+
+@pytest.mark.parametrize("happens", [edit, die])
+def test_what_was_claimed_beside_the_finish_of_a_trainer_that_has_gone_since_is_handed_back(
+    house: House, happens: Callable[[House], None]
+):
+    asked_beside_the_finish(house, lambda: happens(house))
+    run(house)
+    assert house.kinds() == ["claims", "finish", "claims", "release", "claims"]
+    assert [child.told for child in house.children] == [["run"], []]
+
+
+def test_what_was_claimed_beside_the_finish_is_asked_for_and_handed_back_as_the_slot_stops(house: House):
+    asked = asyncio.Event()
+
+    async def claimed(claim: int) -> dict[str, Any]:
+        if claim == 2:
+            asked.set()
+            await asyncio.Event().wait()  # the answer is lost with the call
+        return GRANT if claim == 1 else NEXT
+
+    async def finished() -> None:
+        await asked.wait()
+        house.slot.stop("shutdown")
+
+    house.claimed, house.finished = claimed, finished
+    run(house)
+    assert house.kinds() == ["claims", "finish", "claims", "claims", "release"]
+    assert house.calls[3][1] == house.calls[2][1] | {"wait_seconds": 0}
+    assert house.children[0].told == ["run"]
+
+
+@pytest.mark.parametrize("kind", ["failed", "once", "edited"])
+def test_nothing_is_claimed_beside_a_finish_after_which_the_trainer_is_not_used(
+    house: House, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    async def claimed(claim: int) -> dict[str, Any]:
+        return [GRANT, NOTHING][claim - 1]
+
+    async def finished() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert house.kinds() == ["claims", "finish"]
+
+    house.claimed, house.finished = claimed, finished
+    if kind == "failed":
+        error = {"kind": "x", "message": "no", "traceback": ""}
+        monkeypatch.setattr(Child, "ending", {"state": "failed", "stop_reason": "error", "error": error})
+    elif kind == "once":
+        house.slot = Slot(house, house.seat, structlog.get_logger(), once=True)
+    else:
+        say = Child.say
+
+        async def edited(child: Child, message: dict[str, Any]) -> None:
+            edit(house)
+            await say(child, message)
+
+        monkeypatch.setattr(Child, "say", edited)
+    run(house)
+    assert house.kinds()[:2] == ["claims", "finish"]
+    assert house.children[0].told == ["run"]

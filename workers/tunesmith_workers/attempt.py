@@ -23,6 +23,7 @@ up. `Attempt.drive` takes one thing after another; the table is the whole story.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -62,7 +63,12 @@ Stands: TypeAlias = Literal["training", "handing_back", "abandoning", "closing",
 
 
 class Attempt:
-    """Drives one attempt of one trial on one child."""
+    """Drives one attempt of one trial on one child.
+
+    Args:
+        finishing: called when the finish goes out, if the child is warm for another trial: what it had to say
+            is with the service, and its slot is free once that has the finish.
+    """
 
     def __init__(
         self,
@@ -73,11 +79,15 @@ class Attempt:
         scratch: Path,
         *,
         log: structlog.stdlib.BoundLogger,
+        finishing: Callable[[], None] = lambda: None,
     ) -> None:
         self._tools, self._child, self._scratch, self._log = tools, child, scratch, log
         lease = Lease(grant.trial_id, grant.incarnation, grant.attempt, secret)
         self._spool = Spool.create(tools.spools, lease, tools.url)
-        self._beside = Errands(tools, child, grant, self._spool, scratch, log=log)
+        self._beside = Errands(
+            tools, child, grant, self._spool, scratch, log=log, finishing=self._on_finishing
+        )
+        self._finishing = finishing
         self._stands: Stands = "training"
         self._cause = "shutdown"  # of the release, should there be one
         self._word = ""  # the last one, once it is known: finish or release
@@ -111,6 +121,10 @@ class Attempt:
         if self._fatal is not None:
             raise self._fatal
         return self._warm and self._child.is_alive
+
+    def _on_finishing(self) -> None:
+        if self._warm and self._stands == "closing":
+            self._finishing()
 
     # --- what follows from what happens ---
 

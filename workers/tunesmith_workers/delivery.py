@@ -41,7 +41,11 @@ ENDS_THE_LEASE = (LeaseLost, AlreadyFinal, Unauthorized, Forbidden)
 
 
 class Delivery:
-    """Carries one attempt's writes to the service."""
+    """Carries one attempt's writes to the service.
+
+    Args:
+        finishing: called when the finish is sent for the first time, all else having been accepted.
+    """
 
     def __init__(
         self,
@@ -50,8 +54,10 @@ class Delivery:
         *,
         log: structlog.stdlib.BoundLogger,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        finishing: Callable[[], None] = lambda: None,
     ) -> None:
         self._client, self._spool, self._log, self._sleep = client, spool, log, sleep
+        self._finishing = finishing
         self._lease = spool.lease
         self._kept: Entry | None = None
 
@@ -105,6 +111,7 @@ class Delivery:
             case "artifact":
                 await self._or_without(entry, lambda: self._artifact(body))
             case "finish":
+                self._finishing()
                 return await self._until_room(
                     lambda: self._client.finish(self._lease, wire.Finish.model_validate(body))
                 )

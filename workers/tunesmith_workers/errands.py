@@ -69,9 +69,11 @@ class Errands:
         scratch: Path,
         *,
         log: structlog.stdlib.BoundLogger,
+        finishing: Callable[[], None] = lambda: None,
     ) -> None:
         self._tools, self._child, self._grant, self._lease = tools, child, grant, spool.lease
         self._spool, self._scratch, self._log = spool, scratch, log
+        self._finishing = finishing
         self._beats = Beats(
             tools.client, self._lease, grant.ttl_seconds,
             random=tools.random, clock=tools.clock, sleep=tools.sleep, log=log,
@@ -152,7 +154,10 @@ class Errands:
         return telling.done()
 
     def _delivery(self) -> Delivery:
-        return Delivery(self._tools.client, self._spool, log=self._log, sleep=self._tools.sleep)
+        tools = self._tools
+        return Delivery(
+            tools.client, self._spool, log=self._log, sleep=tools.sleep, finishing=self._finishing
+        )
 
     # --- the child, the lease and time ---
 

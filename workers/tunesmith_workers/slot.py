@@ -2,6 +2,9 @@
 
 A claim is made only with a child that is ready, so never before the last one is reaped and its GPU
 memory is back; a task or data file that was edited replaces the child before the next claim.
+
+A child that stays warm is needed no more once the finish of its trial goes out, so the next claim goes out
+beside that: the service ends the one trial before it looks for another, in one transaction if both are there.
 """
 
 from __future__ import annotations
@@ -73,6 +76,15 @@ class Seat:
     memory: GpuMemory = field(default_factory=lambda: GpuMemory(lambda: None))
 
 
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A claim that went out beside the last trial's finish, for the child of that."""
+
+    child: ChildProcess
+    secret: str
+    claim: asyncio.Task[wire.Grant | None]
+
+
 class Slot:
     """Runs until `stop`; `once`: takes one trial alone."""
 
@@ -85,6 +97,7 @@ class Slot:
         self._stamp: Stamp = {}
         self._attempt: Attempt | None = None
         self._task: asyncio.Task[None] | None = None
+        self._early: _Early | None = None
         self._stopping = False
 
     def stop(self, cause: str) -> None:
@@ -103,13 +116,22 @@ class Slot:
                 child = await self._ready_child()
                 if self._stopping:  # in Python 3.11 wait_for may swallow the cancellation
                     return
-                secret = secrets.token_hex(16)
-                if (grant := await self._claim(child, secret)) is None:
+                early, self._early = self._early, None
+                if early is None:
+                    secret = secrets.token_hex(16)
+                    grant = await self._claim(child, secret)
+                else:
+                    secret, grant = early.secret, await early.claim
+                if grant is None:
                     continue
-                await self._train(child, grant, secret)
+                await self._train(child, grant, secret, claimed_for=early.child if early else child)
                 if self._once:
                     return
+            await self._give_up_early_claim()
         finally:
+            if self._early is not None:
+                self._early.claim.cancel()
+                await asyncio.gather(self._early.claim, return_exceptions=True)
             await self._end_child()
 
     # --- the child ---
@@ -194,15 +216,38 @@ class Slot:
         except (TimeoutError, Unavailable, Refused):
             return None
 
-    async def _train(self, child: ChildProcess, grant: wire.Grant, secret: str) -> None:
+    def _claim_early(self, child: ChildProcess) -> None:
+        if self._early is not None or self._stopping or self._once or self._stamp != _stamp(self._seat):
+            return
+        secret = secrets.token_hex(16)
+        claim = asyncio.create_task(self._claim(child, secret), name=f"claim of slot {self._seat.number}")
+        self._early = _Early(child, secret, claim)
+
+    async def _give_up_early_claim(self) -> None:
+        """What it was granted is handed back: nobody else would get the trial before its lease expires."""
+        early, self._early = self._early, None
+        if early is None:
+            return
+        early.claim.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            if (grant := await early.claim) is not None:
+                await self._train(early.child, grant, early.secret, claimed_for=early.child)
+
+    async def _train(
+        self, child: ChildProcess, grant: wire.Grant, secret: str, *, claimed_for: ChildProcess
+    ) -> None:
         work = grant.work
         log = self._log.bind(study=work.study, trial=work.number, attempt=grant.attempt)
         log.info("claimed", stage=work.stage, epochs=work.epochs, resume=work.resume and work.resume.step)
         scratch = self._seat.scratch / f"{grant.trial_id}-{grant.incarnation}-{grant.attempt}"
-        self._attempt = Attempt(self._owner.tools, child, grant, secret, scratch, log=log)
+        self._attempt = Attempt(
+            self._owner.tools, child, grant, secret, scratch, log=log,
+            finishing=lambda: self._claim_early(child),
+        )  # fmt: skip
         self._owner.began()
         try:
-            if self._stopping or not child.is_alive or self._stamp != _stamp(self._seat):
+            is_other = child is not claimed_for or not child.is_alive or self._stamp != _stamp(self._seat)
+            if self._stopping or is_other:
                 # Asked to stop, the trainer gone, or its files edited since the claim: the trial may be
                 # pinned to the code that was claimed with.
                 self._attempt.hand_back("shutdown")
