@@ -232,6 +232,12 @@ def hindsight(rows: list[dict[str, Any]], name: str) -> list[float]:
     return [r["hindsight"][found.index(min(found))] for r in rows if r["set"] == name]
 
 
+def of_the_sets_best(rows: list[dict[str, Any]], name: str) -> list[float]:
+    """Of each seed, the regret against that rate: luck is the same for both."""
+    theirs = [1 + r["regret"] for r in rows if r["set"] == name]
+    return [ours / (1 + best) - 1 for ours, best in zip(theirs, hindsight(rows, name), strict=True)]
+
+
 def show(rows: list[dict[str, Any]], title: str) -> None:
     table = Table("set", "seed", "best of 13", "its loss", "suggested", "regret", "held", "of last epoch",
                   "diverges", "fastai valley", "fastai minimum", title=title)  # fmt: skip
@@ -246,6 +252,9 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     found = {name: [r[name] for r in rows] for name in ("regret", "held", "valley", "minimum")}
     sets = sorted({r["set"] for r in rows})
     found["regret of a set, by means over its seeds"] = [of_mean(rows, name) for name in sets]
+    found["regret against the rate that is best for the set"] = [
+        v for name in sets for v in of_the_sets_best(rows, name)
+    ]
     found["best by the mean of the seeds"] = [v for name in sets for v in hindsight(rows, name)]
     for name, values in found.items():
         console.print(
