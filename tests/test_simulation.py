@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from databases import Databases
+from simulation.loop import FILES_LEFT
 from simulation.run import play
 
+pytestmark = pytest.mark.filterwarnings(FILES_LEFT)
 SEEDS = 200 if os.environ.get("CI") == "true" else 10
 TESTS = Path(__file__).parent
 

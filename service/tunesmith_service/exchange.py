@@ -17,7 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, Self, TypeVar
 
-import httpcore
 import httpx
 from pydantic import BaseModel, ValidationError
 
@@ -39,7 +38,6 @@ READ_SECONDS = 10.0
 BEAT_SECONDS = 5.0
 TRANSFER_SECONDS = 60.0  # the service makes bytes durable before it answers a PUT
 CHUNK_BYTES = 256 * 1024  # small enough that reading one does not hold up a beat
-httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = CHUNK_BYTES  # a quarter otherwise, and each costs as much
 FLOOR_SECONDS = 0.5
 CAP_SECONDS = 30.0
 RETRY_AFTER_LIMIT_SECONDS = 120.0  # a proxy's mistake must not put a worker to sleep for a day

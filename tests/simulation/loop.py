@@ -7,10 +7,14 @@ handed to one runs as a callback. So a run is a function of the program and its 
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
+
+FILES_LEFT = "ignore:unclosed file:ResourceWarning"
+"""For pytest: a process that is killed between opening a file and having it closes nothing."""
 
 
 class ProcessKilled(BaseException):
@@ -194,3 +198,4 @@ def end_all(loop: VirtualLoop) -> None:
         loop.run_until_complete(asyncio.wait(left, timeout=60))
     loop.tasks.clear()
     loop.close()
+    gc.collect()  # files of killed processes, which a kernel would have closed: see `FILES_LEFT`

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
+import httpcore
 import structlog
 from tunesmith_service.client import Forbidden, Unauthorized
 
@@ -22,6 +23,9 @@ from tunesmith_workers.state import StateInUseError, open_state
 from tunesmith_workers.supervisor import NotTakenError, Options, Supervisor
 
 REFUSED_EXIT_CODE = 4
+READ_BYTES = 256 * 1024
+"""Of a download at once: as many as asyncio reads. httpcore asks for a quarter of it, and each piece costs as
+much as a large one."""
 DEFAULT_URL = "http://127.0.0.1:8787"
 
 
@@ -109,6 +113,7 @@ def worker(
     """
     configure_logs()
     _search_sniffio_once()
+    httpcore.AsyncHTTP11Connection.READ_NUM_BYTES = READ_BYTES
     with ExitStack() as held:
         try:
             found = machine.named(devices) if devices else machine.discover(os.environ)
