@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import selectors
+import warnings
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 FILES_LEFT = "ignore:unclosed file:ResourceWarning"
-"""For pytest: a process that is killed between opening a file and having it closes nothing."""
+"""For pytest: a process that is killed between opening a file and having it closes nothing, and what it
+leaves may be found while the run goes on."""
 
 
 class ProcessKilled(BaseException):
@@ -185,7 +187,15 @@ async def run_here(work: Callable[..., Any], *args: Any, **_: Any) -> Any:
 
 
 def end_all(loop: VirtualLoop) -> None:
-    """Cancel what is left, in dead processes too, and close the loop: nobody looks any more."""
+    """Cancel what is left, in dead processes too, and close the loop: nobody looks any more. Files that a
+    kernel would have closed with their process are closed here, and are no leak."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed file", ResourceWarning)
+        _end_all(loop)
+        gc.collect()
+
+
+def _end_all(loop: VirtualLoop) -> None:
     loop.set_exception_handler(lambda *_: None)
     for process in loop.processes:
         process.clear_away()
@@ -198,4 +208,3 @@ def end_all(loop: VirtualLoop) -> None:
         loop.run_until_complete(asyncio.wait(left, timeout=60))
     loop.tasks.clear()
     loop.close()
-    gc.collect()  # files of killed processes, which a kernel would have closed: see `FILES_LEFT`
