@@ -44,7 +44,7 @@ class Delivery:
     """Carries one attempt's writes to the service.
 
     Args:
-        finishing: called when the finish is sent for the first time, all else having been accepted.
+        finishing: called before a finish goes out, all else having been accepted; again for another one.
     """
 
     def __init__(
