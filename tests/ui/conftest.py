@@ -127,19 +127,29 @@ def person(dashboard: Dashboard) -> Iterator[httpx.Client]:
         yield client
 
 
+class Browsers:
+    """A headless browser for each context, to be closed whole with `context.browser.close()`: what does not
+    end by itself is killed then. Closing a context alone waits for ever for a renderer that hangs."""
+
+    def __init__(self, playwright: Any) -> None:
+        self._playwright = playwright
+
+    def new_context(self, **options: Any) -> Any:
+        browser = self._playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        return browser.new_context(**options)
+
+
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless browser. It does not outlive its module: while
-    Playwright runs, its event loop is this thread's, and nobody else's `asyncio.run` works."""
+def chromium() -> Iterator[Browsers]:
+    """Does not outlive its module: while Playwright runs, its event loop is this thread's, and nobody else's
+    `asyncio.run` works."""
     if not CHROMIUM.exists():
         pytest.skip("no Chromium at /usr/bin/chromium (apt-get install chromium), so no browser was driven")
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=15_000)  # as long as `visiting` waits for all else
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
+        yield Browsers(playwright)
 
 
 @pytest.fixture

@@ -79,4 +79,4 @@ def test_the_commands_that_the_first_page_shows_start_a_study_that_appears_by_it
     expect(line.locator("td").nth(3)).to_contain_text("#", timeout=120_000)  # a trial has a value
     assert page.evaluate("() => document.body.dataset.same") == "page"
     assert not visit.wrong, visit.wrong
-    context.close()
+    context.browser.close()

@@ -156,4 +156,4 @@ def test_a_browser_opens_the_file_from_disk_with_the_network_off(
     page.goto(out.as_uri())
     stroke = page.locator("svg .line.best").first.evaluate("(line) => getComputedStyle(line).stroke")
     assert (stroke, wrong) == ("rgb(228, 231, 234)", [])
-    context.close()
+    context.browser.close()

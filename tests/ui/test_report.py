@@ -158,4 +158,4 @@ def test_the_report_opens_from_disk_with_the_network_off_and_asks_for_nothing(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert asked == [file.as_uri()]
     assert not wrong
-    context.close()
+    context.browser.close()

@@ -26,7 +26,7 @@ def visiting(dashboard: Any, chromium: Any, token: str = "") -> Iterator[Visit]:
     found.page.goto(dashboard.login_link(token))
     found.page.wait_for_url("**/ui/studies")
     yield found
-    context.close()
+    context.browser.close()
     assert not found.wrong, found.wrong
 
 

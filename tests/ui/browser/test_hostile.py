@@ -110,7 +110,7 @@ def test_a_report_shows_them_as_text_too(quiet: Visit, dashboard: Hostile, chrom
         runs = [r for r in planted(page) if r != "STYLE"]  # its own, allowed by hash
         text = page.locator("body").inner_text()
     finally:
-        context.close()
+        context.browser.close()
     assert not runs
     assert not wrong
     for words in (hostile.STUDY, hostile.TASK, hostile.RATE, hostile.KIND, hostile.WHY, hostile.FIRST):

@@ -220,7 +220,7 @@ def test_a_report_shows_them_as_text(dashboard: Flooded, chromium: Any, tmp_path
     assert set(planted(page)) == {"STYLE"}  # its own, allowed by hash
     assert not wrong
     assert not unseen(page.evaluate(f"({TEXT})(document)"), ("fixed", "value", "choice", "notes", "sentence"))
-    page.context.close()
+    page.context.browser.close()
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_markdown_of_ours_makes_no_elements_of_them(
     assert not unseen(page.evaluate(f"({TEXT})(document)"), fields)
     page.set_content(markdown.render(TEXTS["choice"][0]))
     assert wrong == ["dialog 15"]  # what would have been seen
-    page.context.close()
+    page.context.browser.close()
 
 
 def plain_page(chromium: Any) -> tuple[Any, list[str]]:
@@ -320,7 +320,7 @@ def test_a_code_that_is_none_is_refused_without_a_script(dashboard: Flooded, chr
     page.get_by_role("alert").wait_for()
     assert planted(page) == []
     assert not wrong
-    context.close()
+    context.browser.close()
 
 
 # --- what watches would have seen it ----------------------------------------------------------------
@@ -385,10 +385,10 @@ def test_most_of_them_run_where_nobody_takes_care_and_are_seen(chromium: Any):
             if it_ran:
                 assert is_seen, text
                 ran.setdefault(form, set()).add(text)
-    page.context.close()
+    page.context.browser.close()
     assert len(ran) >= 50
     page, told = bare_page(chromium, POLICY)
     texts = [text for found in ran.values() for text in found]
     assert page.evaluate(BARE, texts) == [[False, True]] * len(texts)
-    page.context.close()
+    page.context.browser.close()
     assert sum("Content Security Policy" in line for line in told) >= len(texts)
