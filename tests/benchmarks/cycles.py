@@ -35,12 +35,12 @@ from processes import Process, free_port, until  # noqa: E402
 from served import HERE, EmptyRoutes, Serve, listens, place  # noqa: E402
 
 PROCESSES = 8
-MOST_A_SECOND = 1500
+MOST_A_SECOND = 3000
 """Trials that stand ready for each second; none may be missing."""
 
 GOALS = (
-    Goal("Tunesmith, PostgreSQL", "Optuna RDB, PostgreSQL", 30.0),
-    Goal("Tunesmith, PostgreSQL", "Optuna journal", 6.0),
+    Goal("Tunesmith, PostgreSQL, one request", "Optuna RDB, PostgreSQL", 30.0),
+    Goal("Tunesmith, PostgreSQL, one request", "Optuna journal", 6.0),
     Goal("Tunesmith, SQLite", "empty routes", 0.60),
     Goal("Tunesmith, PostgreSQL", "empty routes", 0.45),
 )
@@ -107,9 +107,9 @@ def contestants(
 ) -> dict[str, Callable[[], Measure]]:
     """Each is started when it is called, and ended with the stack."""
 
-    def ours(name: str, url: str) -> Measure:
+    def ours(name: str, url: str, *, joined: bool = False) -> Measure:
         serve = stack.enter_context(Serve(home / name, url))
-        return lambda: serve.work(int(MOST_A_SECOND * seconds), seconds).cycles_per_second
+        return lambda: serve.work(int(MOST_A_SECOND * seconds), seconds, joined=joined).cycles_per_second
 
     def empty() -> Measure:
         routes = stack.enter_context(EmptyRoutes())
@@ -127,6 +127,10 @@ def contestants(
         "empty routes": empty,
         "Tunesmith, SQLite": lambda: ours("sqlite", ""),
         "Tunesmith, PostgreSQL": lambda: ours("postgresql", postgres.database("tunesmith")),
+        "Tunesmith, SQLite, one request": lambda: ours("sqlite-1", "", joined=True),
+        "Tunesmith, PostgreSQL, one request": lambda: ours(
+            "postgresql-1", postgres.database("tunesmith_1"), joined=True
+        ),
         "Optuna RDB, SQLite": lambda: theirs("rdb", f"sqlite:///{home / 'optuna.db'}"),
         "Optuna RDB, PostgreSQL": lambda: theirs("rdb", postgres.database("optuna")),
         "Optuna journal": lambda: theirs("journal", str(home / "optuna.journal")),

@@ -37,6 +37,7 @@ class Load:
         beats: whether each report is followed by a heartbeat.
         wait_seconds: a claim waits so long for a trial, and is made again; 0: one that gets none is a fault.
         pause_seconds: before each request, on average; 0: as fast as answers come.
+        joined: whether a trial's last report and the next claim come with its finish, as of our workers.
     """
 
     port: int
@@ -49,6 +50,7 @@ class Load:
     beats: bool = False
     wait_seconds: float = 0.0
     pause_seconds: float = 0.0
+    joined: bool = False
 
 
 @dataclass
@@ -116,47 +118,58 @@ class Worker(asyncio.Protocol):
         now, doing = time.perf_counter(), self._doing
         if doing != "register":
             self._done.took[doing].append(now - self._sent)
-        if doing == "claim" and not self._begin(json.loads(body)["grant"]):
-            return
         is_over = now >= self._until
-        if doing in ("register", "finish"):
+        if doing == "finish" and self._load.joined and not is_over:
+            self._then(json.loads(body)["claim"]["grant"])
+        elif doing in ("register", "finish"):
             if is_over:
                 self._end()
             else:
                 self._claim()
+        elif doing == "claim":
+            self._then(json.loads(body)["grant"])
         elif doing == "report" and self._load.beats:
             self._doing = "heartbeat"
             self._send(f"POST /api/v1/leases/{self._trial}/heartbeat", {})
-        elif self._seq < self._load.reports and not is_over:
-            self._report()
         else:
-            self._doing = "finish"
-            self._send(f"POST /api/v1/leases/{self._trial}/finish", FINISH)
+            self._go_on(is_over)
+
+    def _go_on(self, is_over: bool) -> None:
+        """With the trial: its next report, or its end."""
+        if self._seq + self._load.joined < self._load.reports and not is_over:
+            self._doing = "report"
+            self._send(f"POST /api/v1/leases/{self._trial}/reports", self._next_report())
+            return
+        self._doing = "finish"
+        beside = {"report": self._next_report(), "claim": self._next_claim()} if self._load.joined else {}
+        self._send(f"POST /api/v1/leases/{self._trial}/finish", FINISH | beside)
 
     def _claim(self) -> None:
         self._doing = "claim"
-        asked = {**self._ids, "claim_id": secrets.token_hex(16), "secret": self._secret}
-        self._send("POST /api/v1/claims", asked | {"wait_seconds": self._load.wait_seconds})
+        self._send("POST /api/v1/claims", self._next_claim() | {"wait_seconds": self._load.wait_seconds})
 
-    def _begin(self, grant: Mapping[str, Any] | None) -> bool:
-        if grant is None and self._load.wait_seconds and time.perf_counter() < self._until:
+    def _next_claim(self) -> dict[str, Any]:
+        return {**self._ids, "claim_id": secrets.token_hex(16), "secret": self._secret}
+
+    def _then(self, grant: Mapping[str, Any] | None) -> None:
+        """What a claim was answered."""
+        if grant is not None:
+            self._trial = grant["trial_id"]
+            self._lease = f"Tunesmith-Lease: {grant['incarnation']}.{grant['attempt']}.{self._secret}\r\n"
+            self._seq = 0
+            self._go_on(is_over=False)
+        elif self._load.wait_seconds and time.perf_counter() < self._until:
             self._claim()
-            return False
-        if grant is None:
+        else:
             self._done.refused += [] if self._load.wait_seconds else ["claim: there was no trial"]
             self._end()
-            return False
-        self._trial = grant["trial_id"]
-        self._lease = f"Tunesmith-Lease: {grant['incarnation']}.{grant['attempt']}.{self._secret}\r\n"
-        self._seq = 0
-        return True
 
-    def _report(self) -> None:
-        self._doing, first = "report", self._seq * self._load.points + 1
+    def _next_report(self) -> dict[str, Any]:
+        first = self._seq * self._load.points + 1
         self._seq += 1
         steps = range(first, first + self._load.points)
         points = [{"step": step, "metrics": {"val/loss": 0.5}} for step in steps]
-        self._send(f"POST /api/v1/leases/{self._trial}/reports", {"seq": self._seq, "points": points})
+        return {"seq": self._seq, "points": points}
 
     def _send(self, line: str, body: Mapping[str, Any]) -> None:
         made = request(self._load.port, self._load.token, line, body, self._lease)
