@@ -33,6 +33,7 @@ from tunesmith_service import (
 )
 from tunesmith_service import commands as c
 from tunesmith_service.bounds import Bounds
+from tunesmith_service.brought import Brought
 from tunesmith_service.commands import Command
 from tunesmith_service.db import writing
 from tunesmith_service.errors import Unavailable
@@ -210,10 +211,14 @@ def _roll_back(conn: Connection) -> None:
 
 def _apply(conn: Connection, commands: Sequence[Command], now_us: int, ttl_us: int, bounds: Bounds) -> Batch:
     tx = Tx(conn, ttl_us, bounds)
+    brought = Brought(commands)
+    commands = brought.commands
     outcomes: list[Any] = [None] * len(commands)
     deeds: list[audit.Deed] = []
     for kind, places in groupby(_ordered(commands), key=lambda i: type(commands[i])):
-        same = list(places)
+        same = [i for i in places if outcomes[i] is None]
+        if not same:
+            continue
         theirs: list[Any] = [commands[i] for i in same]
         answers: Sequence[Any]
         if issubclass(kind, Audited):
@@ -223,8 +228,9 @@ def _apply(conn: Connection, commands: Sequence[Command], now_us: int, ttl_us: i
             answers = HANDLERS[kind](tx, theirs, now_us)
         for i, answer in zip(same, answers, strict=True):
             outcomes[i] = answer
+        brought.settle(kind, outcomes)
     audit.append(tx, deeds, now_us)
-    return Batch(outcomes, tx.changed, tx.moved)
+    return Batch(brought.answers(outcomes), tx.changed, tx.moved)
 
 
 def _ordered(commands: Sequence[Command]) -> list[int]:

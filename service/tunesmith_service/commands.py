@@ -147,21 +147,31 @@ class CommitArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """End a trial. First wins. Outcome: Ended, or refused (lease_lost, already_final with outcome)."""
+    """End a trial. First wins. Outcome: Ended, or refused (lease_lost, already_final with outcome, or as
+    `report` is).
+
+    `report` is laid on before, in the same transaction, `claim` is looked at after; see `brought`.
+    """
 
     lease: Lease
     state: str
     stop_reason: str
     error: Mapping[str, Any] | None = None
     retryable: bool = False
+    report: Report | None = None
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Where a trial stands after a finish: final, or waiting again after a retryable failure."""
+    """Where a trial stands after a finish: final, or waiting again after a retryable failure.
+
+    `claim` is the outcome of the finish's claim; None if there was none, or it was refused.
+    """
 
     state: str
     stop_reason: str | None
+    claim: Granted | Nothing | None = None
 
 
 @dataclass(frozen=True, slots=True)

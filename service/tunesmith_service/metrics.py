@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool
 
 from tunesmith_service import store
 from tunesmith_service.batches import HANDLERS, Batch
+from tunesmith_service.commands import Ended, Finish
 from tunesmith_service.errors import ClaimStale, LeaseLost, Refused
 from tunesmith_service.places import Priority
 
@@ -111,6 +112,9 @@ class Metrics:
             if isinstance(outcome, Exception) and not isinstance(outcome, Refused):
                 continue
             self._commands[_snake(type(command))].inc()
+            if isinstance(outcome, Ended) and isinstance(command, Finish):
+                for brought in filter(None, (command.report, command.claim)):
+                    self._commands[_snake(type(brought))].inc()
             if isinstance(outcome, LeaseLost | ClaimStale):
                 self._fenced[_snake(type(command))].inc()
         for (cause, state), n in batch.moved.items():

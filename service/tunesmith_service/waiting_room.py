@@ -104,6 +104,11 @@ class WaitingRoom:
         """A commit changed these studies. Called on the event loop."""
         self._changed.set()
 
+    def gave(self, project_id: int) -> None:
+        """A trial of this project was given, here or to a claim that came with a finish."""
+        self._left[project_id] = self._left.get(project_id, 0) - 1
+        self._seen = {}  # the next trial may make the study look as it did before this one
+
     async def claim(
         self,
         claim: Claim,
@@ -132,8 +137,7 @@ class WaitingRoom:
                 accept_stale = loop.time() >= stale_at
                 outcome = await self._submit(replace(claim, accept_stale=accept_stale))
                 if isinstance(outcome, Granted):
-                    self._left[claim.project_id] = self._left.get(claim.project_id, 0) - 1
-                    self._seen = {}  # the next trial may make the study look as it did before this one
+                    self.gave(claim.project_id)
                     return outcome
                 if outcome.draining or self._closing:
                     return outcome

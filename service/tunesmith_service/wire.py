@@ -109,14 +109,19 @@ class Registered(Reply):
     beat_seconds: float
 
 
-class ClaimRequest(Request):
-    """Ask for a trial; answered when there is one, or with no grant after `wait_seconds`."""
+class Claim(Request):
+    """A slot asks for a trial."""
 
     claim_id: Hex128 = Field(description="Random; the same claim again gets the same lease while current.")
     worker_id: Hex128
     boot_id: Hex128
     slot_id: Hex128
     secret: Hex128 = Field(description="The lease's secret, picked by the worker; the service keeps a hash.")
+
+
+class ClaimRequest(Claim):
+    """Ask for a trial; answered when there is one, or with no grant after `wait_seconds`."""
+
     wait_seconds: float = Field(default=0, ge=0, le=20)
 
 
@@ -249,6 +254,14 @@ class Finish(Request):
     stop_reason: Literal["budget", "early_stopping", "plateau", "diverged", "error"]
     error: TrialError | None = None
     retryable: bool = Field(default=False, description="A fault of the machine, not of the trial.")
+    report: Report | None = Field(
+        default=None, description="The last one, taken before the end; if it is refused, so is the finish."
+    )
+    claim: Claim | None = Field(
+        default=None,
+        description="The slot's next one, answered without a wait once the trial has ended; when in doubt, "
+        "send it again as `POST /claims`.",
+    )
 
 
 class Release(Request):
@@ -260,6 +273,9 @@ class Release(Request):
 class Finished(Reply):
     state: str
     stop_reason: str | None = None
+    claim: ClaimReply | None = Field(
+        default=None, description="Of the finish's claim; None: not asked, or not decided, so ask again."
+    )
 
 
 class Problem(Reply):

@@ -26,7 +26,7 @@ def test_a_worker_claims_reports_and_finishes(play_on_each):
         assert (await api.say(lease, "reports", POINT)).json() == {"duplicate": False, "ttl_seconds": 30.0}
         assert (await api.say(lease, "reports", POINT)).json()["duplicate"] is True
         ended = await api.say(lease, "finish", {"state": "complete", "stop_reason": "budget"})
-        assert ended.json() == {"state": "complete", "stop_reason": "budget"}
+        assert ended.json() == {"state": "complete", "stop_reason": "budget", "claim": None}
         shown = (await api.get(f"/studies/{lease.grant['work']['study']}/best")).json()["items"]
         assert [(t["number"], t["value"]) for t in shown] == [(0, 0.5)]
 

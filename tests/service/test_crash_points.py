@@ -42,8 +42,8 @@ class World:
         bench.trial(self.study, key="a")
         bench.trial(self.study, key="b", ordinal=1, draft=True)
         bench.trial(self.study, key="c", ordinal=2)
-        first, self.free = bench.register(2)
-        self.grant = bench.claim(first)
+        self.slot, self.free = bench.register(2)
+        self.grant = bench.claim(self.slot)
         bench.report(self.grant, 1, 0.5)
         bench.snapshot(self.grant, 1)
         soon = bench.clock.now_us() + 1
@@ -110,6 +110,9 @@ COMMANDS: dict[str, Callable[[World], c.Command]] = {
     "append log": lambda w: c.AppendLog(w.grant.lease, 1, sha256("log"), 3),
     "commit artifact": lambda w: c.CommitArtifact(w.grant.lease, "plot.png", sha256("plot"), 3),
     "finish": lambda w: c.Finish(w.grant.lease, "complete", "budget"),
+    "finish with the last report and the next claim": lambda w: c.Finish(
+        w.grant.lease, "complete", "budget", report=report(w.grant, 2, 0.25), claim=w.bench.ask(w.slot)
+    ),
     "finish, retryable": lambda w: c.Finish(w.grant.lease, "failed", "error", retryable=True),
     "release": lambda w: c.Release(w.grant.lease, "preempted"),
     "sweep": expire,

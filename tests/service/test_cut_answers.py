@@ -129,19 +129,26 @@ def claim(s: Scene) -> Asked:
     return Asked("/claims", {**ids, "slot_id": slot, "claim_id": "c" * 32, "secret": "d" * 32})
 
 
+REPORT = {"seq": 2, "points": [{"step": 2, "metrics": {"val/loss": 0.25}}]}
+
+
+def finish(s: Scene) -> Asked:
+    """With all that it may bring."""
+    body = {"state": "complete", "stop_reason": "budget", "report": REPORT, "claim": claim(s).json}
+    return of_lease("finish", body)(s)
+
+
 KEY = {"Idempotency-Key": "one"}
 REQUESTS: dict[str, Callable[[Scene], Asked]] = {
     "PUT /workers/{worker_id}": register,
     "POST /claims": claim,
     "POST /leases/{trial_id}/heartbeat": of_lease("heartbeat", {}),
-    "POST /leases/{trial_id}/reports": of_lease(
-        "reports", {"seq": 2, "points": [{"step": 2, "metrics": {"val/loss": 0.25}}]}
-    ),
+    "POST /leases/{trial_id}/reports": of_lease("reports", REPORT),
     "PUT /leases/{trial_id}/blobs/{sha256}": of_lease(f"blobs/{SHA256}", content=BYTES),
     "POST /leases/{trial_id}/snapshots": of_lease("snapshots", {"step": 1, "sha256": SHA256}),
     "POST /leases/{trial_id}/logs": of_lease("logs", {"seq": 1, "text": "epoch 1"}),
     "POST /leases/{trial_id}/artifacts": of_lease("artifacts", {"name": "plot", "sha256": SHA256}),
-    "POST /leases/{trial_id}/finish": of_lease("finish", {"state": "complete", "stop_reason": "budget"}),
+    "POST /leases/{trial_id}/finish": finish,
     "POST /leases/{trial_id}/release": of_lease("release", {"cause": "preempted"}),
     "POST /studies": lambda s: Asked("/studies", study("another"), headers=KEY),
     "POST /studies/{study}/clone": of_study("/clone", {"name": "like it"}, headers=KEY),

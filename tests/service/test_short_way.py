@@ -73,6 +73,17 @@ CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
         {"state": "failed", "stop_reason": "error", "error": ERROR},
         HOLDER,
     ),
+    "finish with what it brings": (
+        "/leases/1/finish",
+        FINISH | {"report": REPORT, "claim": CLAIM | {"claim_id": "7" * 32, "slot_id": IDS["slot_id"]}},
+        HOLDER,
+    ),
+    "finish with a report after a gap": (
+        "/leases/1/finish",
+        FINISH | {"report": REPORT | {"seq": 3}},
+        HOLDER,
+    ),
+    "finish with half a claim": ("/leases/1/finish", FINISH | {"claim": {"claim_id": "7" * 32}}, HOLDER),
     "finish in no state": ("/leases/1/finish", FINISH | {"state": "done"}, HOLDER),
 }
 

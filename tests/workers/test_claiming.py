@@ -65,7 +65,7 @@ class House:
         self.calls: list[tuple[str, Any]] = []
         self.children: list[Child] = []
         self.claimed: Callable[[int], Awaitable[dict[str, Any]]] = nothing
-        self.finished: Callable[[], Awaitable[None]] = at_once
+        self.finished: Callable[[], Awaitable[dict[str, Any] | None]] = unclaimed
         self.file = directory / "tasks.py"
         self.file.write_text("")
         spools = directory / "spool"
@@ -80,9 +80,8 @@ class House:
         self.calls.append((kind, body))
         if kind == "claims":
             return httpx.Response(200, json=await self.claimed(self.kinds().count("claims")))
-        if kind == "finish":
-            await self.finished()
-        return httpx.Response(200, json={"state": "waiting"})
+        claim = await self.finished() if kind == "finish" and body["claim"] else None
+        return httpx.Response(200, json={"state": "waiting", "claim": claim})
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.calls]
@@ -104,7 +103,7 @@ async def nothing(claim: int) -> dict[str, Any]:
     return NOTHING
 
 
-async def at_once() -> None: ...
+async def unclaimed() -> None: ...
 
 
 @pytest.fixture
@@ -176,78 +175,101 @@ def test_a_trial_claimed_for_a_trainer_that_has_gone_meanwhile_is_handed_back(
     assert [child.told for child in house.children] == [[], ["run"]]
 
 
-# --- the next claim, beside the finish of the last trial ---
+# --- the next claim, with the finish of the last trial ---
 
 NEXT = {"grant": {**GRANT["grant"], "trial_id": 8}}
 
 
-def asked_beside_the_finish(house: House, then: Callable[[], None] = lambda: None) -> None:
-    """The first finish is answered once the next claim has come, and something has happened then."""
-    asked = asyncio.Event()
+def granted_with_the_finish(house: House, then: Callable[[], None] = lambda: None) -> None:
+    """The first finish brings the next trial, and something happens before it is answered."""
 
     async def claimed(claim: int) -> dict[str, Any]:
-        if claim == 2:
-            asked.set()
-        return [GRANT, NEXT, NOTHING][claim - 1]
+        return [GRANT, NOTHING][claim - 1]
 
-    async def finished() -> None:
+    async def finished() -> dict[str, Any]:
         if house.kinds().count("finish") == 1:
-            await asked.wait()
             then()
+            return NEXT
+        return NOTHING
 
     house.claimed, house.finished = claimed, finished
 
 
-def test_a_trainer_that_stays_warm_is_claimed_for_beside_the_finish(house: House):
-    asked_beside_the_finish(house)
+def test_a_trainer_that_stays_warm_is_claimed_for_with_the_finish(house: House):
+    granted_with_the_finish(house)
     run(house)
-    assert house.kinds() == ["claims", "finish", "claims", "finish", "claims"]
+    assert house.kinds() == ["claims", "finish", "finish", "claims"]
     assert [child.told for child in house.children] == [["run", "run"]]
+    ids = [body["claim_id"] for _, body in house.calls if "claim_id" in body]
+    ids += [body["claim"]["claim_id"] for kind, body in house.calls if kind == "finish"]
+    assert len(set(ids)) == 4
 
 
 @pytest.mark.parametrize("happens", [edit, die])
-def test_what_was_claimed_beside_the_finish_of_a_trainer_that_has_gone_since_is_handed_back(
+def test_what_was_granted_with_the_finish_of_a_trainer_that_has_gone_since_is_handed_back(
     house: House, happens: Callable[[House], None]
 ):
-    asked_beside_the_finish(house, lambda: happens(house))
+    granted_with_the_finish(house, lambda: happens(house))
     run(house)
-    assert house.kinds() == ["claims", "finish", "claims", "release", "claims"]
+    assert house.kinds() == ["claims", "finish", "release", "claims"]
     assert [child.told for child in house.children] == [["run"], []]
 
 
-def test_what_was_claimed_beside_the_finish_is_asked_for_and_handed_back_as_the_slot_stops(house: House):
-    asked = asyncio.Event()
+def test_what_was_granted_with_the_finish_is_handed_back_as_the_slot_stops(house: House):
+    granted_with_the_finish(house, lambda: house.slot.stop("shutdown"))
+    run(house)
+    assert house.kinds() == ["claims", "finish", "release"]
+    assert house.children[0].told == ["run"]
+
+
+def test_a_finish_that_is_refused_leaves_its_claim_to_be_asked_for_again(house: House):
+    """An earlier copy of it, whose answer was lost, may have been granted a trial."""
 
     async def claimed(claim: int) -> dict[str, Any]:
-        if claim == 2:
-            asked.set()
-            await asyncio.Event().wait()  # the answer is lost with the call
-        return GRANT if claim == 1 else NEXT
+        return [GRANT, NEXT, NOTHING][claim - 1]
 
-    async def finished() -> None:
-        await asked.wait()
+    handle = house.handle
+
+    async def refusing(request: httpx.Request) -> httpx.Response:
+        answer = await handle(request)
+        if request.url.path.endswith("/7/finish"):
+            problem = {"type": "urn:tunesmith:lease_lost", "title": "", "status": 409, "detail": "gone"}
+            return httpx.Response(409, json=problem)
+        return answer
+
+    house.claimed = claimed
+    house.tools.client = WorkerClient(URL, "t", transport=httpx.MockTransport(refusing))
+    run(house)
+    assert house.kinds() == ["claims", "finish", "claims", "finish", "claims"]
+    assert house.calls[1][1]["claim"].items() <= house.calls[2][1].items()
+    assert house.calls[4][1]["claim_id"] != house.calls[2][1]["claim_id"]
+
+
+def test_what_may_have_been_granted_is_asked_for_and_handed_back_as_the_slot_stops(house: House):
+    """The answer to the finish never comes; a second signal does not wait for it."""
+
+    async def claimed(claim: int) -> dict[str, Any]:
+        return [GRANT, NEXT][claim - 1]
+
+    async def finished() -> dict[str, Any]:
         house.slot.stop("shutdown")
+        house.slot.stop("shutdown")
+        await asyncio.Event().wait()
+        raise AssertionError
 
     house.claimed, house.finished = claimed, finished
     run(house)
-    assert house.kinds() == ["claims", "finish", "claims", "claims", "release"]
-    assert house.calls[3][1] == house.calls[2][1] | {"wait_seconds": 0}
+    assert house.kinds() == ["claims", "finish", "finish", "claims", "release"]
+    assert house.calls[2][1]["claim"] is None
+    assert house.calls[1][1]["claim"].items() <= house.calls[3][1].items()
     assert house.children[0].told == ["run"]
 
 
 @pytest.mark.parametrize("kind", ["failed", "once", "edited"])
-def test_nothing_is_claimed_beside_a_finish_after_which_the_trainer_is_not_used(
+def test_nothing_is_claimed_with_a_finish_after_which_the_trainer_is_not_used(
     house: House, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    async def claimed(claim: int) -> dict[str, Any]:
-        return [GRANT, NOTHING][claim - 1]
-
-    async def finished() -> None:
-        for _ in range(50):
-            await asyncio.sleep(0)
-        assert house.kinds() == ["claims", "finish"]
-
-    house.claimed, house.finished = claimed, finished
+    granted_with_the_finish(house)
     if kind == "failed":
         error = {"kind": "x", "message": "no", "traceback": ""}
         monkeypatch.setattr(Child, "ending", {"state": "failed", "stop_reason": "error", "error": error})
@@ -263,4 +285,5 @@ def test_nothing_is_claimed_beside_a_finish_after_which_the_trainer_is_not_used(
         monkeypatch.setattr(Child, "say", edited)
     run(house)
     assert house.kinds()[:2] == ["claims", "finish"]
+    assert house.calls[1][1]["claim"] is None
     assert house.children[0].told == ["run"]

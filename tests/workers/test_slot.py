@@ -63,10 +63,12 @@ class Time:
 
 
 class Desk:
-    """The service's side. `answer` may be replaced to refuse; None means: as usual."""
+    """The service's side. `answer` may be replaced to refuse; None means: as usual. A report that a finish
+    brings along is noted and refused as by itself, before the finish."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []
+        self.requests: list[str] = []
         self.answer: Callable[[str, Any], Answer] = lambda what, body: None
         self.snapshot = b"weights"
         self.snapshots: dict[str, bytes] = {}  # by hash, where there are several
@@ -76,10 +78,12 @@ class Desk:
         what = request.url.path.removeprefix("/api/v1/leases/7/")
         kind = "blob" if what.startswith("blobs/") else what
         body = json.loads(raw) if kind != "blob" and raw else raw
-        answer = self.answer(kind, body)
-        if isinstance(answer, Exception):
-            raise answer
-        self.calls.append((kind if answer is None else f"{kind}!{answer.status_code}", body))
+        self.requests.append(kind)
+        if kind == "finish" and body["report"]:
+            refused = self._take("reports", body["report"])
+            if refused is not None:
+                return refused
+        answer = self._take(kind, body)
         if answer is not None:
             return answer
         if kind.startswith("snapshots/"):
@@ -87,6 +91,14 @@ class Desk:
             return httpx.Response(200, content=stored)
         state = {"finish": "complete", "release": "waiting"}.get(kind)
         return httpx.Response(200, json={"ttl_seconds": TTL} if state is None else {"state": state})
+
+    def _take(self, kind: str, body: Any) -> httpx.Response | None:
+        """Note it. Returns: a refusal."""
+        answer = self.answer(kind, body)
+        if isinstance(answer, Exception):
+            raise answer
+        self.calls.append((kind if answer is None else f"{kind}!{answer.status_code}", body))
+        return answer
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.calls if kind != "heartbeat"]
@@ -265,6 +277,18 @@ def test_a_trial_is_finished_after_all_its_reports_and_its_last_snapshot(play):
         assert stage.desk.body("finish")["state"] == "complete"
         assert not exists(file)
         assert leftovers(stage.directory / "spool") == []
+
+    assert play(story) is True
+
+
+def test_the_last_report_goes_with_the_finish_in_one_request(play):
+    async def story(stage: Stage, _: Any) -> None:
+        stage.child.speak(points(1))
+        await stage.time.settle()
+        stage.child.speak(points(2), ended("complete", "budget"))
+        await stage.time.settle()
+        assert stage.desk.kinds() == ["reports", "reports", "finish"]
+        assert [kind for kind in stage.desk.requests if kind != "heartbeat"] == ["reports", "finish"]
 
     assert play(story) is True
 

@@ -66,8 +66,11 @@ class Attempt:
     """Drives one attempt of one trial on one child.
 
     Args:
-        finishing: called when the finish goes out, if the child is warm for another trial: what it had to say
-            is with the service, and its slot is free once that has the finish.
+        next_claim: asked when the finish goes out, if the child is warm for another trial, for the claim that
+            comes with it.
+
+    Attributes:
+        finished: what the service said to the last word; None if it did not.
     """
 
     def __init__(
@@ -79,15 +82,16 @@ class Attempt:
         scratch: Path,
         *,
         log: structlog.stdlib.BoundLogger,
-        finishing: Callable[[], None] = lambda: None,
+        next_claim: Callable[[], wire.Claim | None] = lambda: None,
     ) -> None:
         self._tools, self._child, self._scratch, self._log = tools, child, scratch, log
         lease = Lease(grant.trial_id, grant.incarnation, grant.attempt, secret)
         self._spool = Spool.create(tools.spools, lease, tools.url)
         self._beside = Errands(
-            tools, child, grant, self._spool, scratch, log=log, finishing=self._on_finishing
+            tools, child, grant, self._spool, scratch, log=log, next_claim=self._claim_if_warm
         )
-        self._finishing = finishing
+        self._next_claim = next_claim
+        self.finished: wire.Finished | None = None
         self._stands: Stands = "training"
         self._cause = "shutdown"  # of the release, should there be one
         self._word = ""  # the last one, once it is known: finish or release
@@ -122,9 +126,8 @@ class Attempt:
             raise self._fatal
         return self._warm and self._child.is_alive
 
-    def _on_finishing(self) -> None:
-        if self._warm and self._stands == "closing":
-            self._finishing()
+    def _claim_if_warm(self) -> wire.Claim | None:
+        return self._next_claim() if self._warm and self._stands == "closing" else None
 
     # --- what follows from what happens ---
 
@@ -138,7 +141,7 @@ class Attempt:
                 await self._on_refused(refusal, by_delivery)
             case Delivered(finished):
                 self._log.info("attempt_ended", state=finished.state, stop_reason=finished.stop_reason)
-                self._stands = "over"
+                self._stands, self.finished = "over", finished
             case HandBack(cause):
                 await self._on_hand_back(cause)
             case NoResume(kind, reason) if self._stands in ("training", "handing_back"):

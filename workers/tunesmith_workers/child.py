@@ -135,10 +135,10 @@ class Link:
         self._newest = Order({})
         threading.Thread(target=self._read, name="link", daemon=True).start()
 
-    def say(self, message: Mapping[str, Any]) -> None:
-        line = messages.encode(message)
+    def say(self, *told: Mapping[str, Any]) -> None:
+        lines = b"".join(map(messages.encode, told))
         with self._saying:
-            self._connection.sendall(line)
+            self._connection.sendall(lines)
 
     def next_order(self) -> Order:
         return self._orders.get()
@@ -165,10 +165,14 @@ class Link:
 def run_order(link: Link, registry: Registry, order: Order, device: torch.device, threads: int) -> None:
     """Run one trial and say how it ended, whatever happens."""
     chatter = Chatter(lambda text: link.say({"say": "log", "text": text}))
+    held: list[dict[str, Any]] = []  # the last point comes with the ending, so that one request has both
 
     def say(said: Said) -> None:
         chatter.flush()
-        link.say(spoken(said))
+        held.append(spoken(said))
+        if not (isinstance(said, EpochResult) and said.is_last):
+            link.say(*held)
+            held.clear()
 
     with chatter:
         try:

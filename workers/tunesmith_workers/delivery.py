@@ -1,5 +1,7 @@
 """Sends a spool's entries one after another, log chunks beside the rest, and decides what refusals mean.
 
+The last report and the slot's next claim go with the finish: one request in place of three.
+
 | refusal | what follows |
 |---|---|
 | none, or `duplicate` | the next entry |
@@ -44,7 +46,7 @@ class Delivery:
     """Carries one attempt's writes to the service.
 
     Args:
-        finishing: called before a finish goes out, all else having been accepted; again for another one.
+        next_claim: asked before a finish goes out, for the claim that it shall take along.
     """
 
     def __init__(
@@ -54,10 +56,10 @@ class Delivery:
         *,
         log: structlog.stdlib.BoundLogger,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        finishing: Callable[[], None] = lambda: None,
+        next_claim: Callable[[], wire.Claim | None] = lambda: None,
     ) -> None:
         self._client, self._spool, self._log, self._sleep = client, spool, log, sleep
-        self._finishing = finishing
+        self._next_claim = next_claim
         self._lease = spool.lease
         self._kept: Entry | None = None
 
@@ -93,11 +95,29 @@ class Delivery:
             await self._deliver(await self._spool.log_head())
 
     async def _deliver(self, entry: Entry) -> wire.Finished | None:
-        if entry.is_last_word and self._kept is not None:
+        finish = self._spool.finish_behind(entry)
+        if (entry.is_last_word or finish) and self._kept is not None:
             await self._snapshot(self._kept, last_chance=True)
+        if finish is not None and (finished := await self._finish_with(entry, finish)) is not None:
+            self._spool.accepted(entry)
+            self._spool.accepted(finish)
+            return finished
         finished = await self._send(entry)
         self._spool.accepted(entry)
         return finished
+
+    async def _finish_with(self, report: Entry, finish: Entry) -> wire.Finished | None:
+        """None: reports before it were missing there, so now they go one by one."""
+        try:
+            return await self._finish(finish.body | {"report": report.body})
+        except SeqGap as gap:
+            await self._fill(gap, report.body["seq"])
+            return None
+
+    async def _finish(self, body: dict[str, Any]) -> wire.Finished:
+        claim = self._next_claim()
+        said = wire.Finish.model_validate(body).model_copy(update={"claim": claim})
+        return await self._until_room(lambda: self._client.finish(self._lease, said))
 
     async def _send(self, entry: Entry) -> wire.Finished | None:
         body = entry.body
@@ -111,10 +131,7 @@ class Delivery:
             case "artifact":
                 await self._or_without(entry, lambda: self._artifact(body))
             case "finish":
-                self._finishing()
-                return await self._until_room(
-                    lambda: self._client.finish(self._lease, wire.Finish.model_validate(body))
-                )
+                return await self._finish(body)
             case "release":
                 return await self._until_room(
                     lambda: self._client.release(self._lease, wire.Release.model_validate(body))
@@ -127,14 +144,19 @@ class Delivery:
         try:
             await self._client.report(self._lease, wire.Report.model_validate(body))
         except SeqGap as gap:
-            expected = (gap.outcome or {}).get("expected_seq", 0)
-            try:
-                again = self._spool.reports_from(expected)
-            except KeyError:
-                raise gap from None
-            self._log.warning("reports_sent_again", from_seq=expected, to_seq=body["seq"])
-            for each in [*again, body]:
-                await self._client.report(self._lease, wire.Report.model_validate(each))
+            await self._fill(gap, body["seq"])
+            await self._client.report(self._lease, wire.Report.model_validate(body))
+
+    async def _fill(self, gap: SeqGap, seq: int) -> None:
+        """Send what is missing before report `seq` once more. Raises: the gap, if it is not kept."""
+        expected = (gap.outcome or {}).get("expected_seq", 0)
+        try:
+            again = self._spool.reports_from(expected)
+        except KeyError:
+            raise gap from None
+        self._log.warning("reports_sent_again", from_seq=expected, to_seq=seq)
+        for each in again:
+            await self._client.report(self._lease, wire.Report.model_validate(each))
 
     async def _snapshot(self, entry: Entry, *, last_chance: bool = False) -> None:
         path, step, sha256 = Path(entry.body["path"]), entry.body["step"], entry.body["sha256"]

@@ -26,10 +26,14 @@ DIVERGED_CHANCE = 3.0
 @dataclass(frozen=True, slots=True)
 class EpochResult:
     """A point of the curve: `step` epochs are done, counted from the start of the whole run; or optimizer
-    steps, where the work order counts these."""
+    steps, where the work order counts these.
+
+    `is_last`: the ending follows at once.
+    """
 
     step: int
     metrics: Mapping[str, float]
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

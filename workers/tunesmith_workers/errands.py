@@ -69,11 +69,11 @@ class Errands:
         scratch: Path,
         *,
         log: structlog.stdlib.BoundLogger,
-        finishing: Callable[[], None] = lambda: None,
+        next_claim: Callable[[], wire.Claim | None] = lambda: None,
     ) -> None:
         self._tools, self._child, self._grant, self._lease = tools, child, grant, spool.lease
         self._spool, self._scratch, self._log = spool, scratch, log
-        self._finishing = finishing
+        self._next_claim = next_claim
         self._beats = Beats(
             tools.client, self._lease, grant.ttl_seconds,
             random=tools.random, clock=tools.clock, sleep=tools.sleep, log=log,
@@ -156,7 +156,7 @@ class Errands:
     def _delivery(self) -> Delivery:
         tools = self._tools
         return Delivery(
-            tools.client, self._spool, log=self._log, sleep=tools.sleep, finishing=self._finishing
+            tools.client, self._spool, log=self._log, sleep=tools.sleep, next_claim=self._next_claim
         )
 
     # --- the child, the lease and time ---

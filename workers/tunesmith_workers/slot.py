@@ -3,8 +3,8 @@
 A claim is made only with a child that is ready, so never before the last one is reaped and its GPU
 memory is back; a task or data file that was edited replaces the child before the next claim.
 
-A child that stays warm is needed no more once the finish of its trial goes out, so the next claim goes out
-beside that: the service ends the one trial before it looks for another, in one transaction if both are there.
+A child that stays warm is needed no more once the finish of its trial goes out, so the next claim goes with
+it: the service ends the one trial, looks for another, and answers both at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -77,12 +77,12 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class _Early:
-    """A claim that went out beside the last trial's finish, for the child of that."""
+class _Claimed:
+    """A claim for a child; `grant` is None until it is known."""
 
     child: ChildProcess
-    secret: str
-    claim: asyncio.Task[wire.Grant | None]
+    body: wire.Claim
+    grant: wire.Grant | None = None
 
 
 class Slot:
@@ -97,7 +97,7 @@ class Slot:
         self._stamp: Stamp = {}
         self._attempt: Attempt | None = None
         self._task: asyncio.Task[None] | None = None
-        self._early: _Early | None = None
+        self._next: _Claimed | None = None  # by a finish, and not begun
         self._stopping = False
 
     def stop(self, cause: str) -> None:
@@ -115,23 +115,19 @@ class Slot:
             while not self._stopping:
                 child = await self._ready_child()
                 if self._stopping:  # in Python 3.11 wait_for may swallow the cancellation
-                    return
-                early, self._early = self._early, None
-                if early is None:
-                    secret = secrets.token_hex(16)
-                    grant = await self._claim(child, secret)
-                else:
-                    secret, grant = early.secret, await early.claim
+                    break
+                claimed, self._next = self._next or _Claimed(child, self._new_claim()), None
+                grant = claimed.grant or await self._claim(child, claimed.body)
                 if grant is None:
                     continue
-                await self._train(child, grant, secret, claimed_for=early.child if early else child)
+                await self._train(child, claimed, grant)
                 if self._once:
                     return
-            await self._give_up_early_claim()
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
         finally:
-            if self._early is not None:
-                self._early.claim.cancel()
-                await asyncio.gather(self._early.claim, return_exceptions=True)
+            await self._give_up_next()
             await self._end_child()
 
     # --- the child ---
@@ -176,17 +172,21 @@ class Slot:
 
     # --- trials ---
 
-    async def _claim(self, child: ChildProcess, secret: str) -> wire.Grant | None:
+    def _new_claim(self) -> wire.Claim:
+        start = self._owner.start
+        return wire.Claim(
+            claim_id=secrets.token_hex(16), worker_id=start.worker_id, boot_id=start.boot_id,
+            slot_id=self._seat.slot_id, secret=secrets.token_hex(16),
+        )  # fmt: skip
+
+    async def _claim(self, child: ChildProcess, claim: wire.Claim) -> wire.Grant | None:
         owner, wait = self._owner, self._owner.claim_seconds()
         asked_at = owner.tools.clock()
-        body = wire.ClaimRequest(
-            claim_id=secrets.token_hex(16), worker_id=owner.start.worker_id, boot_id=owner.start.boot_id,
-            slot_id=self._seat.slot_id, secret=secret, wait_seconds=wait,
-        )  # fmt: skip
+        body = wire.ClaimRequest(**claim.model_dump(), wait_seconds=wait)
         try:
             reply = await owner.tools.client.claim(body)
         except asyncio.CancelledError:  # asked to stop, perhaps just as a trial was granted
-            return await self._granted_meanwhile(body)
+            return await self._granted_meanwhile(claim)
         except (Unauthorized, Forbidden):
             raise
         except ClaimStale:  # its answer came too late to be of use; the next claim has an id of its own
@@ -206,52 +206,57 @@ class Slot:
                 await owner.tools.sleep(owner.tools.random.uniform(0.5, 1.5))
         return reply.grant
 
-    async def _granted_meanwhile(self, body: wire.ClaimRequest) -> wire.Grant | None:
+    async def _granted_meanwhile(self, claim: wire.Claim) -> wire.Grant | None:
         """What a claim that is not waited for was granted, so that it can be handed back: nobody else would
         get the trial before its lease expires. Asks once, and not for long."""
-        again = body.model_copy(update={"wait_seconds": 0})
+        again = wire.ClaimRequest(**claim.model_dump())
         try:
             async with asyncio.timeout(ASK_AGAIN_SECONDS):
                 return (await self._owner.tools.client.claim(again, retry_for=0)).grant
         except (TimeoutError, Unavailable, Refused):
             return None
 
-    def _claim_early(self, child: ChildProcess) -> None:
-        if self._early is not None or self._stopping or self._once or self._stamp != _stamp(self._seat):
-            return
-        secret = secrets.token_hex(16)
-        claim = asyncio.create_task(self._claim(child, secret), name=f"claim of slot {self._seat.number}")
-        self._early = _Early(child, secret, claim)
+    def _claim_with_finish(self, child: ChildProcess) -> wire.Claim | None:
+        """The claim that a finish takes along; the same one if it goes out again."""
+        may = not (self._stopping or self._once) and self._stamp == _stamp(self._seat)
+        if self._next is None and may:
+            self._next = _Claimed(child, self._new_claim())
+        return self._next.body if self._next else None
 
-    async def _give_up_early_claim(self) -> None:
+    def _answered(self, finished: wire.Finished | None) -> None:
+        """What the finish was told of its claim; None: it was not answered."""
+        if self._next is not None and finished is not None:
+            grant = finished.claim and finished.claim.grant
+            self._next = replace(self._next, grant=grant) if grant else None
+
+    async def _give_up_next(self) -> None:
         """What it was granted is handed back: nobody else would get the trial before its lease expires."""
-        early, self._early = self._early, None
-        if early is None:
+        claimed, self._next = self._next, None
+        self._stopping = True
+        if claimed is None:
             return
-        early.claim.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            if (grant := await early.claim) is not None:
-                await self._train(early.child, grant, early.secret, claimed_for=early.child)
+        grant = claimed.grant or await self._granted_meanwhile(claimed.body)
+        if grant is not None:
+            await self._train(claimed.child, claimed, grant)
 
-    async def _train(
-        self, child: ChildProcess, grant: wire.Grant, secret: str, *, claimed_for: ChildProcess
-    ) -> None:
+    async def _train(self, child: ChildProcess, claimed: _Claimed, grant: wire.Grant) -> None:
         work = grant.work
         log = self._log.bind(study=work.study, trial=work.number, attempt=grant.attempt)
         log.info("claimed", stage=work.stage, epochs=work.epochs, resume=work.resume and work.resume.step)
         scratch = self._seat.scratch / f"{grant.trial_id}-{grant.incarnation}-{grant.attempt}"
         self._attempt = Attempt(
-            self._owner.tools, child, grant, secret, scratch, log=log,
-            finishing=lambda: self._claim_early(child),
+            self._owner.tools, child, grant, claimed.body.secret, scratch, log=log,
+            next_claim=lambda: self._claim_with_finish(child),
         )  # fmt: skip
         self._owner.began()
         try:
-            is_other = child is not claimed_for or not child.is_alive or self._stamp != _stamp(self._seat)
+            is_other = child is not claimed.child or not child.is_alive or self._stamp != _stamp(self._seat)
             if self._stopping or is_other:
                 # Asked to stop, the trainer gone, or its files edited since the claim: the trial may be
                 # pinned to the code that was claimed with.
                 self._attempt.hand_back("shutdown")
             warm = await self._attempt.drive()
+            self._answered(self._attempt.finished)
         finally:
             self._attempt = None
             self._owner.ended()

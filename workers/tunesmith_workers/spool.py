@@ -147,10 +147,16 @@ class Spool:
         """The oldest entry not accepted yet, log chunks aside, once there is one; it takes no more points
         from then on. The last word waits until all log chunks are accepted."""
         await self._more.wait()
-        if self._waiting[0].is_last_word:
+        if self._waiting[0].is_last_word or self.finish_behind(self._waiting[0]):
             await self._no_logs.wait()
         self._waiting[0].frozen = True
         return self._waiting[0]
+
+    def finish_behind(self, entry: Entry) -> Entry | None:
+        """The finish that follows the head, if that is a report, and can take it along."""
+        if entry.kind != "report" or len(self._waiting) != 2 or self._waiting[1].kind != "finish":
+            return None
+        return self._waiting[1]
 
     async def log_head(self) -> Entry:
         """The oldest log chunk not accepted yet, once there is one."""

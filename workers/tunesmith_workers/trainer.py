@@ -65,8 +65,9 @@ def epochs(
             return
         metrics = training.point() | {"sys/epoch_seconds": clock() - started}
         ending = training.curve.ending()
-        yield EpochResult(training.at, metrics | training.restored(ending))
         going_on = ending is None and not training.is_spent()
+        is_last = not (going_on or work.keep_snapshot or work.inspect)
+        yield EpochResult(training.at, metrics | training.restored(ending), is_last)
         if going_on and clock() - saved_at >= work.snapshot_every_seconds:
             yield training.save(scratch, final=False)
             saved_at = clock()

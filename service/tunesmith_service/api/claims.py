@@ -12,11 +12,12 @@ from fastapi import APIRouter, Body, Path, Request
 from tunesmith_service import wire
 from tunesmith_service.api import examples
 from tunesmith_service.api.deps import ServiceDep, WhoDep, problem, watch_socket
-from tunesmith_service.commands import Claim, Granted, Register
+from tunesmith_service.commands import Claim, Granted, Nothing, Register
+from tunesmith_service.core import Service
 from tunesmith_service.errors import Unprocessable
 from tunesmith_service.places import Priority
 from tunesmith_service.routing import router
-from tunesmith_service.security import Role, allow
+from tunesmith_service.security import Role, Who, allow
 from tunesmith_service.short_way import short
 from tunesmith_service.tokens import hash_secret
 
@@ -58,7 +59,21 @@ async def claim(
     """Ask for a trial. A long poll: answered when there is one for this worker, first come first served,
     or without a grant after `wait_seconds`."""
     service.rates.check_slot(body.slot_id)
-    command = Claim(
+    asked_at = time.monotonic()
+    outcome = await service.room.claim(
+        command(body, who),
+        wait_seconds=body.wait_seconds,
+        watch=partial(watch_socket, request),
+        parked=request.state.place.leave,
+    )
+    if isinstance(outcome, Granted):
+        service.metrics.claim_wait.observe(time.monotonic() - asked_at)
+    return reply(service, who, body, outcome)
+
+
+def command(body: wire.Claim, who: Who) -> Claim:
+    """What the writer is asked."""
+    return Claim(
         who.home_project,
         who.token_id,
         body.claim_id,
@@ -67,16 +82,12 @@ async def claim(
         body.slot_id,
         hash_secret(body.secret),
     )
-    asked_at = time.monotonic()
-    outcome = await service.room.claim(
-        command,
-        wait_seconds=body.wait_seconds,
-        watch=partial(watch_socket, request),
-        parked=request.state.place.leave,
-    )
+
+
+def reply(service: Service, who: Who, body: wire.Claim, outcome: Granted | Nothing) -> wire.ClaimReply:
+    """What the slot is told."""
     if not isinstance(outcome, Granted):
         return wire.ClaimReply(draining=outcome.draining)
-    service.metrics.claim_wait.observe(time.monotonic() - asked_at)
     service.remember_trial(outcome.trial_id, who.home_project)
     work = wire.WorkOrder.model_validate(outcome.work)
     log.info(

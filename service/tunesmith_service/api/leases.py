@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Request
 from starlette.responses import FileResponse
 
 from tunesmith_service import snapshot_header, trial_store, wire
-from tunesmith_service.api import examples
+from tunesmith_service.api import claims, examples
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import ServiceDep, TrialIdPath, WhoDep, problem
 from tunesmith_service.commands import (
@@ -20,6 +20,7 @@ from tunesmith_service.commands import (
     CommitSnapshot,
     Ended,
     Finish,
+    Granted,
     Kept,
     Lease,
     Release,
@@ -27,7 +28,7 @@ from tunesmith_service.commands import (
     Report,
 )
 from tunesmith_service.core import Service
-from tunesmith_service.errors import NotFound, Unprocessable
+from tunesmith_service.errors import NotFound, TooMany, Unprocessable
 from tunesmith_service.parsing import read_stream
 from tunesmith_service.places import Priority
 from tunesmith_service.routing import router, takes
@@ -98,8 +99,7 @@ async def report(
 ) -> wire.Reported:
     """Add points to the trial's curve. The same `seq` and points again are a no-op; a gap is refused with
     `expected_seq`."""
-    points = tuple((p.step, p.metrics) for p in body.points)
-    kept = await service.writer.submit(Report(lease, body.seq, points))
+    kept = await service.writer.submit(_report(lease, body))
     return _reported(kept, service.settings.ttl_seconds)
 
 
@@ -189,11 +189,32 @@ async def finish(
     lease: LeaseDep,
     body: Annotated[wire.Finish, Body(openapi_examples=examples.request(examples.FINISH))],
     service: ServiceDep,
+    who: WhoDep,
 ) -> wire.Finished:
-    """End a trial. The first finish counts; the same again gets the same answer."""
+    """End a trial. The first finish counts; the same again gets the same answer. It may bring the last report
+    and the slot's next claim along: one request then does what three do."""
     error = body.error.model_dump() if body.error else None
-    ended = await service.writer.submit(Finish(lease, body.state, body.stop_reason, error, body.retryable))
-    return _finished(lease, ended)
+    report = _report(lease, body.report) if body.report else None
+    claim = claims.command(body.claim, who) if body.claim and _may_claim(service, body.claim) else None
+    ended = await service.writer.submit(
+        Finish(lease, body.state, body.stop_reason, error, body.retryable, report, claim)
+    )
+    finished = _finished(lease, ended)
+    if body.claim is None or ended.claim is None:
+        return finished
+    if isinstance(ended.claim, Granted):
+        service.room.gave(who.home_project)
+        service.metrics.claim_wait.observe(0.0)
+    return finished.model_copy(update={"claim": claims.reply(service, who, body.claim, ended.claim)})
+
+
+def _may_claim(service: Service, claim: wire.Claim) -> bool:
+    """What a claim by itself would be refused for now must not keep a trial from its end."""
+    try:
+        service.rates.check_slot(claim.slot_id)
+    except TooMany:
+        return False
+    return not service.disk.is_full
 
 
 @routes.post("/release", responses=problem(404, 409, 422) | examples.answer(examples.RELEASED))
@@ -212,6 +233,10 @@ def _stored_size(service: ServiceDep, sha256: str) -> int:
     if size is None:
         raise Unprocessable(f"the bytes of {sha256[:12]}… are not here; PUT …/blobs/{sha256} first")
     return size
+
+
+def _report(lease: Lease, body: wire.Report) -> Report:
+    return Report(lease, body.seq, tuple((p.step, p.metrics) for p in body.points))
 
 
 def _reported(kept: Kept, ttl_seconds: float) -> wire.Reported:
