@@ -222,6 +222,22 @@ def test_what_was_granted_with_the_finish_is_handed_back_as_the_slot_stops(house
     assert house.children[0].told == ["run"]
 
 
+def test_a_slot_that_fails_hands_back_what_was_granted_and_can_begin_anew(house: House):
+    granted_with_the_finish(house)
+    declared = iter([None, RuntimeError("a fault of ours")])
+
+    async def declare(tasks: Mapping[str, str], *, again: bool = False) -> None:
+        if (fault := next(declared, None)) is not None:
+            raise fault
+
+    house.declare = declare
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        asyncio.run(house.slot.run())
+    assert house.kinds() == ["claims", "finish", "release"]
+    run(house)
+    assert house.kinds() == ["claims", "finish", "release", "claims"]
+
+
 def test_a_finish_that_is_refused_leaves_its_claim_to_be_asked_for_again(house: House):
     """An earlier copy of it, whose answer was lost, may have been granted a trial."""
 

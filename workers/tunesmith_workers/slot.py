@@ -232,14 +232,15 @@ class Slot:
     async def _give_up_next(self) -> None:
         """What it was granted is handed back: nobody else would get the trial before its lease expires."""
         claimed, self._next = self._next, None
-        self._stopping = True
         if claimed is None:
             return
         grant = claimed.grant or await self._granted_meanwhile(claimed.body)
         if grant is not None:
-            await self._train(claimed.child, claimed, grant)
+            await self._train(claimed.child, claimed, grant, hand_back=True)
 
-    async def _train(self, child: ChildProcess, claimed: _Claimed, grant: wire.Grant) -> None:
+    async def _train(
+        self, child: ChildProcess, claimed: _Claimed, grant: wire.Grant, *, hand_back: bool = False
+    ) -> None:
         work = grant.work
         log = self._log.bind(study=work.study, trial=work.number, attempt=grant.attempt)
         log.info("claimed", stage=work.stage, epochs=work.epochs, resume=work.resume and work.resume.step)
@@ -251,7 +252,7 @@ class Slot:
         self._owner.began()
         try:
             is_other = child is not claimed.child or not child.is_alive or self._stamp != _stamp(self._seat)
-            if self._stopping or is_other:
+            if hand_back or self._stopping or is_other:
                 # Asked to stop, the trainer gone, or its files edited since the claim: the trial may be
                 # pinned to the code that was claimed with.
                 self._attempt.hand_back("shutdown")
