@@ -14,6 +14,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,17 @@ def hasty_house(tmp_path: Path) -> Iterator[House]:
 
 
 ALL = list(range(1, EPOCHS + 1))
+
+
+def test_a_worker_is_not_idle_while_its_trainers_start(house: House):
+    with house.worker("one", "--exit-when-idle", "1") as worker:
+        assert worker.ends(60) == 0
+        registered, idle = (said_at(worker.says(f"event={what}")) for what in ("registered", "idle"))
+        assert (idle - registered).total_seconds() >= 1
+
+
+def said_at(line: str) -> datetime:
+    return datetime.fromisoformat(line.partition("timestamp=")[2].split()[0])
 
 
 def test_a_worker_trains_a_study_to_its_end_and_leaves_when_idle(house: House):

@@ -1,6 +1,7 @@
 """A worker's state directory: who it is, its spools and its scratch space. One supervisor at a time.
 
 worker.json   worker id and slot ids, random, kept for good, and how often it has started (mode 0600)
+alive         touched every ALIVE_SECONDS by a supervisor that is awake; see `launching.kubernetes`
 lock          held while a supervisor lives; names its process id
 spool/        writes that the service has not accepted yet, one file an attempt
 scratch/      the trainers' own directories, those of earlier starts removed
@@ -15,10 +16,12 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+ALIVE_SECONDS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -63,6 +66,11 @@ class State:
 
     def close(self) -> None:
         self._lock.close()
+
+    def touch(self) -> None:
+        """Show that the supervisor is awake; a full disk keeps nobody from being so."""
+        with suppress(OSError):
+            (self.directory / "alive").touch()
 
     def start(self, slots: int, *, after: int = 0) -> Start:
         """A start of this worker, with its first `slots` slots; ids are made at first use.

@@ -33,7 +33,7 @@ from tunesmith_workers.delivery import Delivery
 from tunesmith_workers.errands import Patience, Tools
 from tunesmith_workers.slot import Seat, Slot
 from tunesmith_workers.spool import Spool, leftovers
-from tunesmith_workers.state import State
+from tunesmith_workers.state import ALIVE_SECONDS, State
 
 CLAIM_SECONDS = 20.0
 WATCHING_SECONDS = 5.0  # with files that may be edited: they are looked at before each claim
@@ -136,18 +136,24 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number, cause in self._options.signals.items():
             loop.add_signal_handler(number, self.stop, cause)
-        self._idle_since = self.tools.clock()
         self._log.info("started", url=self._options.url, slots=len(self._slots), state=self._state.directory)
         # Before the trainers' slow start: the leases that these writes belong to run out.
         self._leftovers = asyncio.create_task(self._send_leftovers(), name="leftovers")
+        awake = asyncio.create_task(self._show_awake(), name="awake")
         try:
             await self._serve_all()
         finally:
+            awake.cancel()
             self._leftovers.cancel()
             for number in self._options.signals:
                 loop.remove_signal_handler(number)
             await self.tools.client.aclose()
             self._log.info("stopped")
+
+    async def _show_awake(self) -> None:
+        while True:
+            self._state.touch()
+            await self.tools.sleep(ALIVE_SECONDS)
 
     def stop(self, cause: str) -> None:
         """Hand everything back and leave; a second time: at once."""
@@ -191,6 +197,8 @@ class Supervisor:
                 await asyncio.shield(self._leftovers)
             await self._register(tasks)
             before, self._declared = self._declared, dict(tasks)
+            if self._idle_since is None:  # until now its trainers started, which may take longer
+                self._idle_since = self.tools.clock()
             self._log.info("registered", tasks=sorted(tasks))
             for name in sorted(tasks):
                 if before is not None and before.get(name) != tasks[name]:
