@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-long test-chaos simulate soak soak-table bench screenshots lint format vendor clean
+.PHONY: help setup demo test test-browser test-slurm test-long test-chaos simulate soak soak-table bench screenshots lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
@@ -37,7 +37,7 @@ demo: $(STAMP) ## A real study on this machine: a service, two workers, four sta
 	@$(BIN)/tunesmith demo
 
 test: $(STAMP) ## Unit, contract, property, API and end-to-end tests, on SQLite and PostgreSQL
-	$(BIN)/python -m pytest $(BESIDE) -m "not long and not browser and not chaos"
+	$(BIN)/python -m pytest $(BESIDE) -m "not long and not browser and not chaos and not slurm"
 
 # Root on Debian or Ubuntu gets what is missing; anybody else is told what is skipped.
 test-browser: $(STAMP) ## All browser tests; fetches Chromium and nginx where apt-get may
@@ -48,6 +48,13 @@ test-browser: $(STAMP) ## All browser tests; fetches Chromium and nginx where ap
 
 screenshots: $(STAMP) ## Take the README's pictures of the dashboard anew, of a study that is trained for them
 	$(BIN)/python tests/screenshots.py
+
+# A Slurm of one node on this machine, started by the tests themselves; installed where apt-get may.
+test-slurm: $(STAMP) ## Workers as a job array of a real Slurm; fetches Slurm where apt-get may
+	@if [[ ! -x /usr/sbin/slurmctld ]] && [[ $$EUID -eq 0 ]] && command -v apt-get > /dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge > /dev/null || \
+	    echo "Slurm could not be installed; what needs it is skipped" >&2; fi
+	$(BIN)/python -m pytest -m slurm tests/workers/test_slurm.py
 
 test-long: $(STAMP) ## The tests that need minutes
 	$(BIN)/python -m pytest -m long

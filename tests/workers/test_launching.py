@@ -1,0 +1,287 @@
+"""What is asked of Slurm and Kubernetes, and what a person is told who asks for something else.
+
+`test_slurm.py` has a real Slurm. Kubernetes' manifests are held against the schemas of its API (of the
+package kubernetes-validate), the probe and the signals against a real worker.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kubernetes_validate
+import pytest
+import yaml
+from click.testing import CliRunner
+from processes import Server, Worker, until
+from tunesmith_workers.launching import Crew, LaunchError, kubernetes, local, slurm
+from tunesmith_workers.launching.command import workers
+
+VERSIONS = ("1.37", "1.36", "1.35")
+CREW = Crew("http://tunesmith:8787", Path("worker.token"), count=8, slots=2, gpus_per_slot=1, cpus_per_slot=4,
+            options=("--data", "spam=/data/my spam.csv"), name="crew")  # fmt: skip
+
+
+@pytest.fixture
+def crew(tmp_path: Path) -> Crew:
+    token = tmp_path / "worker.token"
+    token.write_text("tsm_5f0c8a3e9b7d4c21_secret\n")
+    return Crew("http://tunesmith:8787", token, count=3, name="crew", options=("--exit-when-idle", "600"))
+
+
+# --- crews ---
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"count": 0}, "count is at least 1, got 0"),
+        ({"slots": 0}, "slots is at least 1"),
+        ({"gpus_per_slot": -1}, "gpus_per_slot is at least 0"),
+        ({"options": ("--url=http://x",)}, "--url follows from the launch itself"),
+        ({"options": ("--once", "--slots", "3")}, "--slots follows from the launch itself"),
+    ],
+)
+def test_what_makes_no_crew_is_refused(wrong: dict[str, Any], told: str):
+    with pytest.raises(LaunchError, match=told):
+        Crew("http://x", Path("t"), **wrong)
+
+
+def test_a_worker_is_told_its_share_of_a_machine():
+    assert CREW.machine() == ["--cores", "8", "--devices-per-slot", "1"]
+    on_cpu = Crew("http://x", Path("t"), count=4, slots=2, cpus_per_slot=3)
+    assert on_cpu.machine() == ["--cores", "6", "--devices", "cpu", "--slots", "2"]
+
+
+def test_here_one_process_has_the_slots_of_all():
+    crew = Crew("http://x", Path("t"), count=4, slots=2, options=("--once",))
+    assert local.command(crew)[-7:] == ["--cores", "8", "--devices", "cpu", "--slots", "8", "--once"]
+
+
+# --- Slurm ---
+
+
+def directives(script: str) -> list[str]:
+    return [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+
+
+def test_slurm_is_asked_for_an_array_that_comes_back():
+    script = slurm.script(CREW, {"partition": "gpu", "time": "4:00:00", "exclusive": ""})
+    assert directives(script) == [
+        "job-name=crew", "array=1-8", "ntasks=1", "cpus-per-task=8", "gres=gpu:2", "output=crew-%A_%a.log",
+        "open-mode=append", "requeue", "signal=B:USR1@90", "partition=gpu", "time=4:00:00", "exclusive",
+    ]  # fmt: skip
+    assert "'spam=/data/my spam.csv'" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_a_persons_own_word_goes_before_ours():
+    assert "cpus-per-task=2" in directives(slurm.script(CREW, {"cpus-per-task": "2"}))
+
+
+@pytest.mark.parametrize("key", ["array", "requeue", "signal", "x y", "Time", "", "--time"])
+def test_slurm_is_told_nothing_that_the_script_lives_on(key: str):
+    with pytest.raises(LaunchError, match=r"leave it out|no option of sbatch"):
+        slurm.script(CREW, {key: "1"})
+
+
+def test_a_line_more_makes_no_command_of_its_own():
+    with pytest.raises(LaunchError, match="no option of sbatch"):
+        slurm.script(CREW, {"comment": "x\nrm -rf ~"})
+
+
+def test_without_a_slurm_a_person_is_told_where_to_launch_from(crew: Crew, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LaunchError, match="there is no sbatch here"):
+        slurm.launch(crew)
+
+
+def test_a_token_that_the_jobs_could_not_read_is_named_before_they_are_submitted():
+    with pytest.raises(LaunchError, match=r"worker\.token is no file"):
+        slurm.launch(CREW)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["over", "time_is_up"])
+def test_the_script_queues_again_only_once_its_time_is_up(tmp_path: Path, crew: Crew, again: bool):
+    """Run by bash, with a worker and an scontrol that leave what they were told."""
+    for name, does in {
+        "worker": f"trap 'echo handed back >> {tmp_path}/told; exit 0' USR1\n"
+        f"echo ready >> {tmp_path}/told; while [[ ! -e {tmp_path}/over ]]; do sleep 0.02; done; exit 3",
+        "scontrol": f'echo "$@" >> {tmp_path}/told',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    script = re.sub(r"^.*-m tunesmith_workers.*&$", f"{tmp_path}/worker &", slurm.script(crew), flags=re.M)
+    told = tmp_path / "told"
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
+    with subprocess.Popen(["bash", "-c", script], env=environ) as job:
+        until(lambda: told.exists() and "ready" in told.read_text())
+        if again:
+            job.send_signal(signal.SIGUSR1)
+        else:
+            job.send_signal(signal.SIGTERM)  # Slurm sends it to the worker too
+            (tmp_path / "over").touch()
+        until(lambda: job.poll() is not None)
+        code = job.returncode
+    assert told.read_text().splitlines()[1:] == (["handed back", "requeue 17"] if again else [])
+    assert code == (0 if again else 3)
+
+
+# --- Kubernetes ---
+
+CLUSTERS = {
+    "deployment": {},
+    "job": {"kind": "job"},
+    "of_their_own_secret": {"secret": "worker-token", "namespace": "lab", "memory": "16Gi"},
+    "scaled": {"most": "16", "viewer": "reads-metrics"},
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("told", CLUSTERS.values(), ids=CLUSTERS)
+def test_manifests_are_valid_by_the_schemas_of_the_last_three_versions(
+    told: dict[str, str], version: str, crew: Crew
+):
+    text = kubernetes.written(kubernetes.manifests(crew, kubernetes.cluster({"image": "w:1", **told})))
+    for manifest in yaml.safe_load_all(text):
+        if not manifest["apiVersion"].startswith("keda.sh/"):
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_schemas_would_notice_a_wrong_key(crew: Crew):
+    found = kubernetes.manifests(crew, kubernetes.cluster({"image": "w:1"}))
+    deployment = next(m for m in found if m["kind"] == "Deployment")
+    deployment["spec"]["template"]["spec"]["graceSeconds"] = 40
+    with pytest.raises(kubernetes_validate.ValidationError, match="graceSeconds"):
+        kubernetes_validate.validate(deployment, VERSIONS[0], strict=True)
+
+
+def of_kind(found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next(m for m in found if m["kind"] == kind)
+
+
+def test_a_pod_gets_what_its_crew_needs_and_may_write_nowhere_else(crew: Crew):
+    told = kubernetes.cluster({"image": "w:1", "memory": "16Gi", "secret": "there", "gpu": "amd.com/gpu"})
+    found = kubernetes.manifests(CREW, told)
+    assert [m["kind"] for m in found] == ["Deployment", "PodDisruptionBudget"]
+    spec = found[0]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["resources"] == {
+        "requests": {"cpu": "8", "memory": "16Gi"}, "limits": {"memory": "16Gi", "amd.com/gpu": "2"},
+    }  # fmt: skip
+    assert container["args"][-2:] == ["--data", "spam=/data/my spam.csv"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert spec["terminationGracePeriodSeconds"] > 25
+    assert spec["volumes"][0]["secret"]["secretName"] == "there"
+    assert of_kind(kubernetes.manifests(crew, kubernetes.cluster({"image": "w"})), "Secret")[
+        "stringData"
+    ] == {"token": "tsm_5f0c8a3e9b7d4c21_secret"}
+
+
+def test_a_scaled_deployment_follows_the_metrics_that_the_service_has(crew: Crew, tmp_path: Path):
+    found = kubernetes.manifests(crew, kubernetes.cluster({"image": "w", **CLUSTERS["scaled"]}))
+    assert "replicas" not in of_kind(found, "Deployment")["spec"]
+    triggers = of_kind(found, "ScaledObject")["spec"]["triggers"]
+    how = of_kind(found, "TriggerAuthentication")
+    assert {t["authenticationRef"]["name"] for t in triggers} == {how["metadata"]["name"]}
+    assert how["spec"]["secretTargetRef"][0]["name"] == "reads-metrics"
+    with Server(tmp_path / "home") as server, server.client() as people:
+        token = people.post("tokens", json={"name": "keda", "role": "viewer"})["token"]
+        told = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {token}"})
+        assert told.status_code == 200
+        for trigger in triggers:
+            assert f"\n{trigger['metadata']['valueLocation']} " in told.text
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({}, "name the workers' image"),
+        ({"image": "w", "replicas": "3"}, "replicas is nothing that Kubernetes is told"),
+        ({"image": "w", "most": "many"}, "most is a number"),
+        ({"image": "w", "kind": "pod"}, "kind is deployment or job"),
+        ({"image": "w", "kind": "job", "most": "3"}, "a job has as many workers"),
+        ({"image": "w", "most": "3"}, "most and viewer go together"),
+    ],
+)
+def test_what_kubernetes_is_not_told_is_refused(told: dict[str, str], says: str):
+    with pytest.raises(LaunchError, match=says):
+        kubernetes.cluster(told)
+
+
+def test_names_jobs_and_tokens_that_would_not_do_are_refused(crew: Crew, tmp_path: Path):
+    plain = kubernetes.cluster({"image": "w"})
+    with pytest.raises(LaunchError, match="names nothing in Kubernetes"):
+        kubernetes.manifests(Crew("http://x", crew.token_file, name="My Crew"), plain)
+    with pytest.raises(LaunchError, match="--exit-when-idle"):
+        kubernetes.manifests(
+            Crew("http://x", crew.token_file), kubernetes.cluster({"image": "w", "kind": "job"})
+        )
+    with pytest.raises(LaunchError, match="cannot be read"):
+        kubernetes.manifests(Crew("http://x", tmp_path / "no"), plain)
+
+
+def test_the_probe_tells_a_worker_that_is_awake_from_one_that_hangs(tmp_path: Path):
+    state = tmp_path / "state"
+
+    def probe() -> bool:
+        command = ["sh", "-c", kubernetes.alive_command(str(state))]
+        return subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+    assert not probe()
+    with Server(tmp_path / "home") as server, Worker(server.url, server.worker_token, state) as worker:
+        until(probe)
+        long_ago = time.time() - 2 * kubernetes.ALIVE_SECONDS
+        worker.signal(signal.SIGSTOP)
+        os.utime(state / "alive", (long_ago, long_ago))
+        assert not probe()
+        worker.signal(signal.SIGCONT)
+        until(probe)
+        worker.says("event=registered", seconds=60)
+        worker.signal(signal.SIGTERM)
+        assert worker.ends(kubernetes.GRACE_SECONDS) == 0
+
+
+# --- the command ---
+
+
+def test_the_command_prints_what_it_would_run(crew: Crew):
+    run = CliRunner().invoke
+    given = ["--url", "http://x", "--token-file", str(crew.token_file), "--count", "2"]
+    told = run(
+        workers, ["launch", "--on", "slurm", *given, "--slurm", "time=1:00:00", "--dry-run", "--", "--once"]
+    )
+    assert (told.exit_code, "#SBATCH --time=1:00:00" in told.output, " --once " in told.output) == (
+        0,
+        True,
+        True,
+    )
+    told = run(workers, ["launch", "--on", "local", *given, "--dry-run"])
+    assert "--slots 2" in told.output
+    told = run(workers, ["launch", "--on", "kubernetes", *given, "--kubernetes", "image=w"])
+    assert [m["kind"] for m in yaml.safe_load_all(told.output)] == [
+        "Secret",
+        "Deployment",
+        "PodDisruptionBudget",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["--on", "moon"], "'moon' is not one of"),
+        (["--on", "slurm", "--count", "0"], "count is at least 1"),
+        (["--on", "slurm", "--slurm", "=1"], "--slurm takes KEY=VALUE"),
+        (["--on", "kubernetes"], "name the workers' image"),
+        (["--on", "local", "--", "--token", "x"], "--token follows from the launch itself"),
+    ],
+)
+def test_the_command_says_what_is_wrong(typed: list[str], says: str):
+    told = CliRunner().invoke(workers, ["launch", *typed])
+    assert (told.exit_code, says in told.output) == (2, True), told.output

@@ -1,0 +1,103 @@
+"""`tunesmith workers launch`. No torch here."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from tunesmith_workers.launching import kubernetes, local, slurm
+from tunesmith_workers.launching.crew import Crew, LaunchError
+
+DEFAULT_URL = "http://127.0.0.1:8787"
+
+
+@click.group()
+def workers() -> None:
+    """Launch workers, here or on a cluster."""
+
+
+@workers.command()
+@click.option(
+    "--on", "engine", required=True, type=click.Choice(["local", "slurm", "kubernetes"]), help="Where."
+)
+@click.option("--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True, help="Of the service.")
+@click.option(
+    "--token-file", envvar="TUNESMITH_TOKEN_FILE", default=Path("worker.token"), show_default=True,
+    type=click.Path(path_type=Path), help="A token of the role worker; Slurm's jobs read it there.",
+)  # fmt: skip
+@click.option("--count", type=int, default=1, show_default=True, help="Workers.")
+@click.option("--slots", type=int, default=1, show_default=True, help="Trials at a time on each worker.")
+@click.option(
+    "--gpus-per-slot", type=int, default=0, show_default=True, help="GPUs of one trial; 0: the CPU."
+)
+@click.option("--cpus-per-slot", type=int, default=1, show_default=True, help="CPU cores of one trial.")
+@click.option(
+    "--name", default="tunesmith", show_default=True, help="For people; workers' names begin with it."
+)
+@click.option(
+    "--slurm", "sbatch", multiple=True, metavar="KEY=VALUE",
+    help="An option of sbatch, such as partition=gpu or time=4:00:00; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--kubernetes", "cluster", multiple=True, metavar="KEY=VALUE",
+    help="image (needed), namespace, kind (deployment or job), secret, memory, gpu, most and viewer.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show what would be run, and run nothing.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- WORKER_OPTIONS]")
+def launch(
+    *, engine: str, url: str, token_file: Path, count: int, slots: int, gpus_per_slot: int,
+    cpus_per_slot: int, name: str, sbatch: tuple[str, ...], cluster: tuple[str, ...], dry_run: bool,
+    options: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Launch COUNT equal workers: as one process here, as Slurm's job array, or as Kubernetes' manifests,
+    which are printed. What stands behind -- goes to `tunesmith worker` as it is.
+
+    \b
+        tunesmith workers launch --on slurm --count 8 --gpus-per-slot 1 \\
+            --token-file worker.token --slurm partition=gpu -- --data spam=spam.csv
+        tunesmith workers launch --on kubernetes --count 8 --gpus-per-slot 1 \\
+            --url http://tunesmith:8787 --token-file worker.token \\
+            --kubernetes image=registry.example.org/tunesmith-worker:0.2.0 | kubectl apply -f -
+    """
+    try:
+        crew = Crew(url, token_file, count, slots, gpus_per_slot, cpus_per_slot, options, name)
+        match engine:
+            case "local":
+                _local(crew, dry_run=dry_run)
+            case "slurm":
+                _slurm(crew, _pairs("--slurm", sbatch), dry_run=dry_run)
+            case _:
+                found = kubernetes.manifests(crew, kubernetes.cluster(_pairs("--kubernetes", cluster)))
+                click.echo(kubernetes.written(found), nl=False)
+    except LaunchError as e:
+        raise click.UsageError(str(e)) from e
+
+
+def _local(crew: Crew, *, dry_run: bool) -> None:
+    if dry_run:
+        click.echo(shlex.join(local.command(crew)))
+    else:
+        local.launch(crew)
+
+
+def _slurm(crew: Crew, options: dict[str, str], *, dry_run: bool) -> None:
+    if dry_run:
+        click.echo(slurm.script(crew, options), nl=False)
+        return
+    job = slurm.launch(crew, options)
+    click.echo(
+        f"Slurm's job {job} has {crew.count} workers. `squeue --job {job}` shows them; `scancel {job}` ends "
+        "them, and each hands its trials back."
+    )
+
+
+def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not key:
+            raise LaunchError(f"{flag} takes KEY=VALUE, got {text!r}")
+        found[key] = value
+    return found

@@ -1,0 +1,67 @@
+"""What all engines are asked for: so many workers, and what each needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SET_BY_US = ("--url", "--token", "--token-file", "--name", "--state", "--slots", "--devices", "--cores",
+             "--devices-per-slot")  # fmt: skip
+"""Options of `tunesmith worker` that follow from a crew and its engine."""
+
+
+class LaunchError(Exception):
+    """What keeps a crew from being launched, and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Equal workers.
+
+    Attributes:
+        url: of the service, as workers reach it.
+        token_file: with a token of the role worker, as workers find it.
+        count: workers.
+        slots: of each worker, so many trials at a time.
+        gpus_per_slot: 0 trains on the CPU.
+        cpus_per_slot: CPU cores that a slot computes with, loading of data included.
+        options: more of `tunesmith worker`, such as `("--data", "spam=/data/spam.csv")`.
+        name: for people; each worker's name begins with it.
+
+    Raises: LaunchError for numbers that make no crew, and for options that the crew decides.
+    """
+
+    url: str
+    token_file: Path
+    count: int = 1
+    slots: int = 1
+    gpus_per_slot: int = 0
+    cpus_per_slot: int = 1
+    options: tuple[str, ...] = ()
+    name: str = "tunesmith"
+
+    def __post_init__(self) -> None:
+        for what, least in (("count", 1), ("slots", 1), ("gpus_per_slot", 0), ("cpus_per_slot", 1)):
+            if getattr(self, what) < least:
+                raise LaunchError(f"{what} is at least {least}, got {getattr(self, what)}")
+        for option in self.options:
+            if (flag := option.partition("=")[0]) in SET_BY_US:
+                raise LaunchError(f"{flag} follows from the launch itself; leave it out")
+
+    @property
+    def gpus(self) -> int:
+        """Of each worker."""
+        return self.slots * self.gpus_per_slot
+
+    @property
+    def cpus(self) -> int:
+        """Of each worker."""
+        return self.slots * self.cpus_per_slot
+
+    def machine(self, *, workers: int = 1) -> list[str]:
+        """Options that tell a worker what is its own: which GPUs these are, the scheduler says in its
+        environment. `workers`: so many as one, with the slots of all."""
+        found = ["--cores", str(workers * self.cpus)]
+        if self.gpus_per_slot:
+            return [*found, "--devices-per-slot", str(self.gpus_per_slot)]
+        return [*found, "--devices", "cpu", "--slots", str(workers * self.slots)]
