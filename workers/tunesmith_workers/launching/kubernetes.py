@@ -66,8 +66,8 @@ class Cluster:
             )
         if (self.most is None) != (self.viewer is None):
             raise LaunchError(
-                "most and viewer go together: KEDA scales up to most, and reads the queue with a token of role "
-                "viewer (kubectl create secret generic NAME --from-file=token=viewer.token)"
+                "most and viewer go together: KEDA scales up to most, and reads the queue with a token of "
+                "the role viewer (kubectl create secret generic NAME --from-file=token=viewer.token)"
             )
 
 
