@@ -61,6 +61,7 @@ from tunesmith_service.exchange import (
     read,
 )
 from tunesmith_service.piping import pour
+from tunesmith_service.study_handle import Study
 
 __all__ = [
     "AlreadyFinal",
@@ -77,6 +78,7 @@ __all__ = [
     "Retries",
     "SeqGap",
     "SnapshotReused",
+    "Study",
     "Superseded",
     "TooLarge",
     "TunesmithError",
@@ -290,6 +292,19 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    def study(self, name: str | int) -> Study:
+        """A study by its name or id, to look at and steer. Raises: NotFound."""
+        return Study(self, self.get("studies", name)["name"])
+
+    def studies(self) -> list[Study]:
+        """All that this token sees, archived ones aside."""
+        return [Study(self, found["name"]) for found in self.pages("studies")]
+
+    def create(self, spec: Mapping[str, Any]) -> Study:
+        """Create a study of a spec as `POST studies` takes it. Raises: Unprocessable, which says what is
+        wrong and where."""
+        return Study(self, self.post("studies", json=dict(spec))["name"])
 
     def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
         """GET a path given as its parts, such as `get("studies", "digits-demo", "best")`."""
