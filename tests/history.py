@@ -46,6 +46,7 @@ class Call:
         begin, end: seconds of one clock for all clients; `end` is inf as long as nothing came back.
         status: None if nothing came back.
         served_us: the service's time when the request reached it, in µs; 0 where nobody knows it.
+        brought: the report and the claim that a finish took along, each a call of its own to whoever judges.
     """
 
     client: str
@@ -58,6 +59,7 @@ class Call:
     status: int | None = None
     reply: Any = None
     served_us: int = 0
+    brought: list[Call] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -102,7 +104,9 @@ class History:
 
     def begin(self, client: str, request: httpx.Request, body: bytes, now: float) -> Call:
         call = _call(client, request, body, now)
-        self.calls.append(call)
+        if call.what == "finish":
+            call.brought = list(_brought(call))
+        self.calls += [call, *call.brought]
         return call
 
     def of(self, what: str) -> Iterator[Call]:
@@ -115,6 +119,20 @@ class History:
 def end(call: Call, status: int, content: bytes, now: float) -> None:
     """Note the answer."""
     call.end, call.status, call.reply = now, status, _json(content)
+    for one in call.brought:
+        one.end, one.status, one.reply, one.served_us = now, status, call.reply, call.served_us
+        if one.what == "claims" and call.ok:
+            one.reply = call.reply["claim"]
+            one.status = (
+                409 if one.reply is None else 200
+            )  # refused, which whoever sends it by itself is told
+
+
+def _brought(finish: Call) -> Iterator[Call]:
+    """With the finish as its answer says: a refused report refuses it, and a refused one gets nothing."""
+    for name, what, lease in (("report", "reports", finish.lease), ("claim", "claims", None)):
+        if (body := finish.body.get(name)) is not None:
+            yield Call(finish.client, "POST", what, body, finish.begin, lease)
 
 
 def _call(client: str, request: httpx.Request, body: bytes, now: float) -> Call:
