@@ -19,7 +19,7 @@ from tunesmith_service import commands, db, migrate
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND
 from ui.seeding import Seeder
-from ui.visits import Visit, visiting
+from ui.visits import WAIT_MS, Visit, visiting
 
 HERE = Path(__file__).parent
 START_SECONDS = 90
@@ -147,7 +147,7 @@ def chromium() -> Iterator[Browsers]:
         pytest.skip("no Chromium at /usr/bin/chromium (apt-get install chromium), so no browser was driven")
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=15_000)  # as long as `visiting` waits for all else
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         yield Browsers(playwright)
 

@@ -58,7 +58,7 @@ def test_a_fresh_install_shows_how_to_start_and_then_the_study_by_itself(chromiu
             expect(visit.page.get_by_text("tunesmith study create -f digits-demo")).to_be_visible()
             for name in ("first of all", "second to come"):
                 light_study(fresh, name)
-                expect(visit.page.get_by_role("link", name=name)).to_be_visible(timeout=15_000)
+                expect(visit.page.get_by_role("link", name=name)).to_be_visible()
     finally:
         fresh.process.kill()
 

@@ -129,7 +129,7 @@ def test_values_that_break_other_tools_are_shown_sorted_and_exported(
         for chart in ("parallel", "slices"):
             page.locator(f"[data-chart={chart}]").scroll_into_view_if_needed()  # drawn when it is seen
             drawn = page.locator(f"[data-chart={chart}]:not([data-shown='0'])[data-shown]")
-            expect(drawn).to_be_visible(timeout=15_000)
+            expect(drawn).to_be_visible()
         rows = [row.locator("td").all_inner_texts() for row in page.locator("#rows tr").all()]
         assert [rows[0][2], rows[1][2], rows[2][2]] == ["0", "1.000e-12", "–"]
         assert rows[1][3:7] == ["1e-12", "0.5", LONG, "8"]
@@ -151,7 +151,7 @@ def test_values_that_break_other_tools_are_shown_sorted_and_exported(
         assert [float(values[0]), float(values[1]), values[2]] == [0.0, 1e-12, ""]
         page.goto(f"/ui/studies/{odd.study}")
         page.locator("[data-chart=history]").scroll_into_view_if_needed()
-        expect(page.locator("[data-chart=history][data-shown='9']")).to_be_visible(timeout=15_000)
+        expect(page.locator("[data-chart=history][data-shown='9']")).to_be_visible()
 
 
 def test_it_fits_a_phone(visit: Visit, dashboard: Dashboard) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+WAIT_MS = 60_000
+"""No page needs so long; a machine with much else to do may."""
+
 
 class Visit:
     """A page of a fresh browser profile, and all that went wrong on it."""
@@ -21,7 +24,7 @@ class Visit:
 @contextmanager
 def visiting(dashboard: Any, chromium: Any, token: str = "") -> Iterator[Visit]:
     context = chromium.new_context(base_url=dashboard.url)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(WAIT_MS)
     found = Visit(context.new_page(), dashboard.url)
     found.page.goto(dashboard.login_link(token))
     found.page.wait_for_url("**/ui/studies")
