@@ -53,11 +53,25 @@ def around_call(owner: Any, name: str, begins: str, ends: str) -> None:
 
 
 def of_supervisor() -> None:
-    from tunesmith_service.client import WorkerClient
+    from tunesmith_service import wire
+    from tunesmith_service.client import Lease, WorkerClient
     from tunesmith_workers.attempt import Attempt
 
-    for call in ("claim", "report", "log", "finish"):
+    for call in ("claim", "report", "log"):
         around_call(WorkerClient, call, f"{call} sent", f"{call} answered")
+    finish = WorkerClient.finish
+
+    async def finishing(self: WorkerClient, lease: Lease, body: wire.Finish) -> wire.Finished:
+        """With the next claim, which the answer may have a trial for."""
+        sent, said = time.monotonic(), await finish(self, lease, body)
+        got = ("finish", "claim") if said.claim and said.claim.grant else ("finish",)
+        answered = time.monotonic()
+        for call in got:
+            stamp(f"{call} sent", sent)
+            stamp(f"{call} answered", answered)
+        return said
+
+    WorkerClient.finish = finishing  # type: ignore[method-assign]
     around_call(WorkerClient, "commit_snapshot", "snapshot commit sent", "snapshot committed")
     around(Attempt, "__init__", begins="attempt begins")
     around(Attempt, "_on_ended", begins="end heard")

@@ -8,7 +8,7 @@ first few:
 
 * claim: from the moment the claim was answered until the first optimizer step of that trial is done;
 * between trials: from the end of a trial's last optimizer step until the next one's first step begins. In it
-  are the last epoch's validation, the last report and the log, the finish and the claim beside it, each
+  are the last epoch's validation, the last report and the log, the finish with the next claim, each
   answered after it is on the disk, and all that is prepared for the new trial.
 
 Printed: medians and 95th percentiles of both, and of the parts of the second. Exit code 1 if a median is
@@ -42,7 +42,6 @@ PARTS = (
     ("the trainer ends, the supervisor hears it", "point ends", "end heard"),
     ("what is left to report, answered", "end heard", "finish sent"),
     ("finish, answered", "finish sent", "finish answered"),
-    ("finish and the claim beside it, answered", "finish sent", "claim answered"),
     ("order, until the trainer has it", "claim answered", "order heard"),
     ("data, model, optimizer", "order heard", "training made"),
     ("until the first step", "training made", "step begins"),
