@@ -123,9 +123,8 @@ def end(call: Call, status: int, content: bytes, now: float) -> None:
         one.end, one.status, one.reply, one.served_us = now, status, call.reply, call.served_us
         if one.what == "claims" and call.ok:
             one.reply = call.reply["claim"]
-            one.status = (
-                409 if one.reply is None else 200
-            )  # refused, which whoever sends it by itself is told
+            # None: it was refused, which only whoever sends it by itself is told.
+            one.status = 409 if one.reply is None else 200
 
 
 def _brought(finish: Call) -> Iterator[Call]:

@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
-from processes import Server, Worker, until
+from processes import Process, Server, Worker, until
 from tunesmith_workers.launching import Crew, LaunchError, kubernetes, local, slurm
 from tunesmith_workers.launching.command import workers
 
@@ -120,15 +120,14 @@ def test_the_script_queues_again_only_once_its_time_is_up(tmp_path: Path, crew: 
     script = re.sub(r"^.*-m tunesmith_workers.*&$", f"{tmp_path}/worker &", slurm.script(crew), flags=re.M)
     told = tmp_path / "told"
     environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
-    with subprocess.Popen(["bash", "-c", script], env=environ) as job:
+    with Process(["bash", "-c", script], environ=environ) as job:
         until(lambda: told.exists() and "ready" in told.read_text())
         if again:
-            job.send_signal(signal.SIGUSR1)
+            job.signal(signal.SIGUSR1)
         else:
-            job.send_signal(signal.SIGTERM)  # Slurm sends it to the worker too
+            job.signal(signal.SIGTERM)  # Slurm sends it to the worker too
             (tmp_path / "over").touch()
-        until(lambda: job.poll() is not None)
-        code = job.returncode
+        code = job.ends()
     assert told.read_text().splitlines()[1:] == (["handed back", "requeue 17"] if again else [])
     assert code == (0 if again else 3)
 

@@ -129,7 +129,7 @@ def _secret(crew: Crew, cluster: Cluster) -> Manifest:
         token = crew.token_file.read_text().strip()
     except OSError as e:
         raise LaunchError(
-            f"{crew.token_file} cannot be read ({e.strerror}); name a file, or a --secret of the cluster"
+            f"{crew.token_file} cannot be read ({e.strerror}); name a file, or --kubernetes secret=NAME"
         ) from e
     return {
         "apiVersion": "v1", "kind": "Secret", "metadata": _meta(crew, cluster), "type": "Opaque",
