@@ -59,6 +59,10 @@ def two_stages(dashboard: Dashboard, name: str, **refine: Any) -> int:
     return int(dashboard.api("POST", "/studies", json=study).json()["id"])
 
 
+def trials(dashboard: Dashboard, study: int) -> list[Any]:
+    return list(dashboard.api("GET", f"/studies/{study}/trials").json()["items"])
+
+
 def shown(value: float) -> str:
     return f"{value:#.4g}"
 
@@ -129,6 +133,7 @@ def test_no_event_is_lost_or_doubled_when_the_server_is_killed_and_started_again
     expect(lamp).to_have_text("live", timeout=60_000)
     watched.wrong.clear()  # browser and htmx note each connection that was cut or refused
     driven.run()
+    until(lambda: len(trials(served, study)) == 3, saw=lambda: trials(served, study))  # all that coarse plans
     served.api("POST", f"/studies/{study}/pause")
     expect(page.get_by_role("heading", level=1)).to_contain_text("paused")
 
