@@ -29,7 +29,7 @@ $(STAMP):
 	  rm -rf .venv; echo "No virtual environment: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up .venv (a few minutes, once)"
 	@$(PIP) install --quiet -c constraints.txt torch==2.13.0
-	@$(PIP) install --quiet -c constraints.txt -e '.[worker,postgres,test,lint]'
+	@$(PIP) install --quiet -c constraints.txt -e '.[worker,postgres,test,lint,mlflow,wandb,s3,ray,docs]'
 	@rm -f .venv/.set-up-*
 	@touch $@
 
