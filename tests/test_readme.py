@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
+import pages
 import pytest
+from pages import ROOT, environment, shell
 from processes import Process, until
 from tunesmith_service.cli.config import said_address
 
-ROOT = Path(__file__).parent.parent
 SETUP = ("make setup\n", "source .venv/bin/activate\n")
 
 
 def block(name: str) -> str:
     """The commands under `<!-- own-data: name -->`."""
-    found = re.search(
-        rf"<!-- own-data: {name} -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    assert found, name
-    return found[1]
-
-
-def shell(script: str, folder: Path) -> str:
-    """Run commands as somebody would whose virtual environment is active; what they printed."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment(), text=True,
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def environment() -> dict[str, str]:
-    """As after `source .venv/bin/activate`: the folder of this interpreter comes first."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("TUNESMITH_")}
-    return clean | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return pages.block("README.md", f"own-data: {name}")
 
 
 def without_setup(script: str) -> str:
