@@ -167,7 +167,11 @@ class _Import:
         held = {"attempt": 1, **lease, "worker_id": _NOBODY, "slot_id": _NOBODY, "devices": 0}
         held |= {"resume_step": 0}
         begun = [
-            {"trial_id": row.id, "claim_id": f"import {row.study_id}:{row.number}", "claimed_us": self._began_us(t)}
+            {
+                "trial_id": row.id,
+                "claim_id": f"import {row.study_id}:{row.number}",
+                "claimed_us": self._began_us(t),
+            }
             for row, t in both
         ]
         self._tx.insert(attempts, [held | attempt for attempt in begun])

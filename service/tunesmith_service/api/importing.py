@@ -25,7 +25,12 @@ log = structlog.get_logger(__name__)
 
 routes: APIRouter = router(prefix="/studies/{study}", tags=["trials"])
 
-REASONS = {"complete": ("budget",), "pruned": ("pruned", "diverged"), "failed": ("error",)}
+REASONS = {
+    "complete": ("budget",),
+    "pruned": ("pruned", "diverged"),
+    "failed": ("error",),
+    "cancelled": ("cancelled",),
+}
 ATTRIBUTES_BYTES = 65_536
 
 
@@ -33,9 +38,9 @@ class ImportedTrial(Question):
     """A trial that has ended where it was run."""
 
     number: TrialNumber = Field(description="Its number there; the same again is left as it is.")
-    state: Literal["complete", "pruned", "failed"]
-    stop_reason: Literal["budget", "pruned", "diverged", "error"] | None = Field(
-        default=None, description="Default: budget, pruned or error, by its state; diverged goes with pruned."
+    state: Literal["complete", "pruned", "failed", "cancelled"]
+    stop_reason: Literal["budget", "pruned", "diverged", "error", "cancelled"] | None = Field(
+        default=None, description="Default: by its state; a pruned trial may have diverged."
     )
     value: float | None = Field(
         default=None, allow_inf_nan=False, description="The objective, of a complete trial."

@@ -1,0 +1,271 @@
+"""What is written for MLflow and W&B, and as JSONL, read back with their own readers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas
+import psutil
+import pytest
+from mlflow.entities import Run
+from tunesmith_service.cli.base import ExitCode
+from wandb.proto import wandb_internal_pb2
+
+from .varied import NAME, Varied
+
+BEGUN = [0, 1, 2, 3, 4, 5, 7]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Varied]:
+    made = Varied(tmp_path_factory.mktemp("varied"))
+    yield made
+    made.process.kill()
+
+
+def seconds(iso: str) -> float:
+    return datetime.fromisoformat(iso).timestamp()
+
+
+# --- MLflow ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A store in files: making MLflow's tables takes half a minute on a busy machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        yield (tmp_path_factory.mktemp("mlflow") / "runs").as_uri()
+
+
+@pytest.fixture(scope="module")
+def runs(served: Varied, uri: str) -> dict[str, Run]:
+    """Those of the exported study, by name."""
+    done = served.tunesmith("export", "mlflow", NAME, "--tracking-uri", uri, "--experiment", "some")
+    assert done.exit_code == 0, done.output
+    assert "of experiment some, 7 trials with 19 points" in done.output
+    return {run.info.run_name: run for run in found(uri)}
+
+
+def found(uri: str) -> list[Run]:
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("some")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_mlflow_shows_a_run_for_the_study_and_a_child_for_each_trial(runs: dict[str, Run]) -> None:
+    assert set(runs) == {NAME, *(f"trial {n}" for n in BEGUN)}
+    parent = runs[NAME]
+    assert parent.data.params == {"batch_size": "64"}
+    children = [run for name, run in runs.items() if name != NAME]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    states = {run.data.tags["tunesmith.number"]: run.info.status for run in children}
+    assert states == {
+        "0": "FINISHED", "1": "FINISHED", "2": "FINISHED", "3": "FINISHED", "4": "FAILED", "5": "FINISHED",
+        "7": "RUNNING",
+    }  # fmt: skip
+    assert parent.info.status == "RUNNING"
+
+
+def test_mlflow_has_every_point_with_its_step_and_time(
+    served: Varied, uri: str, runs: dict[str, Run]
+) -> None:
+    trials = {t["number"]: t for t in served.trials(served.study)}
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    for number in BEGUN:
+        trial, run = trials[number], runs[f"trial {number}"]
+        for name in {n for p in trial["curve"] for n in p["metrics"]}:
+            history = client.get_metric_history(run.info.run_id, name)
+            wanted = [(p["step"], float(p["metrics"][name])) for p in trial["curve"] if name in p["metrics"]]
+            assert repr([(m.step, m.value) for m in history]) == repr(wanted)
+            assert all(run.info.start_time < m.timestamp for m in history)
+        assert run.data.params == {n: str(v) for n, v in trial["params"].items()}
+        assert run.info.start_time == round(seconds(trial["started_at"]) * 1000)
+    assert runs["trial 1"].data.metrics["objective"] == trials[1]["value"]
+    assert runs[NAME].data.metrics["objective"] == trials[1]["value"]
+    assert "objective" not in runs["trial 3"].data.metrics
+
+
+def test_mlflow_runs_are_replaced_only_when_asked(served: Varied, uri: str, runs: dict[str, Run]) -> None:
+    words = ["export", "mlflow", NAME, "--tracking-uri", uri, "--experiment", "some"]
+    refused = served.tunesmith(*words)
+    assert (refused.exit_code, "replace them with --overwrite" in refused.output) == (
+        ExitCode.CONFLICT,
+        True,
+    )
+    before = {run.info.run_id for run in found(uri)}
+    assert served.tunesmith(*words, "--overwrite").exit_code == 0
+    after = {run.info.run_id for run in found(uri)}
+    assert len(after) == len(before)
+    assert not after & before
+
+
+def test_what_mlflow_refuses_is_told(served: Varied) -> None:
+    refused = served.tunesmith("export", "mlflow", NAME, "--tracking-uri", "nosuch://x")
+    assert (refused.exit_code, "MLflow at nosuch://x refuses" in refused.output) == (ExitCode.USAGE, True)
+
+
+# --- W&B ------------------------------------------------------------------------------------------
+
+HEADER, BLOCK = 7, 32_768
+
+
+def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Of a transaction log, whose format is LevelDB's: chunks of a block, a record in one or several.
+
+    Source: https://github.com/google/leveldb/blob/main/doc/log_format.md; W&B's own header is 7 bytes.
+    """
+    data, at, record = file.read_bytes(), HEADER, b""
+    assert data.startswith(b":W&B")
+    while at + HEADER <= len(data):
+        if BLOCK - at % BLOCK < HEADER:
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        record += data[at + HEADER : at + HEADER + length]
+        at += HEADER + length
+        if kind in (1, 4):  # whole, or the last of several
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+@pytest.fixture(scope="module")
+def offline(served: Varied, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_CONFIG_DIR", str(out / "config"))
+        patch.setenv("WANDB_CACHE_DIR", str(out / "cache"))
+        command = [sys.executable, "-m", "tunesmith_service", "export", "wandb", NAME, "--dir", str(out)]
+        patch.setenv("TUNESMITH_URL", served.url)
+        patch.setenv("TUNESMITH_TOKEN", served.operator)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"7 trials with 19 points in {out}" in done.stdout
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(out) in str(p.info["cmdline"])]
+    return out
+
+
+def logged(offline: Path, number: int) -> list[wandb_internal_pb2.Record]:
+    (file,) = offline.glob(f"wandb/offline-run-*/run-*-{number}.wandb")
+    return list(records(file))
+
+
+def values(items: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_a_run_of_wandb_has_settings_group_every_point_and_how_it_ended(
+    served: Varied, offline: Path
+) -> None:
+    trials = {t["number"]: t for t in served.trials(served.study)}
+    for number in BEGUN:
+        trial, told = trials[number], logged(offline, number)
+        (run,) = [r.run for r in told if r.WhichOneof("record_type") == "run"]
+        assert (run.project, run.run_group, run.display_name) == ("tunesmith", NAME, f"trial {number}")
+        assert list(run.tags) == ["coarse", trial["state"]]
+        assert trial["params"].items() <= values(run.config.update).items()
+        history = [values(r.history.item) for r in told if r.WhichOneof("record_type") == "history"]
+        assert [h["_step"] for h in history] == [p["step"] for p in trial["curve"]]
+        for point, one in zip(trial["curve"], history, strict=True):
+            named = {n: float(one[n]) for n in point["metrics"]}
+            assert repr(named) == repr({n: float(v) for n, v in point["metrics"].items()})
+            assert one["_timestamp"] > seconds(trial["started_at"])
+        summary: dict[str, Any] = {}
+        for record in told:
+            if record.WhichOneof("record_type") == "summary":
+                summary |= values(record.summary.update)
+        assert (summary["state"], summary.get("objective")) == (trial["state"], trial["value"])
+        (ended,) = [r.exit.exit_code for r in told if r.WhichOneof("record_type") == "exit"]
+        assert ended == (1 if trial["state"] == "failed" else 0)
+    assert any(math.isinf(float(p["metrics"]["val/loss"])) for p in trials[2]["curve"])
+
+
+def test_wandb_runs_are_replaced_only_when_asked(served: Varied, offline: Path) -> None:
+    refused = served.tunesmith("export", "wandb", NAME, "--dir", str(offline))
+    assert refused.exit_code == ExitCode.CONFLICT
+    assert "has 7 runs of study varied <b> already; replace them with --overwrite" in refused.output
+
+
+# --- without their packages -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("mlflow", ["--tracking-uri", "sqlite:///x.db"]), ("wandb", ["--dir", "x"])],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    served: Varied, monkeypatch: pytest.MonkeyPatch, package: str, words: list[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    told = served.tunesmith("export", package, NAME, *words)
+    assert told.exit_code == ExitCode.USAGE
+    assert f"pip install 'tunesmith[{package}]'" in told.output
+
+
+# --- lines and tables -----------------------------------------------------------------------------
+
+
+def test_jsonl_has_each_trial_whole_and_is_read_again(served: Varied, tmp_path: Path) -> None:
+    file = tmp_path / "trials.jsonl"
+    done = served.tunesmith("export", "trials", NAME, "-o", str(file))
+    assert f"{file}: 9 trials, one a line" in done.output
+    assert [json.loads(line) for line in file.read_text().splitlines()] == served.trials(served.study)
+    table = pandas.read_json(file, lines=True)
+    assert list(table["state"]) == [t["state"] for t in served.trials(served.study)]
+    some = served.tunesmith(
+        "export", "trials", NAME, "-o", str(file), "--filter", "state:complete", "--sort", "-number"
+    )
+    assert some.exit_code == 0
+    assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [5, 1, 0]
+    wrong = served.tunesmith("export", "trials", NAME, "-o", str(file), "--columns", "lr")
+    assert (wrong.exit_code, "leave --columns out" in wrong.output) == (ExitCode.USAGE, True)
+    assert [p.name for p in tmp_path.iterdir()] == ["trials.jsonl"]
+
+
+def test_parquet_and_csv_are_read_back_with_pandas_to_the_last_digit(served: Varied, tmp_path: Path) -> None:
+    best = served.api("GET", f"/studies/{served.study}/best").json()["items"][0]
+    for suffix, read in (("parquet", pandas.read_parquet), ("csv", pandas.read_csv)):
+        file = tmp_path / f"trials.{suffix}"
+        assert served.tunesmith("export", "trials", NAME, "-o", str(file)).exit_code == 0
+        table = read(file)
+        assert len(table) == 9
+        assert table["val/loss"].min() == best["value"]
+        assert list(table.loc[table["val/loss"].idxmin(), ["number", "lr"]]) == [best["number"], 0.01]
+
+
+# --- the page about all this ----------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "exchange.md"
+
+
+def test_every_example_of_the_page_about_exchange_runs(
+    served: Varied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """In a shell and in Python, in their order; the study, the address and the token are this test's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNESMITH_URL", served.url)
+    monkeypatch.setenv("TUNESMITH_TOKEN", served.operator)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    ours = f'tunesmith() {{ {sys.executable} -m tunesmith_service "$@"; }}; set -e; '
+    ran = 0
+    for kind, code in re.findall(r"^```(sh|python)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE):
+        if kind == "python":
+            here = code.replace("http://127.0.0.1:8787", served.url).replace(".tunesmith/", f"{served.home}/")
+            exec(compile(here.replace('"digits"', repr(NAME)), PAGE.name, "exec"), {})
+        else:
+            here = re.sub(r" digits(?= -)", f" '{NAME}'", code).replace("sqlite:///mlflow.db", "mlruns")
+            done = subprocess.run(["bash", "-c", ours + here], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (here, done.stdout, done.stderr)
+        ran += 1
+    assert ran == 7
+    assert "[] 6 new" in capsys.readouterr().out
