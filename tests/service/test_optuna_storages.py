@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from processes import until
+from sqlalchemy import create_engine, inspect
 from tunesmith_service.cli.base import ExitCode
 from tunesmith_service.interchange import optuna_export, optuna_import
 from tunesmith_service.interchange.optuna_storage import opened
@@ -70,11 +71,10 @@ def test_optuna_dashboard_shows_the_best_value_all_trials_and_their_intermediate
     best = served.api("GET", f"/studies/{served.study}/best").json()["items"][0]
     summary, detail = shown(storage, NAME)
     assert summary["directions"] == ["minimize"]
-    assert detail["metric_names"] == [METRIC]
     theirs = detail["trials"]
     assert len(theirs) == len(ours) == 8
     complete = [t for t in theirs if t["state"] == "Complete"]
-    assert min(t["values"][0] for t in complete) == best["value"]
+    assert min(float(t["values"][0]) for t in complete) == best["value"]
     for told, trial in zip(theirs, ours, strict=True):
         values = {v["step"]: float(v["value"]) for v in told["intermediate_values"]}
         assert values == curve(trial), trial["number"]
@@ -116,7 +116,10 @@ def test_distributions_are_the_space_s_and_what_is_not_active_is_absent(storage:
 
 def test_optuna_goes_on_with_what_was_exported(storage: Path) -> None:
     with opened(str(storage), new=False) as there:
-        copied = optuna.create_study(storage=None, sampler=optuna.samplers.TPESampler(0, n_startup_trials=1))
+        assert optuna.load_study(study_name=NAME, storage=there).metric_names == [METRIC]
+        copied = optuna.create_study(
+            storage=None, sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=1)
+        )
         copied.add_trials(optuna.load_study(study_name=NAME, storage=there).get_trials())
     trial = copied.ask()
     assert 1e-4 <= trial.suggest_float("lr", 1e-4, 1.0, log=True) <= 1.0
@@ -217,7 +220,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("theirs") / "optuna.db"
     with opened(str(file), new=True) as there:
         study = optuna.create_study(
-            study_name="theirs", storage=there, sampler=optuna.samplers.RandomSampler(1)
+            study_name="theirs", storage=there, sampler=optuna.samplers.RandomSampler(seed=1)
         )
         study.optimize(objective, n_trials=25, catch=RuntimeError)
         study.enqueue_trial({"lr": 0.1})
@@ -242,13 +245,21 @@ def test_a_study_of_optuna_s_own_shows_the_same_after_both_ways(
     assert trials[0]["imported"]["attributes"]["notes"] == {
         "seed": str(2**60), "nan": "NaN", "list": [1, 2],
     }  # fmt: skip
+    with served.login() as browser:
+        for page in ("", "/trials/4", "/explore", "/failures"):
+            answer = browser.get(f"/ui/studies/{study['id']}{page}")
+            assert answer.status_code == 200, page
+            assert page != "/trials/4" or "imported, #4 there" in answer.text
     file = tmp_path / "again.db"
     assert served.tunesmith("export", "optuna", "from-optuna", "--storage", str(file)).exit_code == 0
     (_, before), (_, after) = shown(theirs, "theirs"), shown(file, "from-optuna")
     was = before["trials"][:25]
     assert len(after["trials"]) == 25
     assert [t["intermediate_values"] for t in was] == [t["intermediate_values"] for t in after["trials"]]
-    best = [min(t["values"][0] for t in told if t["state"] == "Complete") for told in (was, after["trials"])]
+    best = [
+        min(float(t["values"][0]) for t in told if t["state"] == "Complete")
+        for told in (was, after["trials"])
+    ]
     assert best[0] == best[1] == served.api("GET", "/studies/from-optuna/best").json()["items"][0]["value"]
     assert [t.params for t in loaded(theirs, "theirs")[:25]] == [
         t.params for t in loaded(file, "from-optuna")
@@ -360,6 +371,18 @@ def test_a_storage_without_such_a_study_is_told(tmp_path: Path, where: str, stud
 
     assert "secret" not in str(told.value)
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_database_of_a_service_is_never_taken_for_another_program_s(served: Varied) -> None:
+    """Optuna and MLflow would make their tables in it, and put their version over ours."""
+    own = f"sqlite:///{served.home / 'tunesmith.db'}"
+    for words in (["optuna", NAME, "--storage", own], ["mlflow", NAME, "--tracking-uri", own]):
+        refused = served.tunesmith("export", *words)
+        assert (refused.exit_code, "the database of a Tunesmith service" in refused.output) == (2, True)
+    assert served.tunesmith("import", "optuna", "--storage", own).exit_code == ExitCode.USAGE
+    engine = create_engine(own)
+    assert not {"study_directions", "version_info", "experiments"} & set(inspect(engine).get_table_names())
+    engine.dispose()
 
 
 def test_an_export_as_json_says_what_it_wrote(served: Varied, tmp_path: Path) -> None:

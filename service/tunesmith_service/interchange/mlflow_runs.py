@@ -19,6 +19,7 @@ from tunesmith_service.interchange.points import (
     milliseconds,
     needed,
     numbers,
+    refuse_our_own,
     times,
 )
 from tunesmith_service.study_handle import Study
@@ -30,6 +31,7 @@ STUDY = "tunesmith.study"
 _STATUS = {"failed": "FAILED", "cancelled": "KILLED", "running": "RUNNING", "waiting": "SCHEDULED"}
 _OF_STUDY = {"active": "RUNNING", "paused": "RUNNING", "stopped": "KILLED"}
 _NOTED = ("number", "stage", "state", "stop_reason", "attempt", "worker")
+_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes at once
 
 
@@ -57,6 +59,8 @@ def export(study: Study, tracking_uri: str, *, experiment: str = "", overwrite: 
     Raises: AlreadyThere; ValueError that names the extra to install, or says what MLflow said.
     """
     mlflow = needed("mlflow", "mlflow")
+    if tracking_uri.startswith(_DATABASES):
+        refuse_our_own(tracking_uri)
     try:
         return _Writer(mlflow, study, tracking_uri).write(experiment, overwrite=overwrite)
     except mlflow.exceptions.MlflowException as e:

@@ -12,6 +12,8 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from tunesmith_service.interchange.points import file_of, refuse_our_own
+
 _SQLITE = (".db", ".sqlite", ".sqlite3")
 _HEADER = b"SQLite format 3\x00"
 
@@ -44,23 +46,14 @@ def opened(where: str | BaseStorage, *, new: bool) -> Iterator[BaseStorage]:
 
 
 def _open(where: str, *, new: bool) -> BaseStorage:
-    file = _file(where)
+    file = file_of(where) if "://" in where else Path(where)
     if file is not None and not new and not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    if "://" in where:
-        return RDBStorage(where)
-    assert file is not None
-    if _is_sqlite(file):
-        return RDBStorage(f"sqlite:///{file}")
-    return JournalStorage(JournalFileBackend(where))
-
-
-def _file(where: str) -> Path | None:
-    """The file that holds it, if it is one."""
-    if "://" not in where:
-        return Path(where)
-    url = make_url(where)
-    return Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
+    if "://" not in where and file is not None and not _is_sqlite(file):
+        return JournalStorage(JournalFileBackend(where))
+    url = where if "://" in where else f"sqlite:///{where}"
+    refuse_our_own(url)
+    return RDBStorage(url)
 
 
 def _is_sqlite(file: Path) -> bool:

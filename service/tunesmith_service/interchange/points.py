@@ -6,7 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy import create_engine, inspect
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunesmith_service.study_handle import Study
 
@@ -26,6 +31,30 @@ def needed(package: str, extra: str) -> Any:
         return import_module(package)
     except ImportError as e:
         raise ValueError(f"this needs {package} ({e}); install it: pip install 'tunesmith[{extra}]'") from e
+
+
+def file_of(url: str) -> Path | None:
+    """The file that a database's URL names, if it is SQLite's."""
+    parsed = make_url(url)
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+
+
+def refuse_our_own(url: str) -> None:
+    """Other programs make tables of their own, and would put their version over ours.
+
+    Raises: ValueError if a service keeps its studies in the database of this URL; what else is wrong with
+    the URL is for others to say.
+    """
+    try:
+        if (file := file_of(url)) is not None and not file.is_file():
+            return
+        engine = create_engine(url)
+        is_ours = inspect(engine).has_table("audit_chain")
+        engine.dispose()
+    except (SQLAlchemyError, ImportError):
+        return
+    if is_ours:
+        raise ValueError("that is the database of a Tunesmith service; name another, which may be new")
 
 
 def began(study: Study) -> Iterator[Answer]:
