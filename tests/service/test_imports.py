@@ -56,7 +56,7 @@ def test_what_was_run_elsewhere_is_there_as_it_ended(bench: Bench) -> None:
 def test_every_invariant_holds_and_the_doctor_finds_nothing(bench: Bench) -> None:
     study = bench.study(stages=[OLD | {"trials": 5}, stage("more")], limits={"max_concurrent": 2})
     bring(bench, study, brought(0), DIVERGED, FAILED)
-    bring(bench, study, brought(3, *[0.5] * 1100), brought(4))
+    bring(bench, study, brought(3, *[0.5] * 1100), brought(4, value=0.125))
     assert violations(look(bench.engine, now_us=bench.clock.now_us())) == []
     assert integrity.examine(bench.engine, None) == []
     reports = select(tables.reports.c.seq).where(tables.reports.c.trial_number == 3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,11 @@ from .varied import NAME, SPACE, Varied
 METRIC = "val/loss"
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Varied]:
-    made = Varied(tmp_path_factory.mktemp("varied"))
-    yield made
-    made.process.kill()
-
-
 @pytest.fixture(scope="module", params=["trials.db", "trials.log"])
-def storage(request: pytest.FixtureRequest, served: Varied, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(request: pytest.FixtureRequest, varied: Varied, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study, exported into an SQLite file and into a journal."""
     file: Path = tmp_path_factory.mktemp("storage") / request.param
-    done = served.tunesmith("export", "optuna", NAME, "--storage", str(file))
+    done = varied.tunesmith("export", "optuna", NAME, "--storage", str(file))
     assert done.exit_code == 0, done.output
     assert f"Optuna study {NAME} with 8 trials" in done.output
     assert "1 trial that measured" in done.output
@@ -65,10 +57,10 @@ def curve(trial: dict[str, Any]) -> dict[int, float]:
 
 
 def test_optuna_dashboard_shows_the_best_value_all_trials_and_their_intermediate_values(
-    served: Varied, storage: Path
+    varied: Varied, storage: Path
 ) -> None:
-    ours = [t for t in served.trials(served.study) if t["kind"] == "train"]
-    best = served.api("GET", f"/studies/{served.study}/best").json()["items"][0]
+    ours = [t for t in varied.trials(varied.study) if t["kind"] == "train"]
+    best = varied.api("GET", f"/studies/{varied.study}/best").json()["items"][0]
     summary, detail = shown(storage, NAME)
     assert summary["directions"] == ["minimize"]
     theirs = detail["trials"]
@@ -80,8 +72,8 @@ def test_optuna_dashboard_shows_the_best_value_all_trials_and_their_intermediate
         assert values == curve(trial), trial["number"]
 
 
-def test_states_values_times_and_attributes_are_optunas_own(served: Varied, storage: Path) -> None:
-    ours = [t for t in served.trials(served.study) if t["kind"] == "train"]
+def test_states_values_times_and_attributes_are_optunas_own(varied: Varied, storage: Path) -> None:
+    ours = [t for t in varied.trials(varied.study) if t["kind"] == "train"]
     theirs = loaded(storage)
     assert [t.state.name for t in theirs] == [
         "COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "FAIL", "FAIL", "RUNNING", "WAITING",
@@ -126,54 +118,54 @@ def test_optuna_goes_on_with_what_was_exported(storage: Path) -> None:
 
 
 def test_an_export_is_replaced_only_when_asked_and_a_study_of_others_never(
-    served: Varied, tmp_path: Path
+    varied: Varied, tmp_path: Path
 ) -> None:
     file = str(tmp_path / "some.db")
     words = ["export", "optuna", NAME, "--storage", f"sqlite:///{file}"]
-    assert served.tunesmith(*words).exit_code == 0
-    refused = served.tunesmith(*words)
+    assert varied.tunesmith(*words).exit_code == 0
+    refused = varied.tunesmith(*words)
     assert (refused.exit_code, "replace it with --overwrite" in refused.output) == (ExitCode.CONFLICT, True)
-    assert served.tunesmith(*words, "--overwrite").exit_code == 0
+    assert varied.tunesmith(*words, "--overwrite").exit_code == 0
     assert len(loaded(Path(file))) == 8
     with opened(file, new=False) as there:
         optuna.create_study(study_name="theirs", storage=there)
-    refused = served.tunesmith(*words, "--name", "theirs", "--overwrite")
+    refused = varied.tunesmith(*words, "--name", "theirs", "--overwrite")
     assert (refused.exit_code, "no export of ours made" in refused.output) == (ExitCode.CONFLICT, True)
 
 
-def test_one_stage_alone_is_a_study_of_its_own(served: Varied, tmp_path: Path) -> None:
+def test_one_stage_alone_is_a_study_of_its_own(varied: Varied, tmp_path: Path) -> None:
     words = ["export", "optuna", NAME, "--storage", str(tmp_path / "x.log"), "--stage"]
-    assert "Optuna study varied <b>/refine with 0 trials" in served.tunesmith(*words, "refine").output
-    wrong = served.tunesmith(*words, "fine")
+    assert "Optuna study varied <b>/refine with 0 trials" in varied.tunesmith(*words, "refine").output
+    wrong = varied.tunesmith(*words, "fine")
     assert (wrong.exit_code, "has no stage 'fine'; it has coarse, refine" in wrong.output) == (2, True)
 
 
 # --- back -----------------------------------------------------------------------------------------
 
 
-def imported(served: Varied, file: Path, *words: str, name: str) -> dict[str, Any]:
+def imported(varied: Varied, file: Path, *words: str, name: str) -> dict[str, Any]:
     """The study made of it, once its stage has ended."""
-    done = served.tunesmith("import", "optuna", "--storage", str(file), "--name", name, *words)
+    done = varied.tunesmith("import", "optuna", "--storage", str(file), "--name", name, *words)
     assert done.exit_code == 0, done.output
-    return complete(served, name)
+    return complete(varied, name)
 
 
-def complete(served: Varied, name: str) -> dict[str, Any]:
+def complete(varied: Varied, name: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
-        found: dict[str, Any] = served.api("GET", f"/studies/{name}").json()
+        found: dict[str, Any] = varied.api("GET", f"/studies/{name}").json()
         return found if found["state"] == "complete" else None
 
     return until(look)
 
 
-def test_what_was_exported_comes_back_as_it_was(served: Varied, storage: Path, tmp_path: Path) -> None:
+def test_what_was_exported_comes_back_as_it_was(varied: Varied, storage: Path, tmp_path: Path) -> None:
     name = f"back-{storage.suffix[1:]}"
-    study = imported(served, storage, name=name)
-    original = served.api("GET", f"/studies/{served.study}").json()
+    study = imported(varied, storage, name=name)
+    original = varied.api("GET", f"/studies/{varied.study}").json()
     for part in ("space", "objective", "fixed", "task"):
         assert study["spec"][part] == original["spec"][part], part
-    was = [t for t in served.trials(served.study) if t["kind"] == "train" and t["state"] not in LIVE]
-    now = served.trials(name)
+    was = [t for t in varied.trials(varied.study) if t["kind"] == "train" and t["state"] not in LIVE]
+    now = varied.trials(name)
     same = ("state", "stop_reason", "value", "params", "started_at", "ended_at")
     for before, after in zip(was, now, strict=True):
         kept = [n for n in same if before["state"] != "cancelled" or n != "started_at"]
@@ -181,7 +173,7 @@ def test_what_was_exported_comes_back_as_it_was(served: Varied, storage: Path, t
         assert curve(after) == curve(before)
         assert after["imported"]["attributes"] == (before["last_metrics"] or {})
     file = tmp_path / "again.db"
-    with served.client() as client:
+    with varied.client() as client:
         optuna_export.export(client.study(name), str(file))
     for first, second in zip(_finished(storage), loaded(file, name), strict=True):
         for part in ("state", "value", "params", "distributions", "intermediate_values", "datetime_start"):
@@ -228,9 +220,9 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_study_of_optuna_s_own_shows_the_same_after_both_ways(
-    served: Varied, theirs: Path, tmp_path: Path
+    varied: Varied, theirs: Path, tmp_path: Path
 ) -> None:
-    study = imported(served, theirs, "--task", "digits", name="from-optuna")
+    study = imported(varied, theirs, "--task", "digits", name="from-optuna")
     assert (study["task"], study["spec"]["objective"]["metric"]) == ("digits", "objective")
     stage = study["spec"]["stages"][0]
     assert (stage["kind"], stage["trials"], stage["epochs"]) == ("imported", 25, 3)
@@ -238,20 +230,20 @@ def test_a_study_of_optuna_s_own_shows_the_same_after_both_ways(
     assert space["depth"]["when"] == {"kind": ["cnn"]}
     assert (space["depth"]["step"], space["width"]["log"]) == (2, True)
     assert space["kind"]["values"] == ["mlp", "cnn", 3, True]
-    trials = served.trials("from-optuna")
+    trials = varied.trials("from-optuna")
     by_state = {s: sum(t["state"] == s for t in trials) for s in ("complete", "pruned", "failed")}
     assert by_state == {"complete": 22, "pruned": 2, "failed": 1}
     assert trials[4]["stop_reason"] == "diverged"
     assert trials[0]["imported"]["attributes"]["notes"] == {
         "seed": str(2**60), "nan": "NaN", "list": [1, 2],
     }  # fmt: skip
-    with served.login() as browser:
+    with varied.login() as browser:
         for page in ("", "/trials/4", "/explore", "/failures"):
             answer = browser.get(f"/ui/studies/{study['id']}{page}")
             assert answer.status_code == 200, page
             assert page != "/trials/4" or "imported, #4 there" in answer.text
     file = tmp_path / "again.db"
-    assert served.tunesmith("export", "optuna", "from-optuna", "--storage", str(file)).exit_code == 0
+    assert varied.tunesmith("export", "optuna", "from-optuna", "--storage", str(file)).exit_code == 0
     (_, before), (_, after) = shown(theirs, "theirs"), shown(file, "from-optuna")
     was = before["trials"][:25]
     assert len(after["trials"]) == 25
@@ -260,37 +252,37 @@ def test_a_study_of_optuna_s_own_shows_the_same_after_both_ways(
         min(float(t["values"][0]) for t in told if t["state"] == "Complete")
         for told in (was, after["trials"])
     ]
-    assert best[0] == best[1] == served.api("GET", "/studies/from-optuna/best").json()["items"][0]["value"]
+    assert best[0] == best[1] == varied.api("GET", "/studies/from-optuna/best").json()["items"][0]["value"]
     assert [t.params for t in loaded(theirs, "theirs")[:25]] == [
         t.params for t in loaded(file, "from-optuna")
     ]
 
 
-def test_a_stage_that_is_added_begins_with_the_best_of_what_came(served: Varied, theirs: Path) -> None:
-    imported(served, theirs, "--task", "digits", name="goes-on")
-    best = served.api("GET", "/studies/goes-on/best").json()["items"][0]
+def test_a_stage_that_is_added_begins_with_the_best_of_what_came(varied: Varied, theirs: Path) -> None:
+    imported(varied, theirs, "--task", "digits", name="goes-on")
+    best = varied.api("GET", "/studies/goes-on/best").json()["items"][0]
     stage = {"kind": "sampler", "name": "tpe", "epochs": 3, "trials": 5, "warm_start": 1}
-    served.api("POST", "/studies/goes-on/stages", json=stage)
-    first = until(lambda: served.trials("goes-on", stage="tpe"))[0]
+    varied.api("POST", "/studies/goes-on/stages", json=stage)
+    first = until(lambda: varied.trials("goes-on", stage="tpe"))[0]
     assert (first["state"], first["params"]) == ("waiting", best["params"])
 
 
 def test_an_import_that_broke_off_goes_on_and_a_whole_one_brings_nothing(
-    served: Varied, theirs: Path, monkeypatch: pytest.MonkeyPatch
+    varied: Varied, theirs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optuna_import, "MOST_TRIALS", 10)
     found = optuna_import.read(str(theirs), name="broken-off")
-    with served.client() as client:
+    with varied.client() as client:
         client.post("studies", json=found.spec)
         some = next(optuna_import._batches(found.trials))
         assert client.post("studies", "broken-off", "import", json={"stage": "imported", "trials": some}) == {
             "new": 10
         }
         assert optuna_import.bring(client, found) == 15
-        complete(served, "broken-off")
+        complete(varied, "broken-off")
         assert optuna_import.bring(client, found) == 0
     words = ["import", "optuna", "--storage", str(theirs), "--name", NAME]
-    refused = served.tunesmith(*words)
+    refused = varied.tunesmith(*words)
     assert (refused.exit_code, "exists already" in refused.output) == (ExitCode.CONFLICT, True)
 
 
@@ -307,12 +299,12 @@ def _one(file: Path, distribution: optuna.distributions.BaseDistribution, value:
 
 
 def test_what_a_space_here_cannot_hold_is_refused_before_anything_is_made(
-    served: Varied, tmp_path: Path
+    varied: Varied, tmp_path: Path
 ) -> None:
     none = _one(tmp_path / "none.db", CategoricalDistribution((None, "relu")), None)
-    refused = served.tunesmith("import", "optuna", "--storage", none)
+    refused = varied.tunesmith("import", "optuna", "--storage", none)
     assert (refused.exit_code, "x has the choice None" in refused.output) == (ExitCode.USAGE, True)
-    assert "one" not in [s["name"] for s in served.api("GET", "/studies").json()["items"]]
+    assert "one" not in [s["name"] for s in varied.api("GET", "/studies").json()["items"]]
 
 
 def test_steps_of_a_range_are_left_behind_with_a_word(tmp_path: Path) -> None:
@@ -373,20 +365,20 @@ def test_a_storage_without_such_a_study_is_told(tmp_path: Path, where: str, stud
     assert not (tmp_path / "none.db").exists()
 
 
-def test_the_database_of_a_service_is_never_taken_for_another_program_s(served: Varied) -> None:
+def test_the_database_of_a_service_is_never_taken_for_another_program_s(varied: Varied) -> None:
     """Optuna and MLflow would make their tables in it, and put their version over ours."""
-    own = f"sqlite:///{served.home / 'tunesmith.db'}"
+    own = f"sqlite:///{varied.home / 'tunesmith.db'}"
     for words in (["optuna", NAME, "--storage", own], ["mlflow", NAME, "--tracking-uri", own]):
-        refused = served.tunesmith("export", *words)
+        refused = varied.tunesmith("export", *words)
         assert (refused.exit_code, "the database of a Tunesmith service" in refused.output) == (2, True)
-    assert served.tunesmith("import", "optuna", "--storage", own).exit_code == ExitCode.USAGE
+    assert varied.tunesmith("import", "optuna", "--storage", own).exit_code == ExitCode.USAGE
     engine = create_engine(own)
     assert not {"study_directions", "version_info", "experiments"} & set(inspect(engine).get_table_names())
     engine.dispose()
 
 
-def test_an_export_as_json_says_what_it_wrote(served: Varied, tmp_path: Path) -> None:
-    done = served.tunesmith("export", "optuna", NAME, "--storage", str(tmp_path / "x.log"), "--json")
+def test_an_export_as_json_says_what_it_wrote(varied: Varied, tmp_path: Path) -> None:
+    done = varied.tunesmith("export", "optuna", NAME, "--storage", str(tmp_path / "x.log"), "--json")
     assert json.loads(done.output) == {
         "name": NAME, "trials": 8, "left_out": 1, "storage": str(tmp_path / "x.log"),
     }  # fmt: skip

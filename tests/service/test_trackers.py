@@ -27,13 +27,6 @@ from .varied import NAME, Varied
 BEGUN = [0, 1, 2, 3, 4, 5, 7]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Varied]:
-    made = Varied(tmp_path_factory.mktemp("varied"))
-    yield made
-    made.process.kill()
-
-
 def seconds(iso: str) -> float:
     return datetime.fromisoformat(iso).timestamp()
 
@@ -50,9 +43,9 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(served: Varied, uri: str) -> dict[str, Run]:
+def runs(varied: Varied, uri: str) -> dict[str, Run]:
     """Those of the exported study, by name."""
-    done = served.tunesmith("export", "mlflow", NAME, "--tracking-uri", uri, "--experiment", "some")
+    done = varied.tunesmith("export", "mlflow", NAME, "--tracking-uri", uri, "--experiment", "some")
     assert done.exit_code == 0, done.output
     assert "of experiment some, 7 trials with 19 points" in done.output
     return {run.info.run_name: run for run in found(uri)}
@@ -80,9 +73,9 @@ def test_mlflow_shows_a_run_for_the_study_and_a_child_for_each_trial(runs: dict[
 
 
 def test_mlflow_has_every_point_with_its_step_and_time(
-    served: Varied, uri: str, runs: dict[str, Run]
+    varied: Varied, uri: str, runs: dict[str, Run]
 ) -> None:
-    trials = {t["number"]: t for t in served.trials(served.study)}
+    trials = {t["number"]: t for t in varied.trials(varied.study)}
     client = mlflow.MlflowClient(tracking_uri=uri)
     for number in BEGUN:
         trial, run = trials[number], runs[f"trial {number}"]
@@ -98,22 +91,22 @@ def test_mlflow_has_every_point_with_its_step_and_time(
     assert "objective" not in runs["trial 3"].data.metrics
 
 
-def test_mlflow_runs_are_replaced_only_when_asked(served: Varied, uri: str, runs: dict[str, Run]) -> None:
+def test_mlflow_runs_are_replaced_only_when_asked(varied: Varied, uri: str, runs: dict[str, Run]) -> None:
     words = ["export", "mlflow", NAME, "--tracking-uri", uri, "--experiment", "some"]
-    refused = served.tunesmith(*words)
+    refused = varied.tunesmith(*words)
     assert (refused.exit_code, "replace them with --overwrite" in refused.output) == (
         ExitCode.CONFLICT,
         True,
     )
     before = {run.info.run_id for run in found(uri)}
-    assert served.tunesmith(*words, "--overwrite").exit_code == 0
+    assert varied.tunesmith(*words, "--overwrite").exit_code == 0
     after = {run.info.run_id for run in found(uri)}
     assert len(after) == len(before)
     assert not after & before
 
 
-def test_what_mlflow_refuses_is_told(served: Varied) -> None:
-    refused = served.tunesmith("export", "mlflow", NAME, "--tracking-uri", "nosuch://x")
+def test_what_mlflow_refuses_is_told(varied: Varied) -> None:
+    refused = varied.tunesmith("export", "mlflow", NAME, "--tracking-uri", "nosuch://x")
     assert (refused.exit_code, "MLflow at nosuch://x refuses" in refused.output) == (ExitCode.USAGE, True)
 
 
@@ -151,12 +144,12 @@ def examples(kind: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def offline(served: Varied, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def offline(varied: Varied, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page's example writes, by a process of its own: wandb's must end with it."""
     out = tmp_path_factory.mktemp("wandb")
     (example,) = [code for code in examples("sh") if "export wandb" in code]
     own = {"WANDB_CONFIG_DIR": str(out / "config"), "WANDB_CACHE_DIR": str(out / "cache")}
-    own |= {"TUNESMITH_URL": served.url, "TUNESMITH_TOKEN": served.operator}
+    own |= {"TUNESMITH_URL": varied.url, "TUNESMITH_TOKEN": varied.operator}
     done = subprocess.run(
         [sys.executable, "-m", "tunesmith_service", *shlex.split(example)[1:]],
         cwd=out, env=os.environ | own, capture_output=True, text=True, check=False,
@@ -177,9 +170,9 @@ def values(items: Any) -> dict[str, Any]:
 
 
 def test_a_run_of_wandb_has_settings_group_every_point_and_how_it_ended(
-    served: Varied, offline: Path
+    varied: Varied, offline: Path
 ) -> None:
-    trials = {t["number"]: t for t in served.trials(served.study)}
+    trials = {t["number"]: t for t in varied.trials(varied.study)}
     for number in BEGUN:
         trial, told = trials[number], logged(offline, number)
         (run,) = [r.run for r in told if r.WhichOneof("record_type") == "run"]
@@ -202,8 +195,8 @@ def test_a_run_of_wandb_has_settings_group_every_point_and_how_it_ended(
     assert any(math.isinf(float(p["metrics"]["val/loss"])) for p in trials[2]["curve"])
 
 
-def test_wandb_runs_are_replaced_only_when_asked(served: Varied, offline: Path) -> None:
-    refused = served.tunesmith("export", "wandb", NAME, "--dir", str(offline))
+def test_wandb_runs_are_replaced_only_when_asked(varied: Varied, offline: Path) -> None:
+    refused = varied.tunesmith("export", "wandb", NAME, "--dir", str(offline))
     assert refused.exit_code == ExitCode.CONFLICT
     assert "has 7 runs of study varied <b> already; replace them with --overwrite" in refused.output
 
@@ -216,10 +209,10 @@ def test_wandb_runs_are_replaced_only_when_asked(served: Varied, offline: Path) 
     [("mlflow", ["--tracking-uri", "sqlite:///x.db"]), ("wandb", ["--dir", "x"])],
 )
 def test_a_missing_package_is_named_with_its_extra(
-    served: Varied, monkeypatch: pytest.MonkeyPatch, package: str, words: list[str]
+    varied: Varied, monkeypatch: pytest.MonkeyPatch, package: str, words: list[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    told = served.tunesmith("export", package, NAME, *words)
+    told = varied.tunesmith("export", package, NAME, *words)
     assert told.exit_code == ExitCode.USAGE
     assert f"pip install 'tunesmith[{package}]'" in told.output
 
@@ -227,28 +220,28 @@ def test_a_missing_package_is_named_with_its_extra(
 # --- lines and tables -----------------------------------------------------------------------------
 
 
-def test_jsonl_has_each_trial_whole_and_is_read_again(served: Varied, tmp_path: Path) -> None:
+def test_jsonl_has_each_trial_whole_and_is_read_again(varied: Varied, tmp_path: Path) -> None:
     file = tmp_path / "trials.jsonl"
-    done = served.tunesmith("export", "trials", NAME, "-o", str(file))
+    done = varied.tunesmith("export", "trials", NAME, "-o", str(file))
     assert f"{file}: 9 trials, one a line" in done.output
-    assert [json.loads(line) for line in file.read_text().splitlines()] == served.trials(served.study)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == varied.trials(varied.study)
     table = pandas.read_json(file, lines=True)
-    assert list(table["state"]) == [t["state"] for t in served.trials(served.study)]
-    some = served.tunesmith(
+    assert list(table["state"]) == [t["state"] for t in varied.trials(varied.study)]
+    some = varied.tunesmith(
         "export", "trials", NAME, "-o", str(file), "--filter", "state:complete", "--sort", "-number"
     )
     assert some.exit_code == 0
     assert [json.loads(line)["number"] for line in file.read_text().splitlines()] == [5, 1, 0]
-    wrong = served.tunesmith("export", "trials", NAME, "-o", str(file), "--columns", "lr")
+    wrong = varied.tunesmith("export", "trials", NAME, "-o", str(file), "--columns", "lr")
     assert (wrong.exit_code, "leave --columns out" in wrong.output) == (ExitCode.USAGE, True)
     assert [p.name for p in tmp_path.iterdir()] == ["trials.jsonl"]
 
 
-def test_parquet_and_csv_are_read_back_with_pandas_to_the_last_digit(served: Varied, tmp_path: Path) -> None:
-    best = served.api("GET", f"/studies/{served.study}/best").json()["items"][0]
+def test_parquet_and_csv_are_read_back_with_pandas_to_the_last_digit(varied: Varied, tmp_path: Path) -> None:
+    best = varied.api("GET", f"/studies/{varied.study}/best").json()["items"][0]
     for suffix, read in (("parquet", pandas.read_parquet), ("csv", pandas.read_csv)):
         file = tmp_path / f"trials.{suffix}"
-        assert served.tunesmith("export", "trials", NAME, "-o", str(file)).exit_code == 0
+        assert varied.tunesmith("export", "trials", NAME, "-o", str(file)).exit_code == 0
         table = read(file)
         assert len(table) == 9
         assert table["val/loss"].min() == best["value"]
@@ -259,7 +252,7 @@ def test_parquet_and_csv_are_read_back_with_pandas_to_the_last_digit(served: Var
 
 
 def test_every_other_example_of_the_page_about_exchange_runs(
-    served: Varied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    varied: Varied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """In their order; the study, the stores, the address and the token are this test's."""
     monkeypatch.chdir(tmp_path)
@@ -270,10 +263,10 @@ def test_every_other_example_of_the_page_about_exchange_runs(
         others = "\n".join(line for line in lines if not line.startswith("tunesmith "))
         subprocess.run(["bash", "-ec", others], check=True)
         for line in ours:
-            done = served.tunesmith(*shlex.split(line)[1:])
+            done = varied.tunesmith(*shlex.split(line)[1:])
             assert done.exit_code == 0, (line, done.output)
     for code in examples("python"):
-        here = code.replace("http://127.0.0.1:8787", served.url).replace(".tunesmith/", f"{served.home}/")
+        here = code.replace("http://127.0.0.1:8787", varied.url).replace(".tunesmith/", f"{varied.home}/")
         exec(compile(here, PAGE.name, "exec"), {})
     assert "have not ended in Optuna and are left out.'] 6 new" in capsys.readouterr().out
     assert {p.name for p in tmp_path.iterdir()} == {
