@@ -136,6 +136,12 @@ def test_an_export_is_replaced_only_when_asked_and_a_study_of_others_never(
 def test_one_stage_alone_is_a_study_of_its_own(varied: Varied, tmp_path: Path) -> None:
     words = ["export", "optuna", NAME, "--storage", str(tmp_path / "x.log"), "--stage"]
     assert "Optuna study varied <b>/refine with 0 trials" in varied.tunesmith(*words, "refine").output
+    file = str(tmp_path / "x.db")
+    assert varied.tunesmith("export", "optuna", NAME, "--storage", file, "--stage", "coarse").exit_code == 0
+    found = optuna_import.read(file)
+    assert found.spec["name"] == f"{NAME}/coarse"  # a slash is no way into another path
+    with varied.client() as client:
+        assert (optuna_import.bring(client, found), optuna_import.bring(client, found)) == (6, 0)
     wrong = varied.tunesmith(*words, "fine")
     assert (wrong.exit_code, "has no stage 'fine'; it has coarse, refine" in wrong.output) == (2, True)
 

@@ -105,16 +105,19 @@ def bring(client: Client, found: Found) -> int:
     """
     name, stage = found.spec["name"], found.spec["stages"][0]
     try:
-        client.post("studies", json=found.spec)
+        id_ = client.post("studies", json=found.spec)["id"]
     except Conflict:
-        there = client.get("studies", name)
+        id_ = next((s["id"] for s in client.pages("studies") if s["name"] == name), None)
+        if id_ is None:  # archived
+            raise
+        there = client.get("studies", id_)
         first = there["spec"]["stages"][0]
         if any(first.get(key) != stage[key] for key in ("kind", "trials", "origin")):
             raise
         if there["stages"][0]["state"] != "active":  # all have come
             return 0
     return sum(
-        client.post("studies", name, "import", json={"stage": STAGE, "trials": some})["new"]
+        client.post("studies", id_, "import", json={"stage": STAGE, "trials": some})["new"]
         for some in _batches(found.trials)
     )
 
