@@ -243,3 +243,21 @@ def report(grant: Grant, seq: int, *losses: float, step: int | None = None) -> c
     first = seq if step is None else step
     points = tuple((first + i, {"val/loss": loss}) for i, loss in enumerate(losses or (0.5,)))
     return c.Report(grant.lease, seq, points)
+
+
+def brought(number: int, *losses: float, **changed: Any) -> dict[str, Any]:
+    """A trial that was run elsewhere, as `ImportTrials` takes it: complete, with a point for each loss."""
+    points = [{"step": i, "metrics": {"val/loss": loss}} for i, loss in enumerate(losses or (0.5, 0.25))]
+    return {
+        "number": number,
+        "state": "complete",
+        "stop_reason": "budget",
+        "value": points[-1]["metrics"]["val/loss"],
+        "params": {"lr": 0.1},
+        "points": points,
+        "attributes": {"who": "ann"},
+        "error": None,
+        "started_us": T0 - 2 * SECOND,
+        "ended_us": T0 - SECOND,
+        **changed,
+    }

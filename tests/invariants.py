@@ -166,7 +166,8 @@ def one_end(seen: Seen) -> Iterator[str]:
 
 
 def the_objective_is_a_number(seen: Seen) -> Iterator[str]:
-    """T4, T5b: a complete training's value is the last finite one that its curve says."""
+    """T4, T5b: a complete training's value is the last finite one that its curve says; that of one which was
+    run elsewhere is what was told."""
     specs = {s.id: s.spec["objective"] for s in seen.rows["studies"]}
     curves = _last_values(seen)
     for trial in seen.rows["trials"]:
@@ -175,7 +176,7 @@ def the_objective_is_a_number(seen: Seen) -> Iterator[str]:
         objective = specs[trial.study_id]
         if trial.value is None or not math.isfinite(trial.value):
             yield f"trial id {trial.id} is complete with value {trial.value}"
-        elif objective.get("reduce", "last") == "last":
+        elif objective.get("reduce", "last") == "last" and trial.imported is None:
             said = curves.get(trial.id, {}).get(objective["metric"])
             if said != trial.value:
                 yield f"trial id {trial.id} is complete with value {trial.value}; it last reported {said}"

@@ -64,8 +64,9 @@ def test_studies_are_pure():
         assert one.top not in ("tunesmith_service", "tunesmith_workers"), f"{one.by} imports {one.what}"
 
 
-def test_optuna_stays_where_samplers_and_pruners_are():
+def test_optuna_stays_where_samplers_and_pruners_and_its_own_storages_are():
     homes = ("samplers", "pruners", "optuna_rows", "cmaes_replay", "importance")
+    homes += ("optuna_storage", "optuna_space", "optuna_export", "optuna_import")
     users = {one.by for package in ROOTS for one in imports(package) if one.top == "optuna"}
     assert users, "nobody imports Optuna: this test looks in the wrong place"
     strangers = {by for by in users if by.rpartition(".")[2] not in homes}

@@ -30,6 +30,7 @@ from tunesmith_service.api import (
     exports,
     fleet,
     health,
+    importing,
     keeping,
     leases,
     metrics,
@@ -94,8 +95,8 @@ def create_app(settings: Settings, clock: Clock | None = None, *, writes_apart: 
     app.include_router(metrics.routes)
     app.include_router(csp_reports.routes)
     for module in (
-        claims, leases, studies, cloning, keeping, exports, reports, comparing, trials, again, charts,
-        fleet, tokens, sessions, audit, openapi,
+        claims, leases, studies, cloning, keeping, exports, reports, comparing, trials, again, importing,
+        charts, fleet, tokens, sessions, audit, openapi,
     ):  # fmt: skip
         app.include_router(module.routes, prefix="/api/v1")
     if pages is not None:

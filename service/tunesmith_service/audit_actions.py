@@ -202,6 +202,11 @@ ACTIONS: dict[type[Audited], Action] = {
     c.OverrideStage: Action("stage.override", lambda tx, x: _study(tx, x.study_id), _said),
     c.Enqueue: Action("trial.enqueue", lambda tx, x: _study(tx, x.study_id), _queued),
     wishes.Retry: Action("trial.retry", lambda tx, x: _study(tx, x.study_id), _queued),
+    wishes.ImportTrials: Action(
+        "trial.import",
+        lambda tx, x: _study(tx, x.study_id),
+        lambda x, new: {"stage": x.stage, "trials": new},
+    ),
     c.CancelTrial: Action("trial.cancel", lambda tx, x: _trials(tx, x.study_id, (x.trial,))),
     wishes.PruneNow: Action("trial.prune", lambda tx, x: _trials(tx, x.study_id, (x.trial,))),
     wishes.TagTrials: Action(

@@ -20,6 +20,7 @@ from tunesmith_service import (
     audit,
     claims,
     db,
+    imports,
     keeping,
     leases,
     people,
@@ -75,6 +76,7 @@ HANDLERS: dict[type[Any], Handler] = {
     # Proposals before the end of their stage, and claims last: they find all that has become free.
     c.Enqueue: people.apply_enqueue,
     wishes.Retry: again.apply_retry,
+    wishes.ImportTrials: imports.apply_import_trials,
     c.Propose: plans.apply_propose,
     c.Redraw: plans.apply_redraw,
     c.EndStage: plans.apply_end_stage,

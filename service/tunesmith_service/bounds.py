@@ -8,7 +8,7 @@ there may be some more than the bound, a few for each server.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Row, func, select
@@ -44,12 +44,8 @@ class Bounds:
         """What a report is told that would be too much; it comes after report `seq` of the same attempt."""
         names = {name for _, metrics in report.points for name in metrics}
         known = self._of_study(tx, trial.study_id)
-        if not names <= known and len(known | names) > self._metrics:
-            new = sorted(names - known)
-            return Unprocessable(
-                f"Metric {new[0]} is new to the study, whose trials have reported {len(known)} names; at "
-                f"most {self._metrics} are kept. Report fewer, or set --study-metrics."
-            )
+        if refused := self._refuse_names(known, names):
+            return refused
         points = self._of_trial(tx, trial, seq)
         if points + len(report.points) > self._points:
             return Unprocessable(
@@ -59,6 +55,31 @@ class Bounds:
         known |= names
         _remember(self._counted, trial.id, (trial.attempt, report.seq, points + len(report.points)))
         return None
+
+    def refuse_curves(
+        self, tx: Tx, study_id: int, curves: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> Refused | None:
+        """What whole curves, each the metrics of its points, are told that would be too much."""
+        names = {name for curve in curves for metrics in curve for name in metrics}
+        known = self._of_study(tx, study_id)
+        if refused := self._refuse_names(known, names):
+            return refused
+        longest = max(map(len, curves), default=0)
+        if longest > self._points:
+            return Unprocessable(
+                f"A trial has {longest} points; at most {self._points} are kept. Thin it out, or set "
+                "--trial-points."
+            )
+        known |= names
+        return None
+
+    def _refuse_names(self, known: set[str], names: set[str]) -> Refused | None:
+        if names <= known or len(known | names) <= self._metrics:
+            return None
+        return Unprocessable(
+            f"Metric {min(names - known)} is new to the study, whose trials have reported {len(known)} "
+            f"names; at most {self._metrics} are kept. Report fewer, or set --study-metrics."
+        )
 
     def refuse_queueing(self, tx: Tx, project_id: int, n: int) -> Refused | None:
         """What people are told who want to queue `n` trials more than their project may have waiting."""

@@ -27,7 +27,15 @@ from tunesmith_service.admission import (
 )
 from tunesmith_service.once import Idempotency
 from tunesmith_service.origin import Audited
-from tunesmith_service.wishes import DeleteStudy, PruneNow, PutAway, Retry, TagTrials, WriteNote
+from tunesmith_service.wishes import (
+    DeleteStudy,
+    ImportTrials,
+    PruneNow,
+    PutAway,
+    Retry,
+    TagTrials,
+    WriteNote,
+)
 
 # --- leases: what workers say ---------------------------------------------------------------------
 
@@ -392,5 +400,6 @@ Command = (
     | Sweep | Grace | Propose | Redraw | Prune | EndStage | FailStage | CreateStudy | AddStage | SkipStage
     | OverrideStage | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken
     | TouchTokens | CreateLoginCode | RedeemLoginCode | TouchSessions | EndSession | EndSessions
-    | NoteRefusal | ForgetBlobs | TrimAudit | Retry | PruneNow | PutAway | DeleteStudy | WriteNote | TagTrials
+    | NoteRefusal | ForgetBlobs | TrimAudit | Retry | ImportTrials | PruneNow
+    | PutAway | DeleteStudy | WriteNote | TagTrials
 )  # fmt: skip

@@ -26,7 +26,7 @@ from tunesmith_service import commands as c
 from tunesmith_service import wishes
 from tunesmith_service.errors import NoSpace
 
-GROWS = (c.CreateStudy, c.AddStage, c.Enqueue, c.Propose, wishes.Retry)
+GROWS = (c.CreateStudy, c.AddStage, c.Enqueue, c.Propose, wishes.Retry, wishes.ImportTrials)
 CAN_WAIT = (c.Claim, c.Redraw, c.AppendLog, wishes.WriteNote, wishes.TagTrials)
 MIB = 2**20
 

@@ -37,7 +37,7 @@ def _attempts(conn: Connection, where: list[ColumnElement[bool]], limit: int) ->
         )
         .join(trials, trials.c.id == a.trial_id)
         .join(studies, studies.c.id == trials.c.study_id)
-        .where(*where)
+        .where(a.devices > 0, *where)  # what was run elsewhere held no slot
         .order_by(a.claimed_us.desc())
         .limit(limit)
     )  # fmt: skip

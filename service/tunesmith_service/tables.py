@@ -314,6 +314,7 @@ trials = Table(
     Column("test_read", BigInteger),  # the nth trial of its project to read this task's test split
     _json("tags"),  # a sorted list of words that people gave it
     Column("variant_of", BigInteger),  # the trial whose settings a trial by hand began with
+    _json("imported"),  # of a trial that was run elsewhere: {number, attributes} as it had them there
     UniqueConstraint("study_id", "number"),
     UniqueConstraint("stage_id", "key"),
     _one_of("state", tuple(TrialState), "state"),

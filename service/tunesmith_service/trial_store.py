@@ -68,6 +68,7 @@ class Trial:
     test_read: int | None
     tags: Sequence[str] | None
     variant_of: int | None
+    imported: Mapping[str, Any] | None
     stage: str
 
 

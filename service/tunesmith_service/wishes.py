@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tunesmith_service.once import Idempotency
 from tunesmith_service.origin import Audited
@@ -29,6 +31,21 @@ class PruneNow(Audited):
 
     study_id: int
     trial: int
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportTrials(Audited):
+    """Bring finished trials of elsewhere into a stage `imported`, all or none; a number that has come already
+    is left as it is. Outcome: how many are new, or refused.
+
+    A trial is {number, state, stop_reason, value, params, points: [{step, metrics}], attributes, error,
+    started_us, ended_us}; metrics as they are stored.
+    """
+
+    study_id: int
+    stage: str
+    trials: tuple[Mapping[str, Any], ...]
     actor: str
 
 

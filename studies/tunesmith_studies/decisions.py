@@ -18,7 +18,7 @@ from tunesmith_studies.log import Entry, StudyLog
 from tunesmith_studies.planning import Done, History, Plan, Proposal, Proposals, Seed, StageResult
 from tunesmith_studies.pruners import should_prune
 from tunesmith_studies.stages import AnyStage
-from tunesmith_studies.trial import Trial
+from tunesmith_studies.trial import IMPORTED, Trial
 
 
 def ask(log: StudyLog, stage: AnyStage, n: int) -> Plan:
@@ -64,7 +64,7 @@ def differences(spec: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[s
 
     Every proposal and redraw of a stage is asked for again from the entries up to its `planned_at`
     and compared to the byte; every prune verdict is asked for again at its report. Trials that a
-    person enqueued are no decisions of ours.
+    person enqueued or brought along are no decisions of ours.
     """
     made = [e for e in entries if _is_decision(e)]
     most = Counter(e.stage for e in entries if e.kind == "planned")
@@ -90,7 +90,9 @@ def differences(spec: Mapping[str, Any], entries: Sequence[Entry]) -> Iterator[s
 def _is_decision(entry: Entry) -> bool:
     if entry.kind == "moved":
         return entry.data.get("planned_at") is not None
-    return entry.kind == "redrawn" or (entry.kind == "planned" and not entry.data.get("hand"))
+    if entry.kind == "planned":
+        return not entry.data.get("hand") and not entry.data["key"].startswith(IMPORTED)
+    return entry.kind == "redrawn"
 
 
 def _proposal_differs(log: StudyLog, entry: Entry, key: str, room: int, most: int) -> Iterator[str]:

@@ -15,6 +15,9 @@ from tunesmith_studies.space import Scalar
 HAND = "hand:"
 """The key of a trial that a person enqueued begins with this."""
 
+IMPORTED = "import:"
+"""The key of a trial that was run elsewhere begins with this; its number there follows."""
+
 
 class TrialState(StrEnum):
     """Optuna's names where it has them. `paused` joins when a stage reaches it."""
@@ -188,7 +191,8 @@ class Trial:
     Attributes:
         number: 0, 1, 2, … within the study.
         stage: name of its stage.
-        key: unique within the stage (cell, branch value, ordinal); `hand:n` if a person enqueued it.
+        key: unique within the stage (cell, branch value, ordinal); `hand:n` if a person enqueued it,
+            `import:n` if it was run elsewhere.
         ordinal: its index within the stage.
         params: every hyperparameter, those fixed by the study included.
         value: the objective, once complete; finite.
@@ -222,6 +226,11 @@ class Trial:
     def by_hand(self) -> bool:
         """Enqueued by a person: it counts in a stage's ranking and never keeps the stage waiting."""
         return self.key.startswith(HAND)
+
+    @property
+    def is_imported(self) -> bool:
+        """Run elsewhere; one of them that is tried again here is not."""
+        return self.key.startswith(IMPORTED) and "/retry:" not in self.key
 
     @property
     def is_diverged(self) -> bool:

@@ -238,3 +238,13 @@ def play_on_each(url: str, tmp_path: Path) -> Callable[..., None]:
 
 
 __all__ = ["SECOND", "Api", "Lease", "Served", "running", "study"]
+
+
+@pytest.fixture(scope="session")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A `varied.Varied`, which tests share; they make studies of their own beside its."""
+    from .varied import Varied  # needs a dashboard, which most tests here do not
+
+    made = Varied(tmp_path_factory.mktemp("varied"))
+    yield made
+    made.process.kill()

@@ -17,7 +17,7 @@ from typing import Any
 import factories
 import pytest
 from databases import DIALECTS, Databases
-from factories import DIGEST, PROJECT, TASK, TTL, WORK, Bench, report, sha256, spec, stage
+from factories import DIGEST, PROJECT, TASK, TTL, WORK, Bench, brought, report, sha256, spec, stage
 from sqlalchemy import event, select
 from tunesmith_service import batches, db, event_log, migrate, tables, wire
 from tunesmith_service import commands as c
@@ -76,6 +76,15 @@ def override(w: World) -> c.Command:
 def again(w: World) -> c.Command:
     w.bench.do(c.CancelTrial(w.study, 2, "test"))
     return c.Retry(w.study, (2,), "test", c.Idempotency("s", "k", b"h" * 32))
+
+
+def bring(w: World) -> c.Command:
+    """Two trials of elsewhere, one that has come already."""
+    w.bench.do(c.EndStage(w.study, "random", RESULT, w.bench.event_n(w.study)))
+    w.bench.do(c.SkipStage(w.study, "next", "test", "enough"))
+    w.bench.do(c.AddStage(w.study, {"kind": "imported", "name": "old", "epochs": 3, "trials": 9}, "test"))
+    w.bench.do(c.ImportTrials(w.study, "old", (brought(0),), "test"))
+    return c.ImportTrials(w.study, "old", (brought(0), brought(1), brought(2)), "test")
 
 
 def put_away(w: World) -> c.Command:
@@ -151,6 +160,7 @@ COMMANDS: dict[str, Callable[[World], c.Command]] = {
     "trim the audit log": trim,
     "forget blobs": lambda w: c.ForgetBlobs(w.bench.clock.now_us() + 1),
     "try again": again,
+    "import trials": bring,
     "prune now": lambda w: c.PruneNow(w.study, 0, "test"),
     "put away": put_away,
     "delete study": delete,
@@ -169,6 +179,7 @@ SECOND_ANSWERS: dict[str, Any] = {
     "end stage": False,
     "fail stage": False,
     "forget blobs": [],
+    "import trials": 0,
     "add stage": "conflict",
     "write note": "changed",
     "create token": "already_created",

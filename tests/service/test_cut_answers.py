@@ -174,7 +174,7 @@ OF_WORKERS = {r for r in REQUESTS if "{trial_id}" in r} | {"PUT /workers/{worker
 ELSEWHERE = {
     # commands whose repetition test_crash_points has; each needs a scene of its own
     "POST /studies/{study}/stages/{name:path}/override", "POST /studies/{study}/archive",
-    "POST /studies/{study}/unarchive", "DELETE /studies/{study}",
+    "POST /studies/{study}/unarchive", "DELETE /studies/{study}", "POST /studies/{study}/import",
     # what ends or opens a person's way in: said again, it makes another code, or finds nothing left
     "DELETE /tokens/{key_id}", "POST /login-codes", "DELETE /sessions", "DELETE /sessions/{key}",
 }  # fmt: skip

@@ -59,6 +59,7 @@ MATRIX = {
     "GET /studies/{study}/trials": PEOPLE,
     "GET /studies/{study}/trials/export": PEOPLE,
     "POST /studies/{study}/trials": {R, A, OP},
+    "POST /studies/{study}/import": {R, A, OP},
     "GET /studies/{study}/trials/{number}": PEOPLE,
     "GET /studies/{study}/trials/{number}/curve": PEOPLE,
     "GET /studies/{study}/trials/{number}/logs": PEOPLE,
@@ -171,6 +172,10 @@ def test_what_belongs_to_another_project_does_not_exist(play):
         bodies = {
             "POST /studies/{study}/stages": study()["stages"][0],
             "POST /studies/{study}/trials": {"params": [{"lr": 0.01}]},
+            "POST /studies/{study}/import": {
+                "stage": "coarse",
+                "trials": [{"number": 0, "state": "failed", "params": {}}],
+            },
         }
         for route in [r for r in MATRIX if "{study}" in r]:
             method, path = path_of(route)

@@ -12,7 +12,7 @@ from security.scripts import MANY, strings
 from tunesmith_service import commands, event_log, wire
 from tunesmith_service.clock import SECOND
 from tunesmith_service.tokens import hash_secret
-from tunesmith_service.wishes import TagTrials, WriteNote
+from tunesmith_service.wishes import ImportTrials, TagTrials, WriteNote
 from tunesmith_studies.study import StudySpec
 from ui.conftest import Dashboard
 from ui.seeding import SECRET, Seeder
@@ -61,6 +61,7 @@ class Flooded(Dashboard):
             commands.CreateToken(1, name, "viewer", f"{i:016x}", b"1" * 32, None, TEXTS["person"][i])
             for i, name in enumerate(TEXTS["token"])
         )
+        self._imported(seeder)
         return study
 
     # --- workers --------------------------------------------------------------------------------------
@@ -158,6 +159,20 @@ class Flooded(Dashboard):
         for i, reason in enumerate(reasons):
             assert seeder.do(commands.EndStage(study, f"check-{i}", wrong, 10_000))
             seeder.do(commands.OverrideStage(study, f"check-{i}", "operator:a", reason))
+
+    @staticmethod
+    def _imported(seeder: Seeder) -> None:
+        """The last study; its only trial failed where it was run."""
+        origin, name = TEXTS["sentence"][0], TEXTS["stage"][0]
+        stage = {"kind": "imported", "name": name, "epochs": 1, "trials": 1, "origin": origin}
+        study = seeder.create(name="imported", stages=[stage])
+        trial = {
+            "number": 0, "state": "failed", "stop_reason": "error", "value": None, "points": [],
+            "params": dict.fromkeys(TEXTS["parameter"], TEXTS["choice"][0]),
+            "error": "\n".join(TEXTS["message"]), "attributes": dict.fromkeys(TEXTS["note"], "a"),
+            "started_us": None, "ended_us": None,
+        }  # fmt: skip
+        seeder.do(ImportTrials(study, name, (trial,), "operator:a"))
 
 
 def _random(name: str) -> dict[str, Any]:

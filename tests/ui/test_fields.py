@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from tunesmith_service import wire
-from tunesmith_service.api import models
+from tunesmith_service.api import importing, models
 from tunesmith_studies.study import StudySpec
 from ui.flooded import FIELDS
 
@@ -22,6 +22,8 @@ FILLED_BY = {
     "NewNote.text": "note", "NewToken.name": "token", "Why.reason": "reason",
     "OverrideReason.reason": "override", "Tagging.add": "tag", "Tagging.remove": "tag",
     "Enqueue.params": "parameter", "Enqueue.stage": "stage", "Around.around": "stage",
+    "Imported.origin": "sentence", "Import.stage": "stage", "ImportedTrial.params": "parameter",
+    "ImportedTrial.error": "message", "ImportedTrial.attributes": "note",
 }  # fmt: skip
 """Which of FIELDS has what is sent there."""
 NAMES_OF_OTHERS = {
@@ -33,7 +35,11 @@ NAMES_OF_OTHERS = {
 
 def places() -> Iterator[str]:
     """`Model.field` for each that takes text, or has names that one chooses."""
-    asked = [m for m in (*vars(wire).values(), *vars(models).values(), StudySpec) if inspect.isclass(m)]
+    asked = [
+        m
+        for m in (*vars(wire).values(), *vars(models).values(), *vars(importing).values(), StudySpec)
+        if inspect.isclass(m)
+    ]
     for model in asked:
         if issubclass(model, wire.Request | models.Question | StudySpec):
             yield from _of(model)

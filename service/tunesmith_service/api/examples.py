@@ -169,6 +169,25 @@ FINDING = {
     "numbers": {"loss": 4.61, "log_classes": 2.303},
     "trials": [0],
 }
+IMPORT = {
+    "stage": "imported",
+    "trials": [
+        {
+            "number": 7,
+            "state": "complete",
+            "value": 0.31,
+            "params": {"lr": 0.03},
+            "points": [
+                {"step": 1, "metrics": {"val/loss": 0.52}},
+                {"step": 2, "metrics": {"val/loss": 0.31}},
+            ],
+            "attributes": {"note": "before the move to bf16"},
+            "started_at": AT,
+            "ended_at": LATER,
+        }
+    ],
+}
+IMPORTED_TRIALS = {"new": 1}
 ADD_STAGE = {"kind": "refine_grid", "name": "refine", "epochs": 20}
 STAGE_DRY_RUN = {"stage": ADD_STAGE, "forecast": FORECAST | {"trials": 18, "epochs": 360}}
 WHY = {"reason": "the coarse grid is enough"}
@@ -194,6 +213,7 @@ TRIAL = {
     "hand": False,
     "retry_of": None,
     "variant_of": None,
+    "imported": None,
     "test_read": None,
     "start": None,
     "created_at": AT,

@@ -321,6 +321,9 @@ class Trial(Answer):
     variant_of: int | None = Field(
         default=None, description="The trial whose settings this one, queued by hand, began with."
     )
+    imported: dict[str, Any] | None = Field(
+        default=None, description="Of a trial that was run elsewhere: its number and attributes there."
+    )
     tags: list[str] = Field(default=[], description="Words that people gave it.")
     test_read: int | None = Field(
         description="It read the test split, and was the nth of its project to read this task's."

@@ -176,6 +176,7 @@ def _trial(row: trial_store.Trial, names: Mapping[str, str]) -> dict[str, Any]:
     same = (
         "id", "number", "stage", "key", "state", "stop_reason", "params", "step", "value", "last_metrics",
         "attempt", "draft", "hand", "retry_of", "variant_of", "start", "kind", "test_read",
+        "imported",
     )  # fmt: skip
     return {
         **{name: getattr(row, name) for name in same},

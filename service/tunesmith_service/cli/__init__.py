@@ -13,19 +13,23 @@ from tunesmith_service.cli import (
     doctor,
     export,
     fleet,
+    importing,
     plotting,
     reports,
     stages,
     studies,
+    trackers,
     trials,
 )
 
 
 def add_commands(group: click.Group) -> None:
     """Join the commands for people to the group of `tunesmith_service.__main__`."""
+    for tracker in trackers.COMMANDS:
+        export.export.add_command(tracker)
     for command in (
         studies.study, stages.stage, trials.trial, studies.best, studies.findings, access.token, access.login,
-        browsers.browsers, auditing.audit, fleet.fleet, doctor.doctor, export.export, reports.report,
-        plotting.plot, comparing.compare, access.version, demo.demo,
+        browsers.browsers, auditing.audit, fleet.fleet, doctor.doctor, export.export, importing.import_,
+        reports.report, plotting.plot, comparing.compare, access.version, demo.demo,
     ):  # fmt: skip
         group.add_command(command)

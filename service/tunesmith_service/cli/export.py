@@ -13,6 +13,7 @@ import click
 from tunesmith_service.cli import text
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleGroup, Session
 from tunesmith_service.cli.studies import study_argument
+from tunesmith_service.interchange import jsonl
 
 INSPECTED = ("confusion.json", "predictions.json", "mistakes.json")
 """Artifacts that are drawn; `tunesmith_workers.inspection` says what they hold."""
@@ -53,7 +54,9 @@ def tensorboard(session: Session, study: str, out: Path, overwrite: bool) -> Non
     session.show(told, _told)
 
 
-SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".tex": "latex"}
+SUFFIXES = {
+    ".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".md": "markdown", ".tex": "latex",
+}  # fmt: skip
 
 
 @export.command()
@@ -67,22 +70,36 @@ SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown", ".tex": "la
 )
 @click.option("--filter", "words", default="", help="Only those it picks: 'lr>=1e-3 val_loss<0.42'.")
 @click.option("--sort", default="number", show_default=True, help="Any name of filters; `-`: downwards.")
-@click.option("--columns", default="", help="Names of filters, a comma between them; default: the page's.")
+@click.option(
+    "--columns", default="", help="Names of filters, a comma between them; default: the page's. Not of jsonl."
+)
 def trials(
     session: Session, study: str, *, out: Path, kind: str | None, words: str, sort: str, columns: str
 ) -> None:
-    """Write a table of trials: CSV and Parquet in full, Markdown and LaTeX rounded."""
+    """Write trials: as a table in CSV and Parquet in full, in Markdown and LaTeX rounded; or in JSONL, one a
+    line with its whole curve."""
     kind = kind or SUFFIXES.get(out.suffix.lower())
     if kind is None:
         known = ", ".join(SUFFIXES.values())
         raise CommandError(
             ExitCode.USAGE, f"{out} does not say which format", f"add --format, one of {known}"
         )
+    if kind == "jsonl":
+        _lines(session, study, out, words, sort, columns)
+        return
     session.client.download(
         "studies", study, "trials", "export", to=out, format=kind, filter=words, sort=sort, columns=columns
     )
     told = {"file": str(out), "format": kind, "bytes": out.stat().st_size}
     session.show(told, lambda t: f"{t['file']}: {t['bytes']} bytes of {t['format']}")
+
+
+def _lines(session: Session, study: str, out: Path, words: str, sort: str, columns: str) -> None:  # noqa: PLR0917
+    if columns:
+        raise CommandError(ExitCode.USAGE, "jsonl has each trial whole", "leave --columns out, or write csv")
+    written = jsonl.export(session.client.study(study), out, filter=words, sort=sort)
+    told = {"file": str(out), "format": "jsonl", "trials": written}
+    session.show(told, lambda t: f"{t['file']}: {text.count(t['trials'], 'trial')}, one a line")
 
 
 def _told(told: dict[str, Any]) -> str:

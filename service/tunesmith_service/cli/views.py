@@ -359,6 +359,8 @@ def trial_page(trial: Answer) -> str:
         facts["variant of"] = f"#{trial['variant_of']}"
     if trial["retry_of"] is not None:
         facts["again after"] = f"#{trial['retry_of']}"
+    if trial["imported"]:
+        facts["imported"] = f"#{trial['imported']['number']} where it was run"
     parts = [text.facts(facts)]
     if len(trial["attempts"]) > 1:
         header = ("attempt", "worker", f"from {trial['unit']}", "ending")

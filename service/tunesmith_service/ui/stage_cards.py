@@ -100,6 +100,10 @@ def _length(spec: Mapping[str, Any]) -> str:
     return f"{n:g} {unit if n != 1 else unit[:-1]} a trial"
 
 
+def _of(origin: str) -> str:
+    return f", of {origin}" if origin else ""
+
+
 _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "preflight": lambda s: (
         "Checks of data, model, loss and costs before money is spent"
@@ -113,6 +117,7 @@ _DOES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
         f"Every cell of {' × '.join(s['axes'])} once." if s.get("axes") else "Every cell once."
     ),
     "refine_grid": lambda s: f"Cells {s['factor']:g} times finer around the best {s['top']}.",
+    "imported": lambda s: f"{s['trials']} trials that were run elsewhere{_of(s['origin'])}.",
     "random": lambda s: f"{s['trials']} points, {s['method']}.",
     "sampler": lambda s: f"{s['trials']} points, proposed by {s['sampler']['kind']}.",
     "weight_decay_restarts": lambda s: (

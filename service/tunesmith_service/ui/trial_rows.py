@@ -111,6 +111,8 @@ def note(row: Trial) -> str:
         parts.append(f"attempt {row.attempt}")
     if row.hand:
         parts.append("by hand")
+    if row.imported is not None:
+        parts.append(f"imported, #{row.imported['number']} there")
     if row.test_read is not None:
         parts.append("read the test set" if row.test_read == 1 else f"test set read no. {row.test_read}")
     if row.retry_of is not None:

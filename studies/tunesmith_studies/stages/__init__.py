@@ -8,6 +8,7 @@ from tunesmith_studies.stages.coarse_grid import CoarseGrid
 from tunesmith_studies.stages.cross_validation import CrossValidation
 from tunesmith_studies.stages.final import Final
 from tunesmith_studies.stages.halving import Halving
+from tunesmith_studies.stages.imported import Imported
 from tunesmith_studies.stages.lr_range_test import LrRangeTest
 from tunesmith_studies.stages.preflight import Preflight
 from tunesmith_studies.stages.random import Random
@@ -25,7 +26,8 @@ AnyStage: TypeAlias = Annotated[
     | Sampler
     | WeightDecayRestarts
     | CrossValidation
-    | Final,
+    | Final
+    | Imported,
     Field(discriminator="kind"),
 ]
 
@@ -35,6 +37,7 @@ __all__ = [
     "CrossValidation",
     "Final",
     "Halving",
+    "Imported",
     "LrRangeTest",
     "Preflight",
     "Random",

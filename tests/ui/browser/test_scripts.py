@@ -27,7 +27,7 @@ OTHERS = strings(99)
 MORE = (
     "/ui/studies?page=1", "/ui/studies?page=2", "/ui/studies?page=3", "/ui/studies?page=4",
     "/ui/studies/2", "/ui/studies/2/events", "/ui/studies/3", "/ui/studies/3/config", "/ui/studies/4",
-    "/ui/studies/new?clone=5",
+    "/ui/studies/new?clone=5", f"/ui/studies/{4 + MANY}", f"/ui/studies/{4 + MANY}/trials/0",
     "/ui/compare?studies=" + ",".join(map(str, range(4, 24))),
     *(f"/ui/studies/{{study}}/explore?after={n}" for n in (183, 133, 83, 33)),
     "/ui/studies/{study}/explore?sort=number&columns=state,stage,worker,reason,kind,tag",
