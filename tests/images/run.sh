@@ -16,7 +16,7 @@ export TUNESMITH_SECRETS=$work/secrets TUNESMITH_PUBLISH=127.0.0.1:${PORT:-18787
 
 say() { echo "images: $*"; }
 
-for package in podman buildah runc debootstrap iptables netavark aardvark-dns; do
+for package in podman buildah runc catatonit debootstrap iptables netavark aardvark-dns; do
   dpkg -s "$package" > /dev/null 2>&1 || missing="${missing:-} $package"
 done
 if [[ ${missing:-} ]]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing > /dev/null; fi
@@ -32,7 +32,7 @@ runtime = "runc"
 END
 export CONTAINERS_CONF=$work/containers.conf STORAGE_DRIVER=${STORAGE_DRIVER:-vfs}
 
-compose() { "$work/tools/bin/podman-compose" --podman-build-args="--pull=never --network host ${BUILD_OPTIONS:-}" \
+compose() { "$work/tools/bin/podman-compose" --podman-build-args="--pull=never --layers=false --network host ${BUILD_OPTIONS:-}" \
   --profile cpu "$@"; }
 finish() {
   if [[ ! ${KEEP:-} ]]; then compose down --volumes > /dev/null 2>&1 || true; rm -rf "$work"; fi
@@ -50,7 +50,7 @@ if ! podman image exists "$base"; then
 fi
 if ! podman image exists "$database"; then
   say "making a PostgreSQL as $database"
-  podman build --quiet --pull=never --network host ${BUILD_OPTIONS:-} -t "$database" tests/images/postgres > /dev/null
+  podman build --quiet --pull=never --layers=false --network host ${BUILD_OPTIONS:-} -t "$database" tests/images/postgres > /dev/null
 fi
 
 install -d -m 700 "$TUNESMITH_SECRETS"
@@ -65,7 +65,7 @@ compose build > "$work/build.log" 2>&1 || { tail -n 40 "$work/build.log" >&2; ex
 say "starting database and service"
 compose up -d database service
 in_service() { compose exec -T service "$@"; }
-for _ in $(seq 150); do in_service tunesmith version > /dev/null 2>&1 && break; sleep 2; done
+for _ in $(seq 150); do in_service test -s operator.token > /dev/null 2>&1 && break; sleep 2; done
 in_service tunesmith token create compose-workers --role worker --quiet > "$TUNESMITH_SECRETS/worker_token"
 say "starting a worker and a study"
 compose up -d worker-cpu
