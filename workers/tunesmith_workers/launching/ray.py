@@ -132,8 +132,8 @@ def launch(
     with _connection(cluster.address) as ray:
         actors = _Actors(ray, crew, cluster, token)
         while len(over) < crew.count:
-            wanted = crew.count if cluster.viewer is None else _wanted(crew, cluster, cluster.viewer)
-            actors.become(len(actors) if wanted is None else wanted, but=over)
+            count = crew.count if cluster.viewer is None else wanted(crew, cluster, cluster.viewer)
+            actors.become(len(actors) if count is None else count, but=over)
             for name, code in actors.left():
                 say(f"{name} has left with exit code {code}")
                 if code or cluster.viewer is None:
@@ -161,14 +161,14 @@ class _Actors:
     def __len__(self) -> int:
         return len(self._actors)
 
-    def become(self, wanted: int, *, but: Mapping[str, int]) -> None:
+    def become(self, count: int, *, but: Mapping[str, int]) -> None:
         """So many, where that takes none away that has begun. `but`: names that are not asked again."""
         for number in range(1, self._crew.count + 1):
             name = f"{self._crew.name}-{number}"
-            if len(self) < wanted and name not in self._actors and name not in but:
+            if len(self) < count and name not in self._actors and name not in but:
                 self._ask(name, number)
         for name in reversed(list(self._actors)):
-            if len(self) > wanted and not self._is_there(self._begun[name]):
+            if len(self) > count and not self._is_there(self._begun[name]):
                 self._end(name)
 
     def left(self) -> Iterator[tuple[str, int]]:
@@ -203,7 +203,7 @@ class _Actors:
         return bool(self._ray.wait([answer], timeout=0)[0])
 
 
-def _wanted(crew: Crew, cluster: Cluster, viewer: Path) -> int | None:
+def wanted(crew: Crew, cluster: Cluster, viewer: Path) -> int | None:
     """Workers for the trials that could run now or do; None while the service does not say.
 
     Raises: LaunchError if it never will.
