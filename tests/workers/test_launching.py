@@ -29,6 +29,13 @@ CREW = Crew("http://tunesmith:8787", Path("worker.token"), count=8, slots=2, gpu
             options=("--data", "spam=/data/my spam.csv"), name="crew")  # fmt: skip
 
 
+STUDY = {
+    "name": "queued", "task": "digits", "space": {"lr": {"low": 1e-4, "high": 1.0, "log": True}},
+    "objective": {"metric": "val/loss"},
+    "stages": [{"kind": "coarse_grid", "name": "grid", "epochs": 1, "axes": {"lr": 2}}],
+}  # fmt: skip
+
+
 @pytest.fixture
 def crew(tmp_path: Path) -> Crew:
     token = tmp_path / "worker.token"
@@ -181,19 +188,12 @@ def test_as_many_workers_are_wanted_as_there_is_work_for(tmp_path: Path):
             ray.wanted(crew, cluster, viewer)
         viewer.write_text(people.post("tokens", json={"name": "ray", "role": "viewer"})["token"])
         assert ray.wanted(crew, cluster, viewer) == 1  # nothing to do
-        for trials, workers in ((5, 3), (100, 8)):  # rounded up; never more than the crew has
-            people.post("studies", json=_study(f"of-{trials}", trials))
-            assert until(lambda: (n := ray.wanted(crew, cluster, viewer)) != 1 and n) == workers
-            people.post("studies", f"of-{trials}", "stop")
+        people.post("studies", json=STUDY)
+        for more, workers in ((5, 3), (30, 8)):  # rounded up; never more than the crew has
+            params = [{"lr": 0.001 * (n + 1)} for n in range(more)]
+            people.post("studies", "queued", "trials", json={"params": params, "stage": "grid"})
+            assert ray.wanted(crew, cluster, viewer) == workers
     assert ray.wanted(crew, cluster, viewer) is None  # gone, not empty
-
-
-def _study(name: str, trials: int) -> dict[str, Any]:
-    return {
-        "name": name, "task": "digits", "space": {"lr": {"low": 1e-4, "high": 1.0, "log": True}},
-        "objective": {"metric": "val/loss"},
-        "stages": [{"kind": "coarse_grid", "name": "grid", "epochs": 1, "axes": {"lr": trials}}],
-    }  # fmt: skip
 
 
 def actor(server: Server, state: Path) -> Process:
