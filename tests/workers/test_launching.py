@@ -1,7 +1,7 @@
-"""What is asked of Slurm and Kubernetes, and what a person is told who asks for something else.
+"""What is asked of Slurm, Ray and Kubernetes, and what a person is told who asks for something else.
 
-`test_slurm.py` has a real Slurm. Kubernetes' manifests are held against the schemas of its API (of the
-package kubernetes-validate), the probe and the signals against a real worker.
+`test_slurm.py` has a real Slurm, `test_ray.py` a real Ray. Kubernetes' manifests are held against the schemas
+of its API (of the package kubernetes-validate), the probe and the signals against a real worker.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from processes import Process, Server, Worker, until
-from tunesmith_workers.launching import Crew, LaunchError, kubernetes, local, slurm
+from tunesmith_workers.launching import Crew, LaunchError, kubernetes, local, ray, slurm
 from tunesmith_workers.launching.command import workers
 
 VERSIONS = ("1.37", "1.36", "1.35")
 CREW = Crew("http://tunesmith:8787", Path("worker.token"), count=8, slots=2, gpus_per_slot=1, cpus_per_slot=4,
             options=("--data", "spam=/data/my spam.csv"), name="crew")  # fmt: skip
+
+
+STUDY = {
+    "name": "queued", "task": "digits", "space": {"lr": {"low": 1e-4, "high": 1.0, "log": True}},
+    "objective": {"metric": "val/loss"},
+    "stages": [{"kind": "coarse_grid", "name": "grid", "epochs": 1, "axes": {"lr": 2}}],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -130,6 +138,102 @@ def test_the_script_queues_again_only_once_its_time_is_up(tmp_path: Path, crew: 
         code = job.ends()
     assert told.read_text().splitlines()[1:] == (["handed back", "requeue 17"] if again else [])
     assert code == (0 if again else 3)
+
+
+# --- Ray ---
+
+
+def test_ray_is_asked_for_what_a_worker_needs():
+    found = ray.cluster({"address": "10.0.0.1:6379", "resources.tpu": "1", "resources.disk": "0.5"})
+    assert ray.needs(CREW, found) == {
+        "num_cpus": 8, "num_gpus": 2, "resources": {"tpu": 1.0, "disk": 0.5},
+    }  # fmt: skip
+    assert "8 actors on the cluster 10.0.0.1:6379" in ray.shown(CREW, found)
+
+
+def test_workers_that_the_queue_brings_leave_when_it_is_empty(crew: Crew):
+    follows = ray.cluster({"viewer": "viewer.token", "least": "1"})
+    assert ray.told(crew, follows, 1) == crew
+    # The last word is a person's own.
+    assert ray.told(crew, follows, 2).options == ("--exit-when-idle", "300", "--exit-when-idle", "600")
+    assert ray.told(crew, ray.cluster({}), 2) == crew
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ({"namespace": "lab"}, "namespace=lab is nothing that Ray is told; there are address"),
+        ({"address": ""}, "address= is nothing"),
+        ({"resources.": "1"}, "is nothing that Ray is told"),
+        ({"resources.tpu": "one"}, r"resources\.tpu is a number, got 'one'"),
+        ({"resources.tpu": "0"}, r"resources\.tpu is more than 0"),
+        ({"least": "1"}, "least goes with viewer"),
+        ({"least": "-1", "viewer": "v"}, "least is at least 0, got -1"),
+    ],
+)
+def test_what_ray_is_not_told_is_refused(told: dict[str, str], says: str):
+    with pytest.raises(LaunchError, match=says):
+        ray.cluster(told)
+
+
+def test_as_many_workers_are_wanted_as_there_is_work_for(tmp_path: Path):
+    viewer = tmp_path / "viewer.token"
+    cluster = ray.Cluster(viewer=viewer, least=1)
+    with Server(tmp_path / "home") as server, server.client() as people:
+        crew = Crew(server.url, server.home / "worker.token", count=8, slots=2)
+        with pytest.raises(LaunchError, match="viewer is a file with a token"):
+            ray.wanted(crew, cluster, viewer)
+        viewer.write_text(server.worker_token)
+        with pytest.raises(LaunchError, match=r"HTTP 403.*--role viewer"):
+            ray.wanted(crew, cluster, viewer)
+        viewer.write_text(people.post("tokens", json={"name": "ray", "role": "viewer"})["token"])
+        assert ray.wanted(crew, cluster, viewer) == 1  # nothing to do
+        people.post("studies", json=STUDY)
+        for more, workers in ((5, 3), (30, 8)):  # rounded up; never more than the crew has
+            params = [{"lr": 0.001 * (n + 1)} for n in range(more)]
+            people.post("studies", "queued", "trials", json={"params": params, "stage": "grid"})
+            assert ray.wanted(crew, cluster, viewer) == workers
+    assert ray.wanted(crew, cluster, viewer) is None  # gone, not empty
+
+
+def actor(server: Server, state: Path) -> Process:
+    """The process of an actor as Ray runs it."""
+    code = (
+        "import sys; from pathlib import Path; from tunesmith_workers.launching.crew import Crew\n"
+        "from tunesmith_workers.launching.ray_actor import Worker\n"
+        "print('over', Worker('crew-1', Crew(sys.argv[1], Path('nowhere')), sys.argv[2]).work())"
+    )
+    return Process(
+        [sys.executable, "-c", code, server.url, server.worker_token], environ={"XDG_STATE_HOME": str(state)}
+    )
+
+
+def supervisor(state: Path) -> int:
+    return int((state / "tunesmith" / "workers" / "crew-1" / "lock").read_text())
+
+
+def test_a_killed_actor_s_worker_hands_back_once_before_the_next_one_begins(tmp_path: Path):
+    with Server(tmp_path / "home") as server, actor(server, tmp_path) as first:
+        first.says("event=registered", seconds=60)  # so it has the token
+        line = Path(f"/proc/{supervisor(tmp_path)}/cmdline").read_text()
+        environ = Path(f"/proc/{supervisor(tmp_path)}/environ").read_text()
+        with actor(server, tmp_path) as second:
+            first.kill()  # waits until nobody has its output any more: the worker has left
+            second.says("event=started")
+            os.kill(supervisor(tmp_path), signal.SIGTERM)
+            second.says("over 0", seconds=60)
+        assert first.said.count("event=stopping") == first.said.count("event=stopped") == 1
+        secret = server.worker_token
+        assert secret not in line
+        assert secret not in environ
+
+
+def test_an_actor_whose_worker_is_killed_asks_for_another(tmp_path: Path):
+    with Server(tmp_path / "home") as server, actor(server, tmp_path) as only:
+        only.says("event=started")
+        os.kill(supervisor(tmp_path), signal.SIGKILL)
+        assert only.ends() == 1
+        assert "WorkerKilledError: crew-1 was killed (exit code 137)" in only.said
 
 
 # --- Kubernetes ---
@@ -263,6 +367,8 @@ def test_the_command_prints_what_it_would_run(crew: Crew):
     )
     told = run(workers, ["launch", "--on", "local", *given, "--dry-run"])
     assert "--slots 2" in told.output
+    told = run(workers, ["launch", "--on", "ray", *given, "--dry-run", "--ray", "resources.tpu=1"])
+    assert "'tpu': 1.0" in told.output
     told = run(workers, ["launch", "--on", "kubernetes", *given, "--kubernetes", "image=w"])
     assert [m["kind"] for m in yaml.safe_load_all(told.output)] == [
         "Secret",
@@ -277,6 +383,7 @@ def test_the_command_prints_what_it_would_run(crew: Crew):
         (["--on", "moon"], "'moon' is not one of"),
         (["--on", "slurm", "--count", "0"], "count is at least 1"),
         (["--on", "slurm", "--slurm", "=1"], "--slurm takes KEY=VALUE"),
+        (["--on", "ray", "--ray", "tpu=1"], "tpu=1 is nothing that Ray is told"),
         (["--on", "kubernetes"], "name the workers' image"),
         (["--on", "local", "--", "--token", "x"], "--token follows from the launch itself"),
     ],

@@ -19,6 +19,7 @@ from tunesmith_workers import devices as machine
 from tunesmith_workers import signals
 from tunesmith_workers.child_process import ChildStartError
 from tunesmith_workers.errands import Patience
+from tunesmith_workers.launching.crew import DEFAULT_URL
 from tunesmith_workers.state import StateInUseError, open_state
 from tunesmith_workers.supervisor import NotTakenError, Options, Supervisor
 
@@ -26,7 +27,6 @@ REFUSED_EXIT_CODE = 4
 READ_BYTES = 256 * 1024
 """Of a download at once: as many as asyncio reads. httpcore asks for a quarter of it, and each piece costs as
 much as a large one."""
-DEFAULT_URL = "http://127.0.0.1:8787"
 
 
 @click.command()

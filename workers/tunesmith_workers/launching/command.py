@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from tunesmith_workers.launching import kubernetes, local, slurm
-from tunesmith_workers.launching.crew import Crew, LaunchError
-
-DEFAULT_URL = "http://127.0.0.1:8787"
+from tunesmith_workers.launching import kubernetes, local, ray, slurm
+from tunesmith_workers.launching.crew import DEFAULT_URL, Crew, LaunchError
 
 
 @click.group()
@@ -20,8 +18,9 @@ def workers() -> None:
 
 @workers.command()
 @click.option(
-    "--on", "engine", required=True, type=click.Choice(["local", "slurm", "kubernetes"]), help="Where."
-)
+    "--on", "engine", required=True, type=click.Choice(["local", "slurm", "kubernetes", "ray"]),
+    help="Where.",
+)  # fmt: skip
 @click.option("--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True, help="Of the service.")
 @click.option(
     "--token-file", envvar="TUNESMITH_TOKEN_FILE", default=Path("worker.token"), show_default=True,
@@ -44,15 +43,19 @@ def workers() -> None:
     "--kubernetes", "cluster", multiple=True, metavar="KEY=VALUE",
     help="image (needed), namespace, kind (deployment or job), secret, memory, gpu, most and viewer.",
 )  # fmt: skip
+@click.option(
+    "--ray", "ray_options", multiple=True, metavar="KEY=VALUE",
+    help="address, resources.NAME of a worker, viewer (a token file: follow the queue) and least.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and run nothing.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- WORKER_OPTIONS]")
 def launch(
     *, engine: str, url: str, token_file: Path, count: int, slots: int, gpus_per_slot: int,
-    cpus_per_slot: int, name: str, sbatch: tuple[str, ...], cluster: tuple[str, ...], dry_run: bool,
-    options: tuple[str, ...],
+    cpus_per_slot: int, name: str, sbatch: tuple[str, ...], cluster: tuple[str, ...],
+    ray_options: tuple[str, ...], dry_run: bool, options: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Launch COUNT equal workers: as one process here, as Slurm's job array, or as Kubernetes' manifests,
-    which are printed. What stands behind -- goes to `tunesmith worker` as it is.
+    """Launch COUNT equal workers: as one process here, as Slurm's job array, as Ray's actors, or as
+    Kubernetes' manifests, which are printed. What stands behind -- goes to `tunesmith worker` as it is.
 
     \b
         tunesmith workers launch --on slurm --count 8 --gpus-per-slot 1 \\
@@ -68,6 +71,8 @@ def launch(
                 _local(crew, dry_run=dry_run)
             case "slurm":
                 _slurm(crew, _pairs("--slurm", sbatch), dry_run=dry_run)
+            case "ray":
+                _ray(crew, ray.cluster(_pairs("--ray", ray_options)), dry_run=dry_run)
             case _:
                 found = kubernetes.manifests(crew, kubernetes.cluster(_pairs("--kubernetes", cluster)))
                 click.echo(kubernetes.written(found), nl=False)
@@ -91,6 +96,15 @@ def _slurm(crew: Crew, options: dict[str, str], *, dry_run: bool) -> None:
         f"Slurm's job {job} has {crew.count} workers. `squeue --job {job}` shows them; `scancel {job}` ends "
         "them, and each hands its trials back."
     )
+
+
+def _ray(crew: Crew, cluster: ray.Cluster, *, dry_run: bool) -> None:
+    if dry_run:
+        click.echo(ray.shown(crew, cluster))
+        return
+    over = ray.launch(crew, cluster, say=click.echo)
+    if failed := [name for name, code in over.items() if code]:
+        raise click.ClickException(f"{len(failed)} of {crew.count} workers cannot go on: {', '.join(failed)}")
 
 
 def _pairs(flag: str, texts: tuple[str, ...]) -> dict[str, str]:

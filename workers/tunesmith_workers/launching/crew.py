@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_URL = "http://127.0.0.1:8787"
+"""Of a service on this machine."""
 SET_BY_US = ("--url", "--token", "--token-file", "--name", "--state", "--slots", "--devices", "--cores",
              "--devices-per-slot")  # fmt: skip
 """Options of `tunesmith worker` that follow from a crew and its engine."""
@@ -58,9 +60,26 @@ class Crew:
         """Of each worker."""
         return self.slots * self.cpus_per_slot
 
+    def token(self) -> str:
+        """For engines that carry it to the workers themselves. Raises: LaunchError."""
+        try:
+            return self.token_file.read_text().strip()
+        except OSError as e:
+            raise LaunchError(f"{self.token_file} cannot be read ({e.strerror}): name a file that can") from e
+
+    def arguments(self, token_file: Path | None = None, *, workers: int = 1) -> list[str]:
+        """Of `tunesmith worker`, but for its name.
+
+        Args:
+            token_file: where the worker finds the token, if not where the crew has it.
+            workers: so many as one, with the slots of all.
+        """
+        where = ["--url", self.url, "--token-file", str(token_file or self.token_file.absolute())]
+        return [*where, *self.machine(workers=workers), *self.options]
+
     def machine(self, *, workers: int = 1) -> list[str]:
         """Options that tell a worker what is its own: which GPUs these are, the scheduler says in its
-        environment. `workers`: so many as one, with the slots of all."""
+        environment."""
         found = ["--cores", str(workers * self.cpus)]
         if self.gpus_per_slot:
             return [*found, "--devices-per-slot", str(self.gpus_per_slot)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -126,11 +127,9 @@ def _meta(crew: Crew, cluster: Cluster) -> Manifest:
 
 def _secret(crew: Crew, cluster: Cluster) -> Manifest:
     try:
-        token = crew.token_file.read_text().strip()
-    except OSError as e:
-        raise LaunchError(
-            f"{crew.token_file} cannot be read ({e.strerror}); name a file, or --kubernetes secret=NAME"
-        ) from e
+        token = crew.token()
+    except LaunchError as e:
+        raise LaunchError(f"{e}, or a secret that is there with --kubernetes secret=NAME") from e
     return {
         "apiVersion": "v1", "kind": "Secret", "metadata": _meta(crew, cluster), "type": "Opaque",
         "stringData": {TOKEN: token},
@@ -182,8 +181,8 @@ def _pod(crew: Crew, cluster: Cluster, *, restart: str) -> Manifest:
         "name": "worker",
         "image": cluster.image,
         "args": [
-            "worker", "--url", crew.url, "--token-file", f"{SECRET}/{TOKEN}", "--name", "$(POD_NAME)",
-            "--state", f"{HOME}/state", *crew.machine(), *crew.options,
+            "worker", "--name", "$(POD_NAME)", "--state", f"{HOME}/state",
+            *crew.arguments(Path(SECRET, TOKEN)),
         ],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
         "resources": resources,

@@ -11,9 +11,8 @@ from tunesmith_workers.launching.crew import Crew
 
 def command(crew: Crew) -> list[str]:
     """What to run."""
-    where = ["--url", crew.url, "--token-file", str(crew.token_file), "--name", crew.name]
     return [
-        sys.executable, "-m", "tunesmith_workers", *where, *crew.machine(workers=crew.count), *crew.options,
+        sys.executable, "-m", "tunesmith_workers", "--name", crew.name, *crew.arguments(workers=crew.count),
     ]  # fmt: skip
 
 

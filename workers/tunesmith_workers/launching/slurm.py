@@ -90,8 +90,7 @@ def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _worker(crew: Crew) -> str:
-    where = ["--url", crew.url, "--token-file", str(crew.token_file.absolute())]
-    command = [sys.executable, "-m", "tunesmith_workers", *where, *crew.machine(), *crew.options]
+    command = [sys.executable, "-m", "tunesmith_workers", *crew.arguments()]
     name = shlex.quote(crew.name)
     return f'{shlex.join(command)} --name {name}-"${{SLURM_ARRAY_JOB_ID}}-${{SLURM_ARRAY_TASK_ID}}"'
 
