@@ -46,7 +46,7 @@ _MESSAGE_CHARS, _TRACEBACK_CHARS = 16_384, 65_536  # what wire.TrialError takes
 
 def main(arguments: list[str] | None = None) -> None:
     parent = os.getppid()
-    options = parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     die_with(parent)
     for name in options.ignore:  # a batch system may send them to every process of a job
         signal.signal(signal.Signals[name], signal.SIG_IGN)
@@ -83,7 +83,7 @@ def _device(rank: int) -> torch.device:
     return torch.device("cuda", rank)
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tunesmith_workers.child", description="For the supervisor alone.")
     ends = parser.add_mutually_exclusive_group(required=True)
     ends.add_argument("--fd", type=int, help="this end of the socket to the supervisor")

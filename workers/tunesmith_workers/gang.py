@@ -165,7 +165,9 @@ def joined(size: int, name: str, device: torch.device) -> Iterator[Gang]:
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=PrefixStore(name, store), rank=rank, world_size=size)
-    yield Gang(rank, size, dist.new_group(backend="gloo", timeout=_PATIENT))
+    words = dist.new_group(backend="gloo", timeout=_PATIENT)
+    dist.barrier(group=words)  # or a leader with little to do would be gone before all have come
+    yield Gang(rank, size, words)
     # Not after an error: others may wait in the middle of a sum, and this process is replaced anyway.
     dist.destroy_process_group()
 

@@ -37,8 +37,9 @@ Link: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class GangProcess(ChildProcess):
     """Children that have said they are ready; the process of the base is torchrun's."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, writers: list[asyncio.StreamWriter]) -> None:
         super().__init__(process)
+        self._writers = writers  # of all who have come, ready or not
         self._links: dict[int, Link] = {}  # by rank
         self._pids: dict[int, int] = {}  # of those that live
         self._listening: list[asyncio.Task[None]] = []
@@ -57,7 +58,10 @@ class GangProcess(ChildProcess):
         meeting = Path(tempfile.mkdtemp(prefix="tunesmith-"))  # a socket's path must be short
         arrived: asyncio.Queue[tuple[dict[str, Any] | None, Link]] = asyncio.Queue()
 
+        writers: list[asyncio.StreamWriter] = []
+
         async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
             arrived.put_nowait((await _heard(reader), (reader, writer)))
 
         path = str(meeting / "socket")
@@ -69,7 +73,7 @@ class GangProcess(ChildProcess):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
-            return await cls(process)._met(ranks, arrived)
+            return await cls(process, writers)._met(ranks, arrived)
         finally:
             server.close()
             shutil.rmtree(meeting, ignore_errors=True)
@@ -184,7 +188,7 @@ class GangProcess(ChildProcess):
         """Once all are gone, and their devices free."""
         if self._listening:
             await asyncio.wait(self._listening, timeout=EXIT_SECONDS)
-        for _, writer in self._links.values():
+        for writer in self._writers:
             writer.close()
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from itertools import pairwise
 
 from torch.distributed import run
 
-from tunesmith_workers.child import parser
 from tunesmith_workers.parent import die_with
 
 
@@ -23,8 +23,9 @@ def main() -> None:
     parent = os.getppid()
     ranks, *arguments = sys.argv[1:]
     die_with(parent)
-    for name in parser().parse_args(arguments).ignore:
-        signal.signal(signal.Signals[name], signal.SIG_IGN)
+    for flag, name in pairwise(arguments):
+        if flag == "--ignore":
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
     # Nothing is left to the environment (PET_NNODES, …): a slot is on one machine, and its supervisor decides
     # what follows from a lost rank.
     run.main([
