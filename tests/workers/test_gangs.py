@@ -229,6 +229,18 @@ def test_a_resumed_trial_of_two_equals_one_never_interrupted_to_the_bit(gang):
     assert curve(resumed)[-1]["train/loss"] == curve(whole)[-1]["train/loss"]
 
 
+@pytest.mark.parametrize(("first", "then"), [(2, None), (None, 2)])
+def test_a_snapshot_goes_on_on_another_number_of_ranks(gang, exact, tmp_path, first, then):
+    asked = {"params": PARAMS | {"optimizer": "momentum"}, "epochs": 20, "keep_snapshot": True}
+    half = gang.run(gpus=first, steps=10, **asked)
+    position = Path([m for m in half if m["say"] == "snapshot"][-1]["path"])
+    rest = snapshot_of(gang.run(position, gpus=then, steps=20, **asked))
+    whole = tree(run(exact, make_work(task="exact", steps=20, **asked), tmp_path))
+    assert rest["steps"] == 20
+    for name, weights in whole["model"].items():
+        assert (weights - rest["model"][name]).abs().max() < 1e-8, name
+
+
 def test_a_loop_of_one_s_own_has_its_rank_and_stops_on_all_at_once(gang):
     heard = gang.run(task="own", epochs=3, keep_snapshot=True)
     assert end_of(heard) == ("complete", "budget")
