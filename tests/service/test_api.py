@@ -105,10 +105,8 @@ def test_more_devices_than_any_slot_has_are_said_before_and_while_a_study_waits_
     async def scene(api: Api) -> None:
         await api.register()
         pair = study(resources={"gpus": 2})
-        waits = (
-            "each trial asks for 2 GPUs, and the largest slot that serves the task has 1: start a worker with "
-            "--devices-per-slot 2"
-        )
+        waits = "each trial asks for 2 GPUs, and the largest slot that serves the task has 1: "
+        waits += "start a worker with --devices-per-slot 2"
         assert (await api.post("/studies?dry_run=true", json=pair)).json()["warnings"] == [waits]
         assert (await api.post("/studies", json=pair)).json()["warnings"] == [waits]
         known = (await api.get("/studies/study")).json()
