@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+import torch
 from processes import Server, Worker, is_alive, until
 from training import make_work, points, run, same_bits, tree
 from tunesmith_workers import gang_process, snapshots
 from tunesmith_workers.child_process import ChildStartError, Death, cleaned
+from tunesmith_workers.gang import Gang as Ranks
 from tunesmith_workers.gang_process import GangProcess
 from tunesmith_workers.tasks.registry import Entry, Registry
 
@@ -205,6 +207,20 @@ def test_two_processes_train_as_one_does_with_the_same_global_batch(gang, exact,
             assert mine.metrics[name] == pytest.approx(theirs[name], rel=0, abs=1e-8), name
 
 
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_parts_hold_each_sample_once_and_weigh_as_the_whole(size):
+    for samples in range(1, 60):
+        parts = [Ranks(rank, size).part(samples) for rank in range(size)]
+        rows = [range(samples)[p.rows] for p in parts]
+        weights = torch.zeros(samples, dtype=torch.float64)
+        for part, own in zip(parts, rows, strict=True):
+            weights[list(own)] += 1 / part.divisor
+        assert weights.sum() == pytest.approx(1)
+        assert weights.max() == pytest.approx(weights.min())
+        assert sum(len(own) for part, own in zip(parts, rows, strict=True) if part.counts) == samples
+        assert all(min(2, samples) <= len(own) <= part.largest for part, own in zip(parts, rows, strict=True))
+
+
 def test_a_trial_that_asks_for_no_gpus_runs_on_the_first_rank_as_ever(gang, exact, tmp_path):
     asked = {"task": "exact", "params": PARAMS | {"drop": 1, "norm": 1}, "keep_snapshot": True}
     heard = gang.run(gpus=None, **asked)
@@ -215,7 +231,8 @@ def test_a_resumed_trial_of_two_equals_one_never_interrupted_to_the_bit(gang):
     """With dropout and batch norm, whose draws and statistics differ between the ranks."""
     asked = {"params": PARAMS | {"drop": 1, "norm": 1, "optimizer": "adam"}, "validate_every": 3}
     gang.start(epochs=10_000, **asked)
-    gang.until("points")
+    for _ in range(5):  # past a batch whose parts differ in size
+        gang.until("points")
     gang.do(gang.process.say({"do": "hand_back"}))
     handed = gang.until("ended")
     assert end_of(handed) == ("released", None)

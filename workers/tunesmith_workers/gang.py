@@ -47,11 +47,13 @@ class Part:
     Attributes:
         rows: of the samples.
         divisor: of the sum of their losses, so that the gradients of all ranks sum to that of the mean.
+        largest: samples of the largest part.
         counts: whether their losses are not another rank's as well.
     """
 
     rows: slice
     divisor: int
+    largest: int
     counts: bool = True
 
 
@@ -70,9 +72,9 @@ class Gang:
         """This rank's part of so many samples. Parts differ by one sample at most. Of fewer than two for
         each, which batch norm could not train on, each rank computes all, and the sum is their mean."""
         if samples < 2 * self.size and self.size > 1:
-            return Part(slice(0, samples), samples * self.size, counts=self.rank == 0)
+            return Part(slice(0, samples), samples * self.size, samples, counts=self.rank == 0)
         start, stop = (samples * r // self.size for r in (self.rank, self.rank + 1))
-        return Part(slice(start, stop), samples)
+        return Part(slice(start, stop), samples, -(-samples // self.size))
 
     def agreed(self, word: int = 0) -> int:
         """The leader's word, on every rank; each must ask in its turn."""

@@ -57,7 +57,6 @@ class GangProcess(ChildProcess):
         """
         meeting = Path(tempfile.mkdtemp(prefix="tunesmith-"))  # a socket's path must be short
         arrived: asyncio.Queue[tuple[dict[str, Any] | None, Link]] = asyncio.Queue()
-
         writers: list[asyncio.StreamWriter] = []
 
         async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,14 +91,14 @@ class GangProcess(ChildProcess):
             await asyncio.wait(
                 {meeting, self._reaping}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
-            if not meeting.done():
-                meeting.cancel()
-            await meeting
-        except (EOFError, asyncio.CancelledError) as e:
+        except asyncio.CancelledError:
+            meeting.cancel()
+            await self.kill()
+            raise
+        if not meeting.done() or meeting.exception() is not None:
+            meeting.cancel()
             death = await self.kill()
-            if isinstance(e, asyncio.CancelledError) and not meeting.cancelled():
-                raise
-            raise ChildStartError(_once(death.tail).strip() or str(death)) from None
+            raise ChildStartError(_once(death.tail).strip() or str(death))
         self._listening = [asyncio.create_task(self._listen(rank)) for rank in self._links]
         return self
 

@@ -24,7 +24,7 @@ from tunesmith_studies.vocabulary import HYPERPARAMETERS, READ_BY_MODELS
 from tunesmith_workers import memory, rng
 from tunesmith_workers.augment import Batch, make_augmentation
 from tunesmith_workers.data import Split, pieces
-from tunesmith_workers.gang import ALONE, Gang
+from tunesmith_workers.gang import ALONE, Gang, Part
 from tunesmith_workers.init import initialise
 from tunesmith_workers.optim import Params, make_optimizer, real, whole, word
 from tunesmith_workers.tasks.registry import Task, TaskError
@@ -101,8 +101,10 @@ class Learner:
         self, task: Task, params: Params, train: Split, *, seed: int, device: torch.device, gang: Gang = ALONE
     ) -> None:
         self.task, self.train, self._device, self._gang, self._seed = task, train, device, gang, seed
-        self.at_once = self.micro_batch = -(-whole(params, "batch_size") // gang.size)
-        self.step_size = whole(params, "batch_size") * whole(params, "accumulation")
+        batch_size = whole(params, "batch_size")
+        self.at_once = batch_size if gang.size == 1 else max(2, -(-batch_size // gang.size))
+        self.micro_batch = self.at_once
+        self.step_size = batch_size * whole(params, "accumulation")
         self._smoothing, self._clip_norm = real(params, "label_smoothing"), real(params, "clip_norm")
         self._augmentation = make_augmentation(params, train.x, seed)
         self.model = task.build({k: v for k, v in params.items() if k not in TAKEN})
@@ -179,17 +181,24 @@ class Learner:
         self._forget_gradient()
         targets = batch.y if batch.partner is None else None
         part = self._gang.part(len(batch.x))
-        own, first = part.rows, part.rows.start
-        parts = pieces(own.stop - first, self.micro_batch)
+        parts = self._pieces_of(part)
         if len(parts) == 1 and self._gang.size == 1:
             return Seen(*self._backward_piece(batch, None, part.divisor), targets)
-        seen = [
-            self._backward_piece(batch, slice(first + p.start, first + p.stop), part.divisor) for p in parts
-        ]
+        seen = [self._backward_piece(batch, rows, part.divisor) for rows in parts]
         losses, totals, outputs = zip(*seen, strict=True)
-        targets = None if targets is None else targets[own]
+        targets = None if targets is None else targets[part.rows]
         found = Seen(torch.cat(losses), torch.stack(totals).sum(), torch.cat(outputs), targets)
         return found if part.counts else found.of_nothing()
+
+    def _pieces_of(self, part: Part) -> list[slice]:
+        """Rows that go through the model at once. Of a gang's parts, which differ in size, equally many, for
+        batch norm on GPUs waits for all ranks in each."""
+        parts = pieces(part.largest, self.micro_batch)
+        if self._gang.size == 1:
+            return parts
+        first, size = part.rows.start, part.rows.stop - part.rows.start
+        count = min(len(parts), size)
+        return [slice(first + size * i // count, first + size * (i + 1) // count) for i in range(count)]
 
     def _backward_piece(
         self, batch: Batch, rows: slice | None, divisor: int
