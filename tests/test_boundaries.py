@@ -20,7 +20,9 @@ ROOTS = {
     "tunesmith_workers": REPOSITORY / "workers",
 }
 FREE_OF_OPTUNA = {"curves", "space", "trial", "vocabulary"}  # of studies, so workers may import them
-NO_TORCH = ["__main__", "supervisor", "slot", "attempt", "delivery", "devices", "state", "messages"]
+NO_TORCH = [
+    "__main__", "supervisor", "slot", "attempt", "delivery", "devices", "state", "messages", "gang_process",
+]  # fmt: skip
 THE_WORLD = {  # clock, files, network, processes, databases
     "asyncio", "fcntl", "glob", "http", "httpx", "io", "multiprocessing", "os", "pathlib", "psycopg",
     "requests", "select", "shutil", "signal", "socket", "sqlalchemy", "sqlite3", "ssl", "subprocess",

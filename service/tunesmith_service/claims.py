@@ -22,6 +22,7 @@ from sqlalchemy import (
     not_,
     select,
 )
+from tunesmith_studies.resources import gpus_of
 
 from tunesmith_service import resume
 from tunesmith_service.bulk import Change
@@ -46,6 +47,7 @@ class _Due:
     fresh: list[Row[Any]] = field(default_factory=list)
     stale: list[Row[Any]] = field(default_factory=list)
     digest: str | None = None
+    gpus: int = 1
 
     @property
     def has_room(self) -> bool:
@@ -57,10 +59,13 @@ class _Due:
         must_wait = not self.fresh and not claim.accept_stale
         return -self.study.priority, must_wait, self.running, self.study.id
 
-    def suits(self, claim: Claim, tasks: Mapping[str, str]) -> bool:
+    def suits(self, claim: Claim, tasks: Mapping[str, str], devices: int) -> bool:
         served = tasks.get(self.study.task)
         return (
-            self.study.project_id == claim.project_id and served is not None and self.digest in (None, served)
+            self.study.project_id == claim.project_id
+            and served is not None
+            and self.digest in (None, served)
+            and self.gpus <= devices
         )
 
 
@@ -148,7 +153,7 @@ class _Serving:
     def _due_studies(self, commands: Sequence[Claim]) -> list[_Due]:
         named = {"batch": rows({"id": i} for i in sorted({c.project_id for c in commands}))}
         wanted = self.tx.execute(_open_studies(self.tx.dialect), named)
-        due = {s.id: _Due(s, s.running, digest=s.task_digest) for s in wanted}
+        due = {s.id: _Due(s, s.running, digest=s.task_digest, gpus=gpus_of(s.spec)) for s in wanted}
         for trial in self._due_trials(due, len(commands)):
             stale = trial.draft and trial.planned_at < trial.last_end_n
             (due[trial.study_id].stale if stale else due[trial.study_id].fresh).append(trial)
@@ -190,7 +195,8 @@ class _Serving:
             return Nothing(retry_at_us=worker.aside_until_us)
         if c.slot_id in self.busy:
             return Nothing(retry_at_us=self.busy[c.slot_id])
-        suited = [d for d in self.due if d.has_room and d.suits(c, worker.tasks)]
+        devices = len(self.slots[c.slot_id].devices)
+        suited = [d for d in self.due if d.has_room and d.suits(c, worker.tasks, devices)]
         if not suited:
             return Nothing(retry_at_us=self._retry_at(c))
         return self._give(c, min(suited, key=lambda d: d.urgency(c)))

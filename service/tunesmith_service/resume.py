@@ -85,6 +85,7 @@ def order(
         "task": spec["task"],
         "params": trial.params,
         **trial.work,
+        "gpus": (spec.get("resources") or {}).get("gpus"),
         "snapshot_every_seconds": spec.get("snapshot_every_seconds", 600),
         "metric": spec["objective"]["metric"],
         "direction": spec["objective"]["direction"],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, Text, and_, case, cast, func, or_, select
+from tunesmith_studies.resources import gpus_of
 
 from tunesmith_service import tables
 from tunesmith_service.clock import SECOND
@@ -306,6 +307,7 @@ def _slots_for(study: Study, live: Iterable[SlotKind]) -> Slots:
         if kind.project_id == study.project_id
         and study.task in kind.tasks
         and study.task_digest in (None, kind.tasks[study.task])
+        and gpus_of(study.spec) <= kind.devices
     ]
     count = sum(kind.count for kind in suited)
     devices = sum(kind.count * kind.devices for kind in suited)

@@ -172,6 +172,11 @@ class WorkOrder(Reply):
     )
     read_test: bool = Field(default=False, description="May read the test split and report under `test/`.")
     options: dict[str, Scalar] = Field(default={}, description="Of the measuring kinds.")
+    gpus: int | None = Field(
+        default=None,
+        description="`train` is to be done by so many of the slot's devices together; none: as the trainer "
+        "likes, which the built-in one does on one.",
+    )
     snapshot_every_seconds: float = 600
     metric: str
     direction: Literal["minimize", "maximize"]

@@ -19,6 +19,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from tunesmith_studies.checked import Checked, Listed
 from tunesmith_studies.recipe import Named, Recipe, expanded
+from tunesmith_studies.resources import Resources
 from tunesmith_studies.space import Name, Scalar, Space
 from tunesmith_studies.stages import AnyStage
 from tunesmith_studies.stages.base import Forecast
@@ -91,6 +92,7 @@ class StudySpec(Checked):
     )
     stages: Listed[AnyStage] = Field(default=(), description="In order; none: the recipe's.")
     limits: Limits = Limits()
+    resources: Resources = Resources()
     priority: int = Field(default=0, ge=-100, le=100, description="Higher goes first.")
     seed: int = Field(default=0, ge=0, lt=2**53)
     seed_mode: Literal["shared", "per_trial"] = "shared"

@@ -101,6 +101,22 @@ def test_a_task_that_no_worker_serves_is_accepted_and_said(play):
     play(scene)
 
 
+def test_more_devices_than_any_slot_has_are_said_before_and_while_a_study_waits_for_them(play):
+    async def scene(api: Api) -> None:
+        await api.register()
+        pair = study(resources={"gpus": 2})
+        waits = "each trial asks for 2 GPUs, and the largest slot that serves the task has 1: "
+        waits += "start a worker with --devices-per-slot 2"
+        assert (await api.post("/studies?dry_run=true", json=pair)).json()["warnings"] == [waits]
+        assert (await api.post("/studies", json=pair)).json()["warnings"] == [waits]
+        known = (await api.get("/studies/study")).json()
+        assert (known["waiting_for"], known["gpus"]) == (waits, 2)
+        refused = await api.post("/studies", json=study("none", resources={"gpus": 0}))
+        assert refused.json()["errors"][0]["pointer"] == "/resources/gpus"
+
+    play(scene)
+
+
 def test_a_dry_run_forecasts_and_creates_nothing(play):
     async def scene(api: Api) -> None:
         answer = await api.post("/studies?dry_run=true", json=study())

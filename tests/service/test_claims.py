@@ -252,3 +252,17 @@ def test_a_late_worker_cannot_renew_a_trial_given_to_another(bench: Bench) -> No
     assert second.attempt == 2
     assert bench.do(c.Renew(first.lease)).type == "lease_lost"
     assert bench.do(c.Renew(second.lease)) == c.Kept()
+
+
+def test_a_slot_is_offered_no_trial_that_asks_for_more_devices_than_it_has(bench: Bench) -> None:
+    pair = bench.study("pair", resources={"gpus": 2}, priority=1)
+    bench.trial(pair)
+    one, two, four = (bench.register(devices=[f"cuda:{i}" for i in range(n)])[0] for n in (1, 2, 4))
+    assert bench.do(bench.ask(one)) == c.Nothing()
+    grant = bench.claim(two)
+    assert (grant.work["study"], grant.work["gpus"]) == ("pair", 2)
+    bench.trial(pair)
+    bench.trial(bench.study("plain"))  # less urgent: who can take both takes the other
+    small, large = bench.batch(bench.ask(one), bench.ask(four))
+    assert (small.work["study"], small.work["gpus"]) == ("plain", None)
+    assert large.work["study"] == "pair"

@@ -204,12 +204,16 @@ def test_progress_counts_what_a_stage_has_proposed_beyond_its_forecast():
 DIGEST, OTHER = "a" * 64, "b" * 64
 
 
-def worker(digest: str = DIGEST, *, draining: bool = False, name: str = "gpu-a") -> dict[str, object]:
-    return {"name": name, "tasks": {"digits": digest}, "draining": draining, "aside_until": None}
+def worker(
+    digest: str = DIGEST, *, draining: bool = False, name: str = "gpu-a", devices: int = 1
+) -> dict[str, object]:
+    slots = [{"id": "0" * 32, "devices": [f"cuda:{i}" for i in range(devices)]}]
+    same = {"draining": draining, "aside_until": None, "slots": slots}
+    return {"name": name, "tasks": {"digits": digest}, **same}
 
 
-def study(digest: str | None = DIGEST, task: str = "digits") -> dict[str, object]:
-    return {"name": "s", "task": task, "task_digest": digest}
+def study(digest: str | None = DIGEST, task: str = "digits", gpus: int = 1) -> dict[str, object]:
+    return {"name": "s", "task": task, "task_digest": digest, "gpus": gpus}
 
 
 @pytest.mark.parametrize(
@@ -223,6 +227,20 @@ def study(digest: str | None = DIGEST, task: str = "digits") -> dict[str, object
         (study(), [worker(OTHER), worker(name="gpu-b")], "ok", "1 worker(s)"),
         (study(), [worker(draining=True)], "warn", "take no new trial"),
         (study(), [worker(OTHER), worker(draining=True)], "warn", "take no new trial"),
+        (study(gpus=2), [worker(), worker(devices=4)], "ok", "1 worker(s)"),
+        (
+            study(gpus=4),
+            [worker(devices=2)],
+            "fail",
+            "asks for 4 GPUs, the largest slot",
+        ),
+        (
+            study(gpus=2),
+            [worker(), worker(OTHER, devices=2)],
+            "fail",
+            "slot online that serves it has 1",
+        ),
+        (study(gpus=2), [worker(), worker(devices=2, draining=True)], "warn", "take no new trial"),
     ],
 )
 def test_doctor_says_why_a_study_gets_no_worker(asked, online, state, said):

@@ -74,6 +74,12 @@ def test_a_cpu_gives_one_slot_with_all_cores_or_as_many_as_wanted_that_share_the
     assert deal([CPU], slots=3, cores=2).threads == 1
 
 
+def test_a_cpu_slot_may_hold_several_processes_as_if_each_had_a_gpu():
+    assert deal([CPU], devices_per_slot=2, cores=8).devices == ((CPU, CPU),)
+    assert deal([CPU], slots=2, devices_per_slot=2, cores=8).devices == ((CPU, CPU),) * 2
+    assert deal([CPU], slots=2, devices_per_slot=2, cores=8).threads == 4  # of a slot, for all of its ranks
+
+
 def test_cpu_slots_on_a_machine_with_gpus_are_refused_with_what_to_say_instead():
     with pytest.raises(ValueError, match=r"there are 4 GPUs: use --slots-per-device, or --devices cpu"):
         deal(GPUS, slots=2)

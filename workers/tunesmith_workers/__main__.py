@@ -60,7 +60,11 @@ much as a large one."""
     help="Trials that share a GPU.",
 )
 @click.option(
-    "--devices-per-slot", type=click.IntRange(1, 64), default=1, show_default=True, help="GPUs of one trial."
+    "--devices-per-slot",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="GPUs of one slot, for studies whose trials ask for several.",
 )
 @click.option(
     "--cores", type=click.IntRange(1), help="CPU cores that its slots share.  [default: all of the machine]"

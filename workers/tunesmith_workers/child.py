@@ -2,6 +2,9 @@
 
     python -m tunesmith_workers.child --fd 5 --tasks my_tasks.py --data spam=spam.npz --threads 1
 
+In a slot with several devices it is one rank of several, which torchrun starts with `--connect` (see
+`torchrun`, `gang`).
+
 It trains one trial after another and says what `messages` lists. It has no token and no network of
 its own to speak to, and it does not outlive its supervisor: the kernel kills it with its parent, and
 the end of the socket ends it. SIGTERM, SIGINT and SIGUSR1 are the supervisor's to answer, so they are
@@ -11,7 +14,6 @@ ignored.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import os
 import queue
@@ -29,16 +31,16 @@ from typing import Any
 import torch
 from tunesmith_service.wire import WorkOrder, show_number
 
-from tunesmith_workers import kinds, memory, messages, rng
+from tunesmith_workers import gang, kinds, memory, messages, rng, trainer
 from tunesmith_workers.chatter import Chatter
-from tunesmith_workers.endings import Artifact, Ending, EpochResult, Said, Saved, Wish
+from tunesmith_workers.endings import BUDGET, Artifact, Ending, EpochResult, Said, Saved, Wish
 from tunesmith_workers.loop import Trial, TrialEnded
+from tunesmith_workers.parent import die_with
 from tunesmith_workers.snapshots import SnapshotCorrupt, WrittenFile
 from tunesmith_workers.tasks import builtin
 from tunesmith_workers.tasks.registry import Loop, Registry, TaskError, versions
 from tunesmith_workers.weights import WeightsError
 
-_PR_SET_PDEATHSIG = 1
 _MESSAGE_CHARS, _TRACEBACK_CHARS = 16_384, 65_536  # what wire.TrialError takes
 
 
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     die_with(parent)
     for name in options.ignore:  # a batch system may send them to every process of a job
         signal.signal(signal.Signals[name], signal.SIG_IGN)
+    connection = _connection(options.fd, options.connect)  # so that an early end is seen at once
     try:
         registry = builtin.registry(
             [Path(f) for f in options.tasks], dict(options.data), dict(options.weights)
@@ -55,17 +58,36 @@ def main(arguments: list[str] | None = None) -> None:
     except (TaskError, WeightsError) as e:
         sys.exit(str(e))
     warm_up()
-    link = Link(socket.socket(fileno=options.fd))
-    link.say(ready(registry))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rank = int(os.environ["RANK"]) if options.connect else 0  # of torchrun's; else it may be anybody's
+    link = Link(connection)
+    link.say(ready(registry, rank))
+    device = _device(rank)
     while True:
-        order = link.next_order()
-        run_order(link, registry, order, device, options.threads)
+        run_order(link, registry, link.next_order(), device=device, threads=options.threads, rank=rank)
+
+
+def _connection(fd: int | None, path: str | None) -> socket.socket:
+    if path is None:
+        return socket.socket(fileno=fd)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    return connection
+
+
+def _device(rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if rank == 0:
+        return torch.device("cuda")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tunesmith_workers.child", description="For the supervisor alone.")
-    parser.add_argument("--fd", type=int, required=True, help="this end of the socket to the supervisor")
+    ends = parser.add_mutually_exclusive_group(required=True)
+    ends.add_argument("--fd", type=int, help="this end of the socket to the supervisor")
+    ends.add_argument("--connect", metavar="PATH", help="the supervisor's socket, of a rank of a gang")
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="SIGNAL", help="the supervisor's to answer"
     )
@@ -92,16 +114,6 @@ def _named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies; leave at once if it is dead already."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
-
-
 def warm_up() -> None:
     """What must be settled before the first trial computes."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS sums in any order
@@ -109,9 +121,12 @@ def warm_up() -> None:
     importlib.import_module("torch._dynamo")
 
 
-def ready(registry: Registry) -> dict[str, Any]:
+def ready(registry: Registry, rank: int) -> dict[str, Any]:
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-    return {"say": "ready", "tasks": registry.digests(), "devices": devices, "versions": versions()}
+    return {
+        "say": "ready", "tasks": registry.digests(), "devices": devices, "versions": versions(),
+        "rank": rank, "pid": os.getpid(),
+    }  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -162,8 +177,13 @@ class Link:
                 self._newest.wish = wish
 
 
-def run_order(link: Link, registry: Registry, order: Order, device: torch.device, threads: int) -> None:
-    """Run one trial and say how it ended, whatever happens."""
+def run_order(
+    link: Link, registry: Registry, order: Order, *, device: torch.device, threads: int, rank: int
+) -> None:
+    """Run one trial and say how it ended, whatever happens. Ranks above 0 say nothing else."""
+    if rank > 0:
+        link.say(spoken(_ended(registry, order, device=device, threads=threads, say=lambda said: None)))
+        return
     chatter = Chatter(lambda text: link.say({"say": "log", "text": text}))
     held: list[dict[str, Any]] = []  # the last point comes with the ending, so that one request has both
 
@@ -175,27 +195,46 @@ def run_order(link: Link, registry: Registry, order: Order, device: torch.device
             held.clear()
 
     with chatter:
-        try:
-            ending = train(registry, order, device=device, threads=threads, say=say)
-        except (Exception, SystemExit) as e:
-            ending = failure(e)
+        ending = _ended(registry, order, device=device, threads=threads, say=say)
     say(ending)
 
 
+def _ended(registry: Registry, order: Order, **how: Any) -> Ending:
+    try:
+        return train(registry, order, **how)
+    except (Exception, SystemExit) as e:
+        return failure(e)
+
+
 def train(registry: Registry, order: Order, *, device: torch.device, threads: int, say: Any) -> Ending:
-    """Run the trial on the built-in trainer or on its own loop; `say` gets all but the ending."""
+    """Run the trial on the built-in trainer or on its own loop, with as many ranks as it asks for; `say` gets
+    all but the ending."""
     work = WorkOrder.model_validate(order.message["work"])
+    ranks = messages.ranks(order.message["work"])
+    with gang.joined(ranks, f"order-{order.message.get('order')}", device) as ours:
+        return _train(registry, order, work, ours, device=device, threads=max(1, threads // ranks), say=say)
+
+
+def _train(
+    registry: Registry, order: Order, work: WorkOrder, ours: gang.Gang, *, device: torch.device, threads: int,
+    say: Any,
+) -> Ending:  # fmt: skip
     resume = Path(order.message["resume"]) if order.message.get("resume") else None
     scratch = Path(order.message["scratch"])
     members = [Path(m) for m in order.message.get("members", ())]
     entry = registry[work.task]
     if isinstance(entry.task, Loop) and work.kind == "train":
-        trial = Trial(work, device=device, scratch=scratch, say=say, asked=order.asked, resume=resume)
+        trial = Trial(
+            work, device=device, scratch=scratch, say=say, asked=order.asked, resume=resume, gang=ours
+        )
         rng.begin(trial.seed, threads)
         with suppress(TrialEnded):
             entry.task.run(trial)
         return trial.ending()
-    place = kinds.Place(device, scratch, resume, members, order.asked, threads)
+    place = kinds.Place(device, scratch, resume, members, order.asked, threads, ours)
+    if ours.rank > 0:
+        trainer.follow(entry, work, place)
+        return BUDGET
     for said in kinds.run(entry, work, place):
         if isinstance(said, Ending):
             return said
@@ -231,7 +270,7 @@ def failure(error: BaseException) -> Ending:
     kind = kind_of(error)
     text = "".join(traceback.format_exception(error))
     said = {"kind": kind, "message": str(error)[:_MESSAGE_CHARS], "traceback": text[-_TRACEBACK_CHARS:]}
-    retryable = kind in ("out_of_memory", "device_fault")
+    retryable = kind in ("out_of_memory", "device_fault", messages.RANK_LOST)
     return Ending("failed", "error", error=said, retryable=retryable)
 
 
@@ -246,6 +285,8 @@ def kind_of(error: BaseException) -> str:
         isinstance(error, RuntimeError) and text.startswith(("CUDA error", "cuDNN error", "CUBLAS error"))
     ):
         return "device_fault"
+    if gang.is_of_a_lost_rank(error):
+        return messages.RANK_LOST
     return type(error).__name__
 
 

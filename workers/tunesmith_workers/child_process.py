@@ -40,8 +40,11 @@ class Death:
 
     code: int
     tail: str  # of what it printed
+    lost: str = ""  # which of a gang's ranks ended first
 
     def __str__(self) -> str:
+        if self.lost:
+            return self.lost
         if self.code >= 0:
             return f"the trainer exited with status {self.code}"
         name = signal.Signals(-self.code).name
@@ -60,13 +63,11 @@ def cleaned(environ: Mapping[str, str]) -> dict[str, str]:
 class ChildProcess:
     """A child that has said it is ready. `next` gives what it says; after its death, always the `Death`."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
+    _reader: asyncio.StreamReader
+    _writer: asyncio.StreamWriter
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._echo = False
         self._printing = asyncio.create_task(self._copy_prints())
@@ -87,7 +88,8 @@ class ChildProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
-        child = cls(process, *await asyncio.open_connection(sock=ours, limit=LINE_BYTES))
+        child = cls(process)
+        child._reader, child._writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
         try:
             await asyncio.wait_for(child._await_ready(), START_SECONDS)
         except BaseException:
@@ -101,6 +103,9 @@ class ChildProcess:
             raise ChildStartError(said.tail.strip() or str(said))
         if said.get("say") != "ready":
             raise ChildStartError(f"the trainer's first word was {said.get('say')!r}, not 'ready'")
+        self._is_ready(said)
+
+    def _is_ready(self, said: Mapping[str, Any]) -> None:
         self.tasks = dict(said["tasks"])
         self._echo = True
 
@@ -135,8 +140,11 @@ class ChildProcess:
         """End the child and all it started, at once. Returns when it is reaped; may be repeated."""
         self._signal_group()
         death = await asyncio.shield(self._reaping)
-        self._writer.close()
+        await self._hang_up()
         return death
+
+    async def _hang_up(self) -> None:
+        self._writer.close()
 
     def _signal_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -97,7 +97,8 @@ def deal(
         found: from `discover` or `named`.
         slots: how many CPU slots; None: one.
         slots_per_device: how many slots share each set of devices.
-        devices_per_slot: how many devices a slot holds.
+        devices_per_slot: how many devices a slot holds; without GPUs, how many processes may train a trial of
+            it together.
         cores: of this machine that this process may use; None: asked of the system.
     Raises: ValueError for numbers that do not fit the devices.
     """
@@ -113,7 +114,8 @@ def deal(
         sets = [tuple(found[i : i + devices_per_slot]) for i in range(0, len(found), devices_per_slot)]
         dealt = tuple(one for one in sets for _ in range(slots_per_device))
     else:
-        dealt = tuple((device,) for device in found for _ in range((slots or 1) * slots_per_device))
+        count = (slots or 1) * slots_per_device
+        dealt = tuple((device,) * devices_per_slot for device in found for _ in range(count))
     return Slots(devices=dealt, threads=max(1, cores // len(dealt)))
 
 

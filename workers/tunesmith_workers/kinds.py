@@ -12,6 +12,7 @@ from tunesmith_service.wire import WorkOrder
 
 from tunesmith_workers import evaluate, observe, preflight, range_test, trainer
 from tunesmith_workers.endings import Asked, Said
+from tunesmith_workers.gang import ALONE, Gang
 from tunesmith_workers.tasks.registry import Entry, Loop, TaskError
 
 
@@ -25,6 +26,7 @@ class Place:
         members: of `evaluate`, the snapshots of `work.members`, in their order.
         asked: what the supervisor wants by now; read before each optimizer step.
         threads: CPU threads that torch computes with.
+        gang: the ranks that train together; what measures is alone.
     """
 
     device: torch.device
@@ -33,6 +35,7 @@ class Place:
     members: Sequence[Path] = ()
     asked: Asked = lambda: None
     threads: int = 1
+    gang: Gang = ALONE
 
 
 def _train(entry: Entry, work: WorkOrder, place: Place) -> Iterator[Said]:
@@ -44,6 +47,7 @@ def _train(entry: Entry, work: WorkOrder, place: Place) -> Iterator[Said]:
         resume=place.resume,
         asked=place.asked,
         threads=place.threads,
+        gang=place.gang,
     )
 
 

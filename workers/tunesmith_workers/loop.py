@@ -58,6 +58,7 @@ from tunesmith_workers.endings import (
     Said,
     Saved,
 )
+from tunesmith_workers.gang import ALONE, Gang
 from tunesmith_workers.snapshots import SnapshotCorrupt
 from tunesmith_workers.tasks.registry import TaskError, train
 
@@ -84,7 +85,9 @@ class Trial:
         seed: of weights and data order; a trial that starts from a snapshot has the snapshot's.
         data_fraction: share of the training data to use, in (0, 1].
         device: where to put model and data.
-        scratch: a directory of the trial's own, removed after it.
+        scratch: a directory of the trial's own, removed after it; all ranks have the same.
+        rank, world_size: of a study with `resources: {gpus: n}`, which of n processes this is, from 0, and n;
+            else 0 and 1. torch.distributed is ready for use: wrap the model in DistributedDataParallel.
     """
 
     def __init__(
@@ -97,12 +100,15 @@ class Trial:
         asked: Asked = lambda: None,
         resume: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        gang: Gang = ALONE,
     ) -> None:
         _refuse_what_loops_cannot(work)
         self.params = dict(work.params)
         self.epochs, self.data_fraction = work.epochs, work.data_fraction
         self.device, self.scratch = device, scratch
+        self.rank, self.world_size = gang.rank, gang.size
         self._work, self._say, self._asked, self._clock = work, say, asked, clock
+        self._gang = gang
         self._resume = snapshots.load(resume, mapped="model") if resume else None
         self.seed = snapshots.seed_of(self._resume, default=work.seed)
         self._curve = Curve(work, classes=None)
@@ -117,6 +123,9 @@ class Trial:
         Names are such as `val/loss`; the study's objective must be among them. A value of it that
         is not finite ends the trial as diverged. Raises ValueError on a step that does not rise and,
         unless the work order lets it read the test set, on a name under `test/`.
+
+        Of several ranks the first alone reports; of the others this does nothing. There a trial that has
+        diverged, or is not wanted any more, ends where the loop asks `should_stop`.
         """
         step = _whole(step)
         found = {name: _number(name, value) for name, value in {**(metrics or {}), **named}.items()}
@@ -127,6 +136,9 @@ class Trial:
         hidden = [name for name in found if name.startswith("test/")]
         if hidden and not self._work.read_test:
             raise ValueError(f"{hidden[0]}: the test set is for the final stage; report val/ metrics instead")
+        if self.rank > 0:
+            self._step = step
+            return
         if self._work.metric not in found:
             raise ValueError(
                 f"report({step}) lacks {self._work.metric}, the study's objective; it has {', '.join(found)}"
@@ -135,15 +147,22 @@ class Trial:
         self._curve.add(step, found)
         self._say(EpochResult(step, found))
         self._ending = self._curve.ending()
-        if self._asked() == "abandon" or (self._ending and self._ending.stop_reason == "diverged"):
+        is_over = self._asked() == "abandon" or (self._ending and self._ending.stop_reason == "diverged")
+        if is_over and self.world_size == 1:
             raise TrialEnded
 
     def should_stop(self) -> bool:
-        """Whether to return now: the trial is wanted back, or its own curve ends it (plateau, patience)."""
-        return self._asked() is not None or self._ending is not None
+        """Whether to return now: the trial is wanted back, or its own curve ends it (plateau, patience).
+
+        Of several ranks each must ask, after the same epochs; all get the answer of the first.
+        """
+        return bool(self._gang.agreed(self._asked() is not None or self._ending is not None))
 
     def snapshot_due(self) -> bool:
-        """Whether a snapshot is wanted now: on hand-back, at the end if asked for, and every few minutes."""
+        """Whether a snapshot is wanted now: on hand-back, at the end if asked for, and every few minutes.
+        Of several ranks, from the first alone."""
+        if self.rank > 0:
+            return False
         if self._asked() == "hand_back":
             return True
         if self._ending is not None or self._step >= self.epochs:
@@ -154,8 +173,11 @@ class Trial:
         """Save what going on needs, with the random state, as of the last reported step.
 
         `more`: anything with a `state_dict` (schedulers, scalers, a second model), or plain values
-        (numbers, strings, tensors, lists, tuples and dicts of them).
+        (numbers, strings, tensors, lists, tuples and dicts of them). Of a model in DistributedDataParallel
+        give `model.module`. On ranks above 0 this does nothing.
         """
+        if self.rank > 0:
+            return
         tree = {
             "trial": [self._work.study, self._work.number],
             "task": self._work.task,
@@ -178,8 +200,11 @@ class Trial:
     def artifact(self, name: str, path: Path) -> None:
         """Keep a copy of a file (a plot, a confusion matrix) with the trial; the same name replaces it.
 
-        Raises ValueError on a name of none or more than 128 characters, OSError if it cannot be read.
+        On ranks above 0 this does nothing. Raises ValueError on a name of none or more than 128 characters,
+        OSError if it cannot be read.
         """
+        if self.rank > 0:
+            return
         if not 0 < len(name) <= 128:
             raise ValueError(f"an artifact's name has 1 to 128 characters, got {len(name)}")
         self._writes += 1
@@ -228,6 +253,8 @@ class Trial:
 
         Raises ValueError if it has reported nothing: there is no objective to judge it by.
         """
+        if self.rank > 0:
+            return BUDGET  # the first says how it ended
         wish = self._asked()
         if self._step == 0 and wish is None:
             raise ValueError("the loop returned without a report; call trial.report(epoch, {...}) each epoch")

@@ -7,10 +7,12 @@ why, exit code 1.
 
 To the child:
   {"do": "run", "work": <wire.WorkOrder>, "resume": path or null, "members": [paths], "scratch": directory}
+                          and in a gang "order", which counts its trials from 1
   {"do": "hand_back"}     finish the step, write a snapshot, end as released
   {"do": "abandon"}       the trial is no longer ours: end as abandoned, at the next batch
 From the child:
-  {"say": "ready", "tasks": {name: digest}, "devices": [...], "versions": {...}}   once, at its start
+  {"say": "ready", "tasks": {name: digest}, "devices": [...], "versions": {...}, "rank": 0, "pid": 4711}
+                          once, at its start
   {"say": "points", "points": [{"step": 1, "metrics": {"val/loss": 0.31}}]}
   {"say": "snapshot", "path": ..., "step": 3, "batch": 0, "sha256": ..., "size": ..., "final": false}
                           taken after 3 epochs and 0 optimizer steps of the next; the file is the
@@ -21,6 +23,10 @@ From the child:
    "stop_reason": ..., "error": null or {"kind", "message", "traceback"}, "retryable": false}
                           always the last word about a trial; after complete or pruned the child is
                           warm for the next one, after any other ending the supervisor replaces it
+
+A slot with several devices has a child for each, started by `python -m tunesmith_workers.torchrun N --connect
+PATH …` with the same flags but for `--fd`. All get the orders that are for them; rank 0 alone is told wishes
+and says what a trial says, the others say `ready` and `ended`.
 """
 
 from __future__ import annotations
@@ -28,6 +34,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+
+RANK_LOST = "rank_lost"
+"""Kind of the error of a rank that another does not answer."""
+
+
+def ranks(work: Mapping[str, Any]) -> int:
+    """How many ranks do a work order. What measures (checks, range tests, evaluations) is rank 0's alone."""
+    return work.get("gpus") or 1 if work.get("kind", "train") == "train" else 1
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

@@ -31,6 +31,7 @@ from tunesmith_service.client import (
 from tunesmith_workers.attempt import Attempt
 from tunesmith_workers.child_process import ChildProcess, ChildStartError
 from tunesmith_workers.errands import Tools
+from tunesmith_workers.gang_process import GangProcess
 from tunesmith_workers.gpu_memory import GpuMemory
 from tunesmith_workers.state import Start
 
@@ -74,6 +75,7 @@ class Seat:
     tasks: Sequence[Path]
     data: Sequence[Path]
     memory: GpuMemory = field(default_factory=lambda: GpuMemory(lambda: None))
+    ranks: int = 1  # trainer processes, one a device
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Slot:
         await self._seat.memory.starting()
         self._stamp = _stamp(self._seat)
         try:
-            self._child = await ChildProcess.start(self._seat.arguments, self._seat.environ)
+            self._child = await self._started()
         except ChildStartError as e:
             if not self._owner.has_declared:
                 raise
@@ -156,6 +158,12 @@ class Slot:
             await self._await_edit()
         else:
             self._log.info("trainer_ready", pid=self._child.pid)
+
+    async def _started(self) -> ChildProcess:
+        seat = self._seat
+        if seat.ranks > 1:
+            return await GangProcess.start_gang(seat.ranks, seat.arguments, seat.environ)
+        return await ChildProcess.start(seat.arguments, seat.environ)
 
     async def _await_edit(self) -> None:
         """Until a file is another than the one that did not load; half a minute at most, for other causes."""

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from tunesmith_studies.vocabulary import HYPERPARAMETERS, READ_BY_MODELS
 
-from tunesmith_workers import memory
+from tunesmith_workers import memory, rng
 from tunesmith_workers.augment import Batch, make_augmentation
 from tunesmith_workers.data import Split, pieces
+from tunesmith_workers.gang import ALONE, Gang, Part
 from tunesmith_workers.init import initialise
 from tunesmith_workers.optim import Params, make_optimizer, real, whole, word
 from tunesmith_workers.tasks.registry import Task, TaskError
@@ -52,6 +53,10 @@ class Seen:
     outputs: Tensor
     targets: Tensor | None
 
+    def of_nothing(self) -> Seen:
+        targets = None if self.targets is None else self.targets[:0]
+        return Seen(self.losses[:0], torch.zeros_like(self.total), self.outputs[:0], targets)
+
 
 class Learner:
     """A fresh model with its optimizer.
@@ -66,14 +71,22 @@ class Learner:
     keep to that; with one sample at a time it raises what torch does. Batch norm then sees smaller batches
     than `batch_size` says, and cannot train on a single sample.
 
+    Of a gang's ranks each does this with its part of the chunk, and the gradient is still that of the whole:
+    to the model parts are pieces. Augmentation is of the whole chunk on each rank. Batch norm sees all parts
+    together on GPUs (torch's SyncBatchNorm, with which running out of memory ends the trial), on the CPU its
+    own part, and the running statistics are the parts' mean. Ranks above 0 draw dropout from a seed of theirs
+    and of the step's position.
+
     With `precision` bf16 or fp16 forward passes compute in it, on a copy of the weights; the weights, their
     gradients and losses stay in fp32, and fp16's gradients are scaled against underflow.
 
     Attributes:
         model, optimizer: of the task and the hyperparameters.
         train: the split that chunks index.
-        step_size: samples of a step: `batch_size` · `accumulation`.
-        micro_batch: samples that go through the model at once.
+        step_size: samples of a step: `batch_size` · `accumulation`, whatever the number of ranks.
+        at_once: samples that go through the model of a rank at once, if there is memory: `batch_size`, or its
+            share of it.
+        micro_batch: samples that do.
         scaler: of fp16's gradients; its state belongs into a snapshot.
         origin: a line about the weights that `init_from` names, for a log; empty without.
 
@@ -84,28 +97,42 @@ class Learner:
     Raises: ValueError or TaskError on hyperparameters that make no training.
     """
 
-    def __init__(self, task: Task, params: Params, train: Split, *, seed: int, device: torch.device) -> None:
-        self.task, self.train, self._device = task, train, device
-        self.micro_batch = whole(params, "batch_size")
-        self.step_size = self.micro_batch * whole(params, "accumulation")
+    def __init__(
+        self, task: Task, params: Params, train: Split, *, seed: int, device: torch.device, gang: Gang = ALONE
+    ) -> None:
+        self.task, self.train, self._device, self._gang, self._seed = task, train, device, gang, seed
+        batch_size = whole(params, "batch_size")
+        self.at_once = batch_size if gang.size == 1 else max(2, -(-batch_size // gang.size))
+        self.micro_batch = self.at_once
+        self.step_size = batch_size * whole(params, "accumulation")
         self._smoothing, self._clip_norm = real(params, "label_smoothing"), real(params, "clip_norm")
         self._augmentation = make_augmentation(params, train.x, seed)
         self.model = task.build({k: v for k, v in params.items() if k not in TAKEN})
         initialise(self.model, params, seed)
         self.origin = start_from(self.model, params, task.weights)
         self.model.to(device)
+        self._is_joint = gang.size > 1 and device.type == "cuda"  # its batch norm waits for all ranks
+        if self._is_joint:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.optimizer = _unobserved(make_optimizer(self.model, params))
         self._autocast = _autocast(device, word(params, "precision"))
         self._is_half = word(params, "precision") != "fp32"
         self.scaler = torch.amp.GradScaler(device.type, enabled=word(params, "precision") == "fp16")
         self._parameters, self._buffers = list(self.model.parameters()), list(self.model.buffers())
         self._norm: Tensor | None = None
+        self.share_weights()
+
+    def share_weights(self) -> None:
+        """Have all ranks begin with the weights of rank 0."""
+        self._gang.give_weights([*(p.data for p in self._parameters), *self._buffers])
 
     def step(self, chunk: Tensor, *at: int) -> Seen:
         """One optimizer step on the samples `chunk`, indices of shape (n,); `at`: its epoch and number.
 
         The model is in the mode that the caller has put it in.
         """
+        if self._gang.rank > 0:
+            torch.manual_seed(rng.derive(self._seed, "rank", self._gang.rank, *at))
         seen = self.backward(self.load(chunk, *at))
         self.update()
         return seen
@@ -117,13 +144,18 @@ class Learner:
         return self._augmentation(x, y, *at) if self._augmentation else Batch(x, y)
 
     def backward(self, batch: Batch) -> Seen:
-        """Set the gradient of the batch's mean loss."""
+        """Set the gradient of the batch's mean loss; what is seen is of this rank's part."""
+        seen = self._backward_with_memory(batch)
+        self._gang.join_gradients(self._parameters, self._buffers)
+        return seen
+
+    def _backward_with_memory(self, batch: Batch) -> Seen:
         put_back = self._before()
         while True:
             try:
                 return self._backward(batch)
             except Exception as e:
-                if not memory.ran_out(e) or self.micro_batch == 1:
+                if not memory.ran_out(e) or self.micro_batch == 1 or self._is_joint:
                     raise
             # Only here, where the error and the tensors in its frames are gone, is there memory again.
             self._halve(len(batch.x))
@@ -148,14 +180,29 @@ class Learner:
     def _backward(self, batch: Batch) -> Seen:
         self._forget_gradient()
         targets = batch.y if batch.partner is None else None
-        parts = pieces(len(batch.x), self.micro_batch)
-        if len(parts) == 1:
-            return Seen(*self._backward_piece(batch, None), targets)
-        seen = [self._backward_piece(batch, rows) for rows in parts]
+        part = self._gang.part(len(batch.x))
+        parts = self._pieces_of(part)
+        if len(parts) == 1 and self._gang.size == 1:
+            return Seen(*self._backward_piece(batch, None, part.divisor), targets)
+        seen = [self._backward_piece(batch, rows, part.divisor) for rows in parts]
         losses, totals, outputs = zip(*seen, strict=True)
-        return Seen(torch.cat(losses), torch.stack(totals).sum(), torch.cat(outputs), targets)
+        targets = None if targets is None else targets[part.rows]
+        found = Seen(torch.cat(losses), torch.stack(totals).sum(), torch.cat(outputs), targets)
+        return found if part.counts else found.of_nothing()
 
-    def _backward_piece(self, batch: Batch, rows: slice | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _pieces_of(self, part: Part) -> list[slice]:
+        """Rows that go through the model at once. Of a gang's parts, which differ in size, equally many, for
+        batch norm on GPUs waits for all ranks in each."""
+        parts = pieces(part.largest, self.micro_batch)
+        if self._gang.size == 1:
+            return parts
+        first, size = part.rows.start, part.rows.stop - part.rows.start
+        count = min(len(parts), size)
+        return [slice(first + size * i // count, first + size * (i + 1) // count) for i in range(count)]
+
+    def _backward_piece(
+        self, batch: Batch, rows: slice | None, divisor: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Add a piece's part to the gradient; its losses, their sum, and outputs."""
         with self._autocast():
             outputs = self.model(batch.x if rows is None else batch.x[rows])
@@ -165,7 +212,7 @@ class Learner:
             trained = self._losses(batch, rows, outputs, smoothed=True) if self._smoothing else losses
             losses = losses.detach()
             total = losses.sum()
-        share = _share(len(trained), len(batch.x), trained.dtype, trained.device)
+        share = _share(len(trained), divisor, trained.dtype, trained.device)
         self.scaler.scale(trained).backward(share)  # type: ignore[no-untyped-call]
         return losses, total, outputs.detach()
 
@@ -201,7 +248,7 @@ class Learner:
         memory.give_back(self._device)
         print(
             f"out of memory with {tried} samples at once: goes on with {self.micro_batch}, "
-            f"{-(-self.step_size // self.micro_batch)} times a step"
+            f"{-(-self.step_size // (self.micro_batch * self._gang.size))} times a step"
         )
 
 

@@ -125,7 +125,7 @@ class Supervisor:
         clean = cleaned(environ) | devices.environment(own, threads) | {"TMPDIR": str(scratch)}
         read = (*options.data.values(), *options.weights.values())
         memory = gpu_memory.of(own, self._all_devices, environ)
-        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, read, memory)
+        return Seat(number, slot_id, scratch, arguments, clean, options.tasks, read, memory, len(own))
 
     async def run(self) -> None:
         """Serve until stopped by a signal, or by `once` or `exit_when_idle`.

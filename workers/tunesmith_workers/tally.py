@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith_workers.gang import Gang
 from tunesmith_workers.stepping import Seen
 from tunesmith_workers.tasks.registry import PerSample
 
@@ -53,6 +54,21 @@ class Tally:
     def samples(self) -> int:
         return sum(self._sizes)
 
+    def gather(self, gang: Gang) -> None:
+        """Have rank 0 hold what all ranks saw of these steps, and the others nothing of it. Each rank does it
+        after the same steps."""
+        if gang.size == 1:
+            return
+        self._count()
+        sums = self._all_sums()
+        counts = torch.tensor([*self._sizes, self._judged, self._right], dtype=torch.float64)
+        for numbers in (sums, counts):
+            gang.gather(numbers)
+        device = (self._sums or self._packed or [sums])[0].device
+        self._sums, self._packed = [], [sums.to(device)]
+        *sizes, judged, self._right = counts.tolist()
+        self._sizes, self._judged = list(map(int, sizes)), int(judged)
+
     def metrics(self) -> dict[str, float]:
         """`train/loss`, the mean over samples; `train/noise`, the standard deviation of the steps' mean
         losses, of two or more steps; `train/accuracy` of tasks that have it, if no samples were mixed.
@@ -93,8 +109,11 @@ class Tally:
             return parts[0].cpu()
         return torch.cat(parts).cpu() if parts else torch.zeros(0)
 
-    def restore(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Go on from what `save` gave."""
+    def restore(self, saved: Mapping[str, Any], device: torch.device, *, rank: int = 0) -> None:
+        """Go on from what `save` gave; in a gang it is rank 0 that has it."""
         self.clear()
         self._packed, self._sizes = [saved["sums"].to(device)], list(saved["sizes"])
         self._right, self._judged = saved["right"], saved["judged"]
+        if rank > 0:
+            self._packed[0].zero_()
+            self._sizes, self._right, self._judged = [0] * len(self._sizes), 0.0, 0

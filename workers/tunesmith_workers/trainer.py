@@ -9,13 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tunesmith_service.wire import WorkOrder
 
 from tunesmith_workers.endings import ABANDONED, BUDGET, RELEASED, Asked, EpochResult, Said
+from tunesmith_workers.gang import ALONE, Gang, Word
 from tunesmith_workers.tasks.registry import Entry
 from tunesmith_workers.training import Training
+
+if TYPE_CHECKING:
+    from tunesmith_workers.kinds import Place
 
 
 def epochs(
@@ -28,6 +33,7 @@ def epochs(
     asked: Asked = lambda: None,
     threads: int = 1,
     clock: Callable[[], float] = time.monotonic,
+    gang: Gang = ALONE,
 ) -> Iterator[Said]:
     """Train until the work order's budget is spent or a rule of the trial's own ends it.
 
@@ -45,10 +51,12 @@ def epochs(
     EarlyStopping(restore_best_weights=True). A trial that ends otherwise keeps its newest weights: another
     may go on from them.
 
+    In a gang this is what rank 0 does; the others `follow`.
+
     Raises: ValueError or TaskError on hyperparameters that make no training, SnapshotCorrupt on a
         snapshot that cannot be gone on from, and whatever torch raises.
     """
-    training = Training(entry, work, device, resume=resume, threads=threads, clock=clock)
+    training = Training(entry, work, device, resume=resume, threads=threads, clock=clock, gang=gang)
     print(training.described())
     saved_at = clock()
     ending = training.curve.ending()
@@ -56,10 +64,12 @@ def epochs(
         started = clock()
         wish = training.train(asked)
         if wish == "abandon":
+            gang.agreed(Word.END)
             yield ABANDONED
             return
         if wish == "hand_back":
             yield training.save(scratch, final=False)
+            gang.agreed(Word.END)
             print(training.summed_up(RELEASED))
             yield RELEASED
             return
@@ -76,5 +86,15 @@ def epochs(
         yield training.save(scratch, final=True)
     if work.inspect and ending.state == "complete":
         yield from training.inspected(scratch)
+    gang.agreed(Word.END)
     print(training.summed_up(ending))
     yield ending
+
+
+def follow(entry: Entry, work: WorkOrder, place: Place) -> None:
+    """Train beside rank 0, as it says, until it says that the trial has ended here."""
+    training = Training(
+        entry, work, place.device, resume=place.resume, threads=place.threads, clock=time.monotonic,
+        gang=place.gang,
+    )  # fmt: skip
+    training.follow()

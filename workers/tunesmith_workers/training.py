@@ -31,6 +31,7 @@ from tunesmith_workers.endings import (
 )
 from tunesmith_workers.evaluation import evaluate, outputs
 from tunesmith_workers.freezing import Freezing
+from tunesmith_workers.gang import ALONE, Gang, Word
 from tunesmith_workers.optim import flag, real, whole, word
 from tunesmith_workers.preparation import given, prepared
 from tunesmith_workers.pretrain import pretraining
@@ -61,10 +62,12 @@ class Training:
         resume: Path | None,
         threads: int,
         clock: Callable[[], float],
+        gang: Gang = ALONE,
     ) -> None:
         if not isinstance(entry.task, Task):
             raise TypeError(f"{entry.name} trains by its own loop")
         self.task, self.name, self.work, self.device = entry.task, entry.name, work, device
+        self.gang = gang
         self.counts_steps = work.steps is not None or work.seconds is not None or bool(work.validate_every)
         params = work.params
         saved = snapshots.load(resume, mapped="model") if resume else None
@@ -72,7 +75,7 @@ class Training:
         self.seed = snapshots.seed_of(saved, default=work.seed)
         rng.begin(self.seed, threads)
         self.splits = prepared(self.task, work, seed=self.seed, device=device)
-        self.learner = Learner(self.task, params, self.splits.train, seed=self.seed, device=device)
+        self.learner = Learner(self.task, params, self.splits.train, seed=self.seed, device=device, gang=gang)
         self.freezing = Freezing(self.learner.model, params)
         self.length = _length(work, steps_per_epoch(len(self.splits.train), self.learner.step_size))
         self.schedule = schedules.make_schedule(self.learner.optimizer, params, self.length)
@@ -119,6 +122,8 @@ class Training:
         wish = self.pretraining.train(asked)
         if wish is None:
             print(self.pretraining.described())
+            self.gang.agreed(Word.WEIGHTS)
+            self.learner.share_weights()
         return wish
 
     def _train(self, asked: Asked) -> Wish | None:
@@ -126,13 +131,33 @@ class Training:
         for chunk in self._chunks_ahead():
             if wish := asked():
                 return wish
-            self.tally.add(self.learner.step(chunk, self.epoch, self.batch))
-            self.rate = float(self.learner.optimizer.param_groups[0]["lr"])
-            self.schedule.after("step")
-            self.batch, self.steps = self.batch + 1, self.steps + 1
+            self.gang.agreed(Word.STEP)
+            self._step(chunk)
             if self.counts_steps and self._is_due():
                 break
         return None
+
+    def _step(self, chunk: Tensor) -> None:
+        self.tally.add(self.learner.step(chunk, self.epoch, self.batch))
+        self.rate = float(self.learner.optimizer.param_groups[0]["lr"])
+        self.schedule.after("step")
+        self.batch, self.steps = self.batch + 1, self.steps + 1
+
+    def follow(self) -> None:
+        """Do what rank 0 says, until it says that the end has come."""
+        self.freezing.train(self.epoch)
+        while (word := self.gang.agreed()) != Word.END:
+            match word:
+                case Word.STEP:
+                    self._step(self._chunks_ahead()[0])
+                case Word.POINT:
+                    self.tally.gather(self.gang)
+                    self._turn()
+                    self.freezing.train(self.epoch)
+                case Word.SAVE:
+                    self.tally.gather(self.gang)
+                case Word.WEIGHTS:
+                    self.learner.share_weights()
 
     def _chunks_ahead(self) -> list[Tensor]:
         """What is left of this epoch."""
@@ -150,6 +175,8 @@ class Training:
 
         `train/…` is of the steps since the point before, without regularisation.
         """
+        self.gang.agreed(Word.POINT)
+        self.tally.gather(self.gang)
         metrics = self.tally.metrics()
         for name, split in (("val", self.splits.val), ("train_dev", self.splits.train_dev)):
             if split is not None:
@@ -157,16 +184,20 @@ class Training:
                 metrics |= {f"{name}/{metric}": value for metric, value in found.items()}
         metrics["grad/norm"] = self.learner.gradient_norm()
         metrics |= self._measured()
-        if self.batch == self.length.steps:
-            self.schedule.after("epoch")
-            self.epoch, self.batch = self.epoch + 1, 0
-        self.tally.clear()
+        self._turn()
         self._begin_lap()
         self.curve.add(self.at, metrics)
         best = self.curve.best()
         if self.best and best and best[0] == self.at:
             self.best.keep(self.at)
         return metrics
+
+    def _turn(self) -> None:
+        """Move on from a point, to the next epoch if this one is done."""
+        if self.batch == self.length.steps:
+            self.schedule.after("epoch")
+            self.epoch, self.batch = self.epoch + 1, 0
+        self.tally.clear()
 
     def _measured(self) -> dict[str, float]:
         """What the trial did and cost since the point before, or since this attempt began: it decides
@@ -178,7 +209,7 @@ class Training:
             found["sys/samples_per_second"] = (self.tally.samples - samples) / seconds
         if self.counts_steps or self.pretraining:
             found["sys/epoch"] = self._passes() - self.passes_before
-        if self.learner.micro_batch < whole(self.work.params, "batch_size"):
+        if self.learner.micro_batch < self.learner.at_once:
             found["sys/micro_batch"] = self.learner.micro_batch
         return found
 
@@ -207,6 +238,8 @@ class Training:
 
     def save(self, scratch: Path, *, final: bool) -> Saved:
         learner = self.learner
+        self.gang.agreed(Word.SAVE)
+        self.tally.gather(self.gang)
         tree = {
             "trial": [self.work.study, self.work.number],
             "task": self.name,
@@ -286,7 +319,7 @@ class Training:
         )
         if saved["shape"] == self._shape():
             self.batch = saved["batch"]
-            self.tally.restore(saved["tally"], self.device)
+            self.tally.restore(saved["tally"], self.device, rank=self.gang.rank)
         # Else its steps are not ours (another batch size): the epoch begins again with these weights.
         self.schedule.replay(self.epoch, self.batch, self.length)
         if self.pretraining and saved["pretraining"] is not None:

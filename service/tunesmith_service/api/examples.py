@@ -127,6 +127,7 @@ SUMMARY = {
     "best": BEST,
     "stage": "coarse",
     "blocked_by": None,
+    "gpus": 1,
     "gpu_hours": 0.21,
     "created_at": AT,
     "ended_at": None,

@@ -173,6 +173,7 @@ class StudySummary(Answer):
     blocked_by: str | None = Field(
         description="The stage whose result keeps the study from going on, until it is overridden."
     )
+    gpus: int = Field(description="Devices that a slot must have for a trial of it.")
     gpu_hours: float = Field(description="Slot-hours used; on a CPU, a slot's hours.")
     created_at: Moment
     ended_at: Moment | None

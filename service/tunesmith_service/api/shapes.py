@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
 from starlette.requests import Request
 from tunesmith_studies.grounds import Grounds
+from tunesmith_studies.resources import gpus_of
 from tunesmith_studies.stages.base import Forecast
 from tunesmith_studies.study import StudySpec, forecast
 from tunesmith_studies.trial import Work
@@ -55,38 +57,62 @@ def detail(conn: Connection, study: store.Study) -> models.Study:
     )
 
 
-def offers(conn: Connection, project_id: int) -> dict[str, set[str]]:
-    """task → digests that live workers of a project serve."""
-    found: dict[str, set[str]] = {}
+@dataclass(slots=True)
+class Offer:
+    """What live workers have of a task: its digests, each with the devices of the largest slot."""
+
+    digests: dict[str, int] = field(default_factory=dict)
+
+    def add(self, digest: str, devices: int) -> None:
+        self.digests[digest] = max(devices, self.digests.get(digest, 0))
+
+    def devices(self, pinned: str | None = None) -> int:
+        """Of the largest slot that has the task with this digest; None: with any."""
+        return max(n for digest, n in self.digests.items() if pinned in (None, digest))
+
+
+def offers(conn: Connection, project_id: int) -> dict[str, Offer]:
+    """By task, what live workers of a project serve."""
+    found: dict[str, Offer] = {}
     for worker in store.workers(conn, project_id):
         if worker.live and not worker.draining and worker.aside_until_us is None:
+            devices = max(len(slot["devices"]) for slot in worker.slots)
             for task, digest in worker.tasks.items():
-                found.setdefault(task, set()).add(digest)
+                found.setdefault(task, Offer()).add(digest, devices)
     return found
 
 
-def waiting_for(study: store.Study, offers: Mapping[str, set[str]]) -> str | None:
+def waiting_for(study: store.Study, offers: Mapping[str, Offer]) -> str | None:
     """Why an active study's trials do not run, as one sentence; None if nothing is in their way.
 
     Args:
-        offers: task → digests that workers serve now.
+        offers: by task, what workers serve now.
     """
     if study.state != "active" or study.running:
         return None
     if study.task not in offers:
         return no_worker(study.task, offers)
-    if study.task_digest is not None and study.task_digest not in offers[study.task]:
-        theirs = ", ".join(f"{study.task}@{d[:12]}" for d in sorted(offers[study.task]))
+    if study.task_digest is not None and study.task_digest not in offers[study.task].digests:
+        theirs = ", ".join(f"{study.task}@{d[:12]}" for d in sorted(offers[study.task].digests))
         return (
             f"the study began with task {study.task}@{study.task_digest[:12]}; workers now have {theirs}: "
             "code, data or versions changed"
         )
+    if gpus_of(study.spec) > (largest := offers[study.task].devices(study.task_digest)):
+        return too_small(gpus_of(study.spec), largest)
     return None
 
 
 def no_worker(task: str, offers: Iterable[str]) -> str:
     listed = ", ".join(sorted(offers)) or "none"
     return f"no worker serves task {task!r} now; the study waits for one (tasks served: {listed})"
+
+
+def too_small(gpus: int, largest: int) -> str:
+    return (
+        f"each trial asks for {gpus} GPUs, and the largest slot that serves the task has {largest}: start a "
+        f"worker with --devices-per-slot {gpus}"
+    )
 
 
 def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageRow]) -> dict[str, Any]:
@@ -102,6 +128,7 @@ def _summary(conn: Connection, study: store.Study, stages: Sequence[store.StageR
         "best": ranked(best[0]) if best else None,
         "stage": next((s.name for s in stages if s.state == "active"), None),
         "blocked_by": next((s.name for s in stages if s.blocks), None),
+        "gpus": gpus_of(study.spec),
         "gpu_hours": study.gpu_us / HOUR_US,
         "created_at": moment(study.created_us),
         "ended_at": moment(study.ended_us),

@@ -86,6 +86,9 @@ async def created(
     planned = forecast(body)
     offers = await service.read(shapes.offers, who.home_project)
     warnings = [] if body.task in offers else [shapes.no_worker(body.task, offers)]
+    gpus = body.resources.gpus
+    if gpus and body.task in offers and gpus > (largest := offers[body.task].devices()):
+        warnings.append(shapes.too_small(gpus, largest))
     warnings += doubts(body.space, body.fixed)
     if dry_run:
         total = planned.values()

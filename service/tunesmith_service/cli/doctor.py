@@ -189,6 +189,12 @@ def serves(study: dict[str, Any], online: list[dict[str, Any]]) -> Finding:
         detail = f"waits: began with {task}@{pinned[:12]}, {has}: its code, data or versions changed"
         fix = "start a worker with what the study began with, or begin a new study"
         return Finding(name, "fail", detail, fix)
+    gpus = study["gpus"]
+    if not (large := [w for w in fitting if any(len(s["devices"]) >= gpus for s in w["slots"])]):
+        most = max(len(s["devices"]) for w in fitting for s in w["slots"])
+        detail = f"waits: each trial asks for {gpus} GPUs, the largest slot online that serves it has {most}"
+        return Finding(name, "fail", detail, f"start a worker with --devices-per-slot {gpus}")
+    fitting = large
     if all(w["draining"] or w["aside_until"] for w in fitting):
         return Finding(name, "warn", "its workers take no new trial", "undrain one, or start another")
     return Finding(name, "ok", f"{len(fitting)} worker(s) serve {task}")

@@ -27,7 +27,8 @@ _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?")
 LIMITS = ("max_trials", "max_gpu_hours", "max_concurrent", "deadline")
 
 KEPT = (
-    "priority", "seed_mode", "keep_best", "retries", "snapshot_every_seconds", "fresh_wait_seconds", "notes",
+    "resources", "priority", "seed_mode", "keep_best", "retries", "snapshot_every_seconds",
+    "fresh_wait_seconds", "notes",
 )  # fmt: skip
 KEPT_OF_OBJECTIVE = ("reduce", "k", "target")
 KEPT_OF_PARAMETER = ("when", "values", "step")
