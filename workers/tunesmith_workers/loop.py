@@ -156,7 +156,8 @@ class Trial:
         """Save what going on needs, with the random state, as of the last reported step.
 
         `model` and `optimizer`: torch's, or what stands for another library's. `more`: anything with a
-        `state_dict` (schedulers, scalers, a second model), or plain values (numbers, strings, tensors, lists, tuples and dicts of them).
+        `state_dict` (schedulers, scalers, a second model), or plain values (numbers, strings, tensors,
+        lists, tuples and dicts of them).
         """
         tree = {
             "trial": [self._work.study, self._work.number],
