@@ -34,6 +34,7 @@ from tunesmith_service.registration import hand_back
 from tunesmith_service.tables import attempts, instance, slots, stages, studies, trials, workers
 from tunesmith_service.tx import Counts, Happened, Tx, add_count, record
 
+ENDED = ("complete", "stopped")  # of studies
 FEW = 100
 """Waiting trials of a study that are looked at together with those of others."""
 
@@ -60,13 +61,12 @@ class _Due:
         return -self.study.priority, must_wait, self.running, self.study.id
 
     def suits(self, claim: Claim, tasks: Mapping[str, str], devices: int) -> bool:
+        if self.study.project_id != claim.project_id:
+            return False
+        if claim.study is not None:
+            return bool(self.study.name == claim.study)
         served = tasks.get(self.study.task)
-        return (
-            self.study.project_id == claim.project_id
-            and served is not None
-            and self.digest in (None, served)
-            and self.gpus <= devices
-        )
+        return served is not None and self.digest in (None, served) and self.gpus <= devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Given:
     study: Row[Any]
     trial: Row[Any]
     devices: int
-    digest: str
+    digest: str | None
 
 
 def apply_claim(tx: Tx, commands: Sequence[Claim], now_us: int) -> list[Granted | Nothing | Refused]:
@@ -187,7 +187,7 @@ class _Serving:
             return self._same(c, self.given[c.claim_id])
         return self._known(c) or self._choose(c)
 
-    def _choose(self, c: Claim) -> _Given | Nothing:
+    def _choose(self, c: Claim) -> _Given | Nothing | Refused:
         worker = self.workers[c.worker_id]
         if worker.draining:
             return Nothing(draining=True)
@@ -198,7 +198,7 @@ class _Serving:
         devices = len(self.slots[c.slot_id].devices)
         suited = [d for d in self.due if d.has_room and d.suits(c, worker.tasks, devices)]
         if not suited:
-            return Nothing(retry_at_us=self._retry_at(c))
+            return self._named(c) or Nothing(retry_at_us=self._retry_at(c))
         return self._give(c, min(suited, key=lambda d: d.urgency(c)))
 
     def _give(self, c: Claim, due: _Due) -> _Given | Nothing:
@@ -207,11 +207,24 @@ class _Serving:
             return Nothing(stale=True, fresh_wait_us=round(min(wait, 1e9) * 1_000_000))
         trial = (due.fresh or due.stale).pop(0)
         due.running += 1
-        due.digest = self.workers[c.worker_id].tasks[due.study.task]
+        if c.study is None:
+            due.digest = self.workers[c.worker_id].tasks[due.study.task]
         given = _Given(c, due.study, trial, len(self.slots[c.slot_id].devices), due.digest)
         self.given[c.claim_id] = given
         self.busy[c.slot_id] = self.now_us + self.tx.ttl_us
         return given
+
+    def _named(self, c: Claim) -> Nothing | Refused | None:
+        """What to say of a study that was named and gives no trial for good."""
+        if c.study is None:
+            return None
+        wanted = select(studies.c.state).where(
+            studies.c.project_id == c.project_id, studies.c.name == c.study
+        )
+        state = self.tx.execute(wanted).scalar_one_or_none()
+        if state is None:
+            return NotFound(f"There is no study {c.study} here; a claim names one of its token's project.")
+        return Nothing(ended=True) if state in ENDED else None
 
     def _same(self, c: Claim, given: _Given) -> _Given | Refused:
         return given if c.secret_hash == given.claim.secret_hash else _reused(c)
@@ -252,7 +265,7 @@ class _Serving:
         evaluated = resume.evaluated(self.tx.conn, [g.trial for g in given])
         self.tx.update(trials, [self._claimed(g, starts) for g in given])
         self.tx.insert(attempts, [_attempt(g, starts, self.incarnation, self.now_us) for g in given])
-        digests = {g.study.id: g.digest for g in given if g.study.task_digest is None}
+        digests = {g.study.id: g.digest for g in given if g.study.task_digest is None and g.digest}
         self.tx.update(studies, [Change({"id": i}, {"task_digest": d}) for i, d in digests.items()])
         counts: defaultdict[int, Counts] = defaultdict(Counts)
         for g in given:

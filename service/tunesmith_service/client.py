@@ -28,6 +28,7 @@ import httpx
 from pydantic import BaseModel
 
 from tunesmith_service import wire
+from tunesmith_service.asking import AskedTrial, Asker
 from tunesmith_service.errors import (
     AlreadyFinal,
     ClaimStale,
@@ -65,6 +66,7 @@ from tunesmith_service.study_handle import Study
 
 __all__ = [
     "AlreadyFinal",
+    "AskedTrial",
     "ClaimStale",
     "Client",
     "Conflict",
@@ -283,6 +285,7 @@ class Client:
         self.retries = Retries(random)
         self._http = httpx.Client(transport=transport, **options(url, token))
         self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
+        self._asker = Asker(self, clock)
 
     def __enter__(self) -> Self:
         return self
@@ -306,13 +309,27 @@ class Client:
         wrong and where."""
         return Study(self, self.post("studies", json=dict(spec))["name"])
 
+    def ask(self, study: str, *, timeout: float | None = None) -> AskedTrial | None:
+        """The next trial of a study, for a loop of one's own; the token must be one of the role worker.
+
+        Returns: None when the study has ended, or a person drains this worker.
+        Raises: NotFound; TimeoutError if there was none for `timeout` seconds (None: wait on).
+        """
+        return self._asker.ask(study, timeout)
+
     def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
         """GET a path given as its parts, such as `get("studies", "digits-demo", "best")`."""
         return self._call("GET", path, query=query)
 
-    def post(self, *path: str | int, json: Any = None, **query: str | int | float | bool | None) -> Any:
+    def post(
+        self,
+        *path: str | int,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **query: str | int | float | bool | None,
+    ) -> Any:
         """POST; all tries of one call carry the same Idempotency-Key."""
-        return self._call("POST", path, json=json, query=query)
+        return self._call("POST", path, json=json, query=query, headers=headers)
 
     def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
         """PUT; with a version it is refused if what is there has changed since (`Changed`)."""
@@ -356,8 +373,10 @@ class Client:
     def _call(
         self, method: str, path: tuple[str | int, ...], *, json: Any = None,
         query: Mapping[str, str | int | float | bool | None] | None = None, version: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:  # fmt: skip
-        headers = {"Idempotency-Key": secrets.token_hex(16)} if method == "POST" else {}
+        headers = dict(headers or {})
+        headers |= {"Idempotency-Key": secrets.token_hex(16)} if method == "POST" else {}
         headers |= {} if version is None else {"If-Match": f'"{version}"'}
         params = {k: v for k, v in (query or {}).items() if v is not None}
 

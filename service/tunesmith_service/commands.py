@@ -72,6 +72,7 @@ class Claim:
     slot_id: str
     secret_hash: bytes
     accept_stale: bool = True  # False: leave a draft that a finish has made stale to the planner
+    study: str | None = None  # the name of the only one that will do, whatever its task
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,14 @@ class Nothing:
         stale: a draft waits, but it is stale and `accept_stale` was False.
         retry_at_us: when the next trial's backoff ends, or None.
         draining: the worker shall take no new trial.
+        ended: the study that was named has ended.
         fresh_wait_us: how long the study with the stale draft lets a claim wait for a fresh one.
     """
 
     stale: bool = False
     retry_at_us: int | None = None
     draining: bool = False
+    ended: bool = False
     fresh_wait_us: int = 0
 
 

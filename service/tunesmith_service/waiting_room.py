@@ -139,7 +139,7 @@ class WaitingRoom:
                 if isinstance(outcome, Granted):
                     self.gave(claim.project_id)
                     return outcome
-                if outcome.draining or self._closing:
+                if outcome.draining or outcome.ended or self._closing:
                     return outcome
                 self._pass_on(waiter)
                 waiter.wants_fresh = outcome.stale

@@ -117,6 +117,11 @@ class Claim(Request):
     boot_id: Hex128
     slot_id: Hex128
     secret: Hex128 = Field(description="The lease's secret, picked by the worker; the service keeps a hash.")
+    study: Name | None = Field(
+        default=None,
+        description="Ask for a trial of this study alone, for which its task need not be declared: whoever "
+        "names a study answers for the code. Without a name, any study whose task the worker declared.",
+    )
 
 
 class ClaimRequest(Claim):
@@ -197,6 +202,7 @@ class Grant(Reply):
 class ClaimReply(Reply):
     grant: Grant | None = Field(default=None, description="None: nothing to do yet, claim again.")
     draining: bool = Field(default=False, description="This worker shall take no new trial.")
+    ended: bool = Field(default=False, description="The study that was named has ended: ask no more.")
 
 
 # --- what a lease's holder may write --------------------------------------------------------------

@@ -93,6 +93,25 @@ def test_claims_of_two_digests_in_one_batch_pin_one(bench: Bench) -> None:
     assert [type(o) for o in outcomes] == [c.Granted, c.Nothing]
 
 
+def test_who_names_a_study_gets_its_trials_alone_and_answers_for_the_code(bench: Bench) -> None:
+    bench.trial(bench.study("more urgent", priority=5))
+    named = bench.study("named")
+    bench.trial(named)
+    slot = bench.register(tasks={"another": DIGEST})[0]
+    assert bench.claim(slot, study="named").work["study"] == "named"
+    assert bench.study_row(named).task_digest is None
+    other = bench.register(tasks={"another": DIGEST})[0]
+    assert bench.do(bench.ask(other, study="named")) == c.Nothing()
+
+
+def test_a_claim_for_a_study_that_gives_no_more_is_told_so(bench: Bench) -> None:
+    study, slot = bench.study("named"), bench.register()[0]
+    assert bench.do(bench.ask(slot, study="named")) == c.Nothing()
+    bench.do(c.MoveStudy(study, "stopped", "test", ""))
+    assert bench.do(bench.ask(slot, study="named")) == c.Nothing(ended=True)
+    assert isinstance(bench.do(bench.ask(slot, study="no such")), NotFound)
+
+
 def test_a_paused_study_gives_no_trials(bench: Bench) -> None:
     study = bench.study()
     bench.trial(study)

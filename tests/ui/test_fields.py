@@ -21,6 +21,7 @@ FILLED_BY = {
     "Objective.metric": "objective", "Recipe.notes": "recipe", "Choice.values": "choice",
     "NewNote.text": "note", "NewToken.name": "token", "Why.reason": "reason",
     "OverrideReason.reason": "override", "Tagging.add": "tag", "Tagging.remove": "tag",
+    "Claim.study": "study", "ClaimRequest.study": "study",
     "Enqueue.params": "parameter", "Enqueue.stage": "stage", "Around.around": "stage",
     "Imported.origin": "sentence", "Import.stage": "stage", "ImportedTrial.params": "parameter",
     "ImportedTrial.error": "message", "ImportedTrial.attributes": "note",

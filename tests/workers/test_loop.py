@@ -122,6 +122,32 @@ def test_schedulers_values_and_drawn_numbers_go_on(tmp_path):
     assert [p.metrics["sys/lr"] for p in points(whole)] == [0.1 * 0.5**t for t in range(6)]
 
 
+@train("plateau")
+def plateau(trial: Trial) -> None:
+    """Halves its rate after each epoch, for none is better than the first."""
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=trial.params["lr"])
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0)
+    start = trial.restore(model=model, optimizer=optimizer, scheduler=scheduler)
+    for epoch in range(start, trial.epochs):
+        scheduler.step(1.0)
+        trial.report(epoch + 1, {"val/loss": 1.0, "rate": optimizer.param_groups[0]["lr"]})
+        if trial.snapshot_due():
+            trial.snapshot(model=model, optimizer=optimizer, scheduler=scheduler)
+        if trial.should_stop():
+            return
+
+
+def test_a_rate_that_fell_for_a_metric_stays_fallen_but_not_for_a_branch(tmp_path):
+    whole = go(plateau, work(), tmp_path)
+    assert [p.metrics["rate"] for p in points(whole)] == [0.1 * 0.5**t for t in range(6)]
+    first = go(plateau, work(), tmp_path, asked=wish_at(6))
+    second = go(plateau, work(), tmp_path, resume=saved(first)[-1].file.path)
+    assert points(first) + points(second) == points(whole)
+    branch = go(plateau, work(number=9, epochs=7), tmp_path, resume=saved(whole)[-1].file.path)
+    assert [p.metrics["rate"] for p in points(branch)] == [0.05]
+
+
 def test_a_branch_with_another_rate_follows_its_own_schedule(tmp_path):
     trunk = saved(go(scheduled, work(number=1, epochs=3), tmp_path))[-1].file.path
     branch = go(scheduled, work(number=2, params=PARAMS | {"lr": 0.8}), tmp_path, resume=trunk)

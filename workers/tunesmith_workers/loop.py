@@ -66,7 +66,7 @@ _MAX_STEP = 2**31 - 1  # what the service takes
 
 
 class Stateful(Protocol):
-    """What a snapshot can hold beside models and optimizers: anything with a state_dict."""
+    """What a snapshot can hold: models, optimizers, and anything else with a state_dict."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any], /) -> object: ...
@@ -86,6 +86,7 @@ class Trial:
         data_fraction: share of the training data to use, in (0, 1].
         device: where to put model and data.
         scratch: a directory of the trial's own, removed after it; all ranks have the same.
+        continues: whether it goes on from a snapshot of its own; one that starts from another's does not.
         rank, world_size: of a study with `resources: {gpus: n}`, which of n processes this is, from 0, and n;
             else 0 and 1. torch.distributed is ready for use: wrap the model in DistributedDataParallel.
     """
@@ -111,6 +112,7 @@ class Trial:
         self._gang = gang
         self._resume = snapshots.load(resume, mapped="model") if resume else None
         self.seed = snapshots.seed_of(self._resume, default=work.seed)
+        self.continues = self._resume is not None and self._resume.get("trial") == [work.study, work.number]
         self._curve = Curve(work, classes=None)
         self._step = 0
         self._saved_at = clock()
@@ -163,18 +165,19 @@ class Trial:
         Of several ranks, from the first alone."""
         if self.rank > 0:
             return False
-        if self._asked() == "hand_back":
-            return True
+        if (wish := self._asked()) is not None:
+            return wish == "hand_back"
         if self._ending is not None or self._step >= self.epochs:
             return self._work.keep_snapshot
         return self._clock() - self._saved_at >= self._work.snapshot_every_seconds
 
-    def snapshot(self, *, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Any) -> None:
+    def snapshot(self, *, model: Stateful, optimizer: Stateful, **more: Any) -> None:
         """Save what going on needs, with the random state, as of the last reported step.
 
-        `more`: anything with a `state_dict` (schedulers, scalers, a second model), or plain values
-        (numbers, strings, tensors, lists, tuples and dicts of them). Of a model in DistributedDataParallel
-        give `model.module`. On ranks above 0 this does nothing.
+        `model` and `optimizer`: torch's, or what stands for another library's. `more`: anything with a
+        `state_dict` (schedulers, scalers, a second model), or plain values (numbers, strings, tensors,
+        lists, tuples and dicts of them). Of a model in DistributedDataParallel give `model.module`. On ranks
+        above 0 this does nothing.
         """
         if self.rank > 0:
             return
@@ -212,7 +215,7 @@ class Trial:
         shutil.copyfile(path, copy)
         self._say(Artifact(name, snapshots.flushed(copy)))
 
-    def restore(self, *, model: nn.Module, optimizer: torch.optim.Optimizer, **more: Stateful) -> int:
+    def restore(self, *, model: Stateful, optimizer: Stateful, **more: Stateful) -> int:
         """Go on from the trial's snapshot, if it has one. Returns the epochs that are done, else 0.
 
         Call it once, after building everything and before the first epoch. The optimizer keeps the
@@ -229,13 +232,15 @@ class Trial:
             raise SnapshotCorrupt(f"the snapshot does not fit this trial: {type(e).__name__}: {e}") from e
 
     def _restored(
-        self, saved: Any, model: nn.Module, optimizer: torch.optim.Optimizer, more: Mapping[str, Stateful]
+        self, saved: Any, model: Stateful, optimizer: Stateful, more: Mapping[str, Stateful]
     ) -> int:
-        snapshots.restore_model(model, saved["model"])
-        snapshots.restore_optimizer(optimizer, saved["optimizer"])
+        _restore_into(model, saved["model"])
+        _restore_into(optimizer, saved["optimizer"])
         for name, value in more.items():
             _restore_into(value, saved["more"][name])
-        if saved["trial"] == [self._work.study, self._work.number]:
+            if self.continues and isinstance(value, ReduceLROnPlateau):
+                _set_rates(value, saved["more"][name])
+        if self.continues:
             self._curve.restore(saved["curve"])
             self._ending = self._curve.ending()
         self._step = int(saved["epoch"])
@@ -312,6 +317,12 @@ def _restore_into(value: Stateful, state: Any) -> None:
         schedules.advance(value, state["last_epoch"] - value.last_epoch)
     else:
         value.load_state_dict(state)
+
+
+def _set_rates(scheduler: ReduceLROnPlateau, state: Mapping[str, Any]) -> None:
+    """This one's rates are no function of the epoch, and the optimizer was built with its first."""
+    for group, rate in zip(scheduler.optimizer.param_groups, state["_last_lr"], strict=True):
+        group["lr"] = rate
 
 
 __all__ = ["Stateful", "Trial", "TrialEnded", "train"]

@@ -56,8 +56,8 @@ async def claim(
     service: ServiceDep,
     who: WhoDep,
 ) -> wire.ClaimReply:
-    """Ask for a trial. A long poll: answered when there is one for this worker, first come first served,
-    or without a grant after `wait_seconds`."""
+    """Ask for a trial, of any study that this worker serves or of the one that is named. A long poll:
+    answered when there is one, first come first served, or without a grant after `wait_seconds`."""
     service.rates.check_slot(body.slot_id)
     asked_at = time.monotonic()
     outcome = await service.room.claim(
@@ -81,13 +81,14 @@ def command(body: wire.Claim, who: Who) -> Claim:
         body.boot_id,
         body.slot_id,
         hash_secret(body.secret),
+        study=body.study,
     )
 
 
 def reply(service: Service, who: Who, body: wire.Claim, outcome: Granted | Nothing) -> wire.ClaimReply:
     """What the slot is told."""
     if not isinstance(outcome, Granted):
-        return wire.ClaimReply(draining=outcome.draining)
+        return wire.ClaimReply(draining=outcome.draining, ended=outcome.ended)
     service.remember_trial(outcome.trial_id, who.home_project)
     work = wire.WorkOrder.model_validate(outcome.work)
     log.info(
