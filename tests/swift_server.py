@@ -81,7 +81,7 @@ def is_missing() -> bool:
 
 
 class Swift:
-    """Up once it is made. `flags` and `environ` are what a service needs to keep its bytes here."""
+    """Up once it is made. `environ` has the credentials."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -109,8 +109,13 @@ class Swift:
         program = str(Path(sys.executable).with_name(f"swift-{kind}-server"))
         return Process([program, str(conf)], environ={"PYTHONWARNINGS": "ignore"})
 
-    def flags(self, prefix: str) -> tuple[str, ...]:
-        return ("--blob-store", f"s3://{BUCKET}/{prefix}", "--s3-endpoint", self.url)
+    def address(self, prefix: str) -> str:
+        return f"s3://{BUCKET}/{prefix}"
+
+    def service(self, prefix: str) -> dict[str, str]:
+        """What a service is told by its environment, to keep its bytes here."""
+        named = {"TUNESMITH_BLOB_STORE": self.address(prefix), "TUNESMITH_S3_ENDPOINT": self.url}
+        return self.environ | named
 
     def store(self, prefix: str = "") -> S3Store:
         """The bucket as its owner sees it."""
