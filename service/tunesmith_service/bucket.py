@@ -49,7 +49,7 @@ SIGNED_FOR = timedelta(minutes=15)
 PIECE_BYTES = 2**20
 OWNER = "tunesmith.json"
 _KEY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64})")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>|status code: (\d{3})")
+_CODES = (re.compile(r"<Code>(\w{1,64})</Code>"), re.compile(r"status code: (\d{3})"))
 
 log = structlog.get_logger(__name__)
 
@@ -299,8 +299,8 @@ def _age(meta: Mapping[str, Any]) -> float:
 
 def _told(e: Exception) -> str:
     """What the server said, in a word: its whole answer repeats parts of the request, the key's id too."""
-    found = _CODE.search(str(e))
-    return (found[1] or found[2]) if found else type(e).__name__
+    found = next((match for code in _CODES if (match := code.search(str(e)))), None)
+    return found[1] if found else type(e).__name__
 
 
 async def _pieces(found: Any) -> AsyncIterator[bytes]:

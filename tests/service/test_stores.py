@@ -28,7 +28,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         swift: Swift = request.getfixturevalue("swift")
         for name, value in swift.environ.items():
             monkeypatch.setenv(name, value)
-        made = store_of(Settings(home=tmp_path, blob_store=swift.address(tmp_path.name), s3_endpoint=swift.url))
+        made = store_of(
+            Settings(home=tmp_path, blob_store=swift.address(tmp_path.name), s3_endpoint=swift.url)
+        )
     made.prepare("of this test")
     return made
 

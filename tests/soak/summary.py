@@ -117,7 +117,9 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
     journals = replace(seen, calls=noted)
     lost = [f"I4: {told}" for told in nothing_acknowledged_is_lost(journals)]
     told = violations(seen) + [f"{t} (by its own notes)" for t in lost]
-    told += [f"{b.invariant}: {b.said} (doctor)" for b in examine(stage.engine, BlobStore(service.home / "blobs"))]
+    told += [
+        f"{b.invariant}: {b.said} (doctor)" for b in examine(stage.engine, BlobStore(service.home / "blobs"))
+    ]
     told += _failed(seen)
     told += [f"a worker ended: {stage.crowd.complaints}"] if stage.crowd.complaints else []
     dead = zombies(seen)
