@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import swift_server
 from databases import DIALECTS, Databases
 from factories import Bench
 from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
+from swift_server import Swift
 from tunesmith_service import db
 
 _quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
@@ -71,3 +73,13 @@ def engine(url: str) -> Iterator[Engine]:
 def bench(engine: Engine) -> Bench:
     """Commands applied one after another with a clock turned by hand; see `factories.Bench`."""
     return Bench(engine)
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
+    """A real S3 server; every test takes a prefix of its own."""
+    if swift_server.is_missing():
+        pytest.skip("no Swift, which is for Linux alone: pip install 'tunesmith[test]'")
+    made = Swift(tmp_path_factory.mktemp("swift"))
+    yield made
+    made.close()

@@ -408,10 +408,10 @@ def row_before_bytes(m: Mutant) -> Patches:
         asyncio.get_running_loop().create_task(_later(real, store, content, sha256))
         return sum(map(len, content))
 
-    def size(real: Any, service: Any, sha256: str) -> int:
+    async def size(real: Any, service: Any, sha256: str) -> int:
         return service.blobs.size(sha256) or 1
 
-    def check(real: Any, path: Path, **most: int) -> None:
+    def check(real: Any, size: int, read: Any, **most: int) -> None:
         return
 
     yield m.instead(BlobStore, "put", put)

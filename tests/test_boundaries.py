@@ -93,6 +93,7 @@ def test_the_contract_needs_little():
     ours = {"pydantic", "httpx", "tunesmith_service"}
     needs = {"wire": {"pydantic"}, "errors": set(), "client": ours, "exchange": ours, "piping": set()}
     needs["asking"] = ours
+    needs["direct"] = ours
     needs["study_handle"] = ours | {"pandas"}  # inside a function, for those who want tables
     for one in imports("tunesmith_service"):
         name = one.by.removeprefix("tunesmith_service.")

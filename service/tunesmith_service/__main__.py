@@ -16,6 +16,7 @@ from tunesmith_service.cli import add_commands
 from tunesmith_service.settings import Settings, SettingsError, load, unit_of
 
 GROUP = "tunesmith.commands"
+BUCKET = ("blob_store", "s3_endpoint", "s3_region")
 Function = Callable[..., Any]
 
 
@@ -154,31 +155,39 @@ def migrate_command(settings: Settings) -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@settings_options("home", "database_url")
+@settings_options("home", "database_url", *BUCKET)
 def backup(settings: Settings, directory: Path) -> None:
-    """Copy database and blobs into the new DIRECTORY, while the service goes on."""
-    from tunesmith_service import backups, db  # noqa: PLC0415
+    """Copy database and blobs into the new DIRECTORY, while the service goes on.
+
+    Blobs in a bucket stay there; that it has them all is checked.
+    """
+    from tunesmith_service import backups, db, errors, stores  # noqa: PLC0415
 
     engine = db.open_engine(settings.url)
     try:
-        made = backups.back_up(engine, settings.blobs_dir, directory)
-    except backups.BackupError as e:
+        made = backups.back_up(engine, stores.store_of(settings), directory)
+    except (backups.BackupError, stores.StoreError, errors.Unavailable) as e:
         raise click.ClickException(str(e)) from e
     finally:
         engine.dispose()
-    click.echo(f"{directory} holds the database and {made.blobs} blobs ({made.bytes} bytes), all checked.")
+    blobs = f"{made.blobs} blobs ({made.bytes} bytes)"
+    if made.store:
+        click.echo(f"{directory} holds the database; its {blobs} are in {made.store}, all there.")
+    else:
+        click.echo(f"{directory} holds the database and {blobs}, all checked.")
 
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@settings_options("home", "database_url")
+@settings_options("home", "database_url", *BUCKET)
 def restore(settings: Settings, directory: Path) -> None:
     """Make a new home of the backup in DIRECTORY. Leases of before end; what ran is handed back."""
-    from tunesmith_service import backups, db  # noqa: PLC0415
+    from tunesmith_service import backups, db, errors, stores  # noqa: PLC0415
 
     try:
-        made = backups.restore(directory, settings.home, settings.database_url)
-    except (backups.BackupError, db.AlreadyServed) as e:
+        bytes_in = stores.store_of(settings) if settings.blob_store else None
+        made = backups.restore(directory, settings.home, settings.database_url, bytes_in)
+    except (backups.BackupError, db.AlreadyServed, stores.StoreError, errors.Unavailable) as e:
         raise click.ClickException(str(e)) from e
     click.echo(f"{settings.home} is restored, as incarnation {made.incarnation}; start it with `serve`.")
 
@@ -193,12 +202,14 @@ def openapi() -> None:
 
 
 def _serve(settings: Settings, *hooks: Any) -> None:
-    from tunesmith_service import db, high_water  # noqa: PLC0415
+    from tunesmith_service import db, high_water, stores  # noqa: PLC0415
     from tunesmith_service.serve import run  # noqa: PLC0415
 
     try:
         run(settings, *hooks)
-    except (db.AlreadyServed, db.WeakDurability, high_water.OlderDatabaseError) as e:
+    except (
+        db.AlreadyServed, db.WeakDurability, high_water.OlderDatabaseError, stores.StoreError,
+    ) as e:  # fmt: skip
         raise click.ClickException(str(e)) from e
 
 

@@ -4,7 +4,8 @@ A backup is a directory:
     manifest.json      what it holds, with hashes; written last, so a backup without it is not whole
     tunesmith.db       SQLite, as one transaction saw it
     database.dump      or PostgreSQL, by pg_dump in its custom format
-    blobs/ab/abcd…     the bytes that rows of the database name, by their SHA-256
+    blobs/ab/abcd…     the bytes that rows of the database name, by their SHA-256; not of those in a bucket,
+                       which is asked whether it has them
 The database comes first. Bytes never change and are kept for a day after the last row that names them
 has gone, so those that the copied rows name are still there when they are copied.
 
@@ -30,9 +31,10 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.engine import URL
 
 from tunesmith_service import db, high_water, migrate, restoring, store
-from tunesmith_service.blobs import place
+from tunesmith_service.blobs import BlobStore, place
 from tunesmith_service.clock import wall_us
 from tunesmith_service.retention import named_by_rows
+from tunesmith_service.stores import Store
 from tunesmith_service.tables import blobs
 
 FORMAT = 1
@@ -51,6 +53,7 @@ class Manifest:
     Attributes:
         database: name of the file. sha256: of that file.
         made_us: when, in µs since 1970. incarnation: of the copied database.
+        store: the bucket that holds the bytes; empty: the backup.
     """
 
     format: int
@@ -63,6 +66,7 @@ class Manifest:
     incarnation: int
     blobs: int
     bytes: int
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Restored:
 # --- making one -----------------------------------------------------------------------------------
 
 
-def back_up(engine: Engine, blobs_dir: Path, to: Path) -> Manifest:
+def back_up(engine: Engine, bytes_in: Store, to: Path) -> Manifest:
     """Copy database and blobs into the new or empty directory `to`, beside a server or without one.
 
     Raises: BackupError, if a named blob is missing or its bytes are others than its name says, or if
@@ -97,11 +101,14 @@ def back_up(engine: Engine, blobs_dir: Path, to: Path) -> Manifest:
             _pg("pg_dump", engine.url, f"--snapshot={snapshot}", "--format=custom", "--no-owner",
                 "--no-privileges", f"--file={to / name}")  # fmt: skip
     os.chmod(to / name, 0o600)
-    for sha256 in named:
-        _copy_blob(blobs_dir, to / "blobs", sha256)
+    if isinstance(bytes_in, BlobStore):
+        for sha256 in named:
+            _copy_blob(bytes_in.root, to / "blobs", sha256)
+    else:
+        _check_blobs(bytes_in, named)
     manifest = Manifest(
         FORMAT, version("tunesmith"), engine.dialect.name, name, _hash_of(to / name), wall_us(), told.uuid,
-        told.incarnation, len(named), sum(named.values()),
+        told.incarnation, len(named), sum(named.values()), bytes_in.address,
     )  # fmt: skip
     _write_durably(to / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
     return manifest
@@ -177,6 +184,16 @@ def _copy_blob(source: Path, target: Path, sha256: str) -> None:
         raise BackupError(f"the bytes of {sha256} in {source} are damaged: they hash to something else")
 
 
+def _check_blobs(bytes_in: Store, named: Mapping[str, int]) -> None:
+    wrong = list(bytes_in.faults(named))
+    if wrong:
+        sha256, said = wrong[0]
+        raise BackupError(
+            f"{len(wrong)} of {len(named)} blobs that the database names are not as they were, such as "
+            f"{sha256}: {said}; put them back from the bucket's older versions, or from a copy of it"
+        )
+
+
 def _hash_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -197,14 +214,16 @@ def _write_durably(path: Path, said: str) -> None:
 # --- making a server of one -----------------------------------------------------------------------
 
 
-def restore(backup: Path, home: Path, url: str | URL = "") -> Restored:
+def restore(backup: Path, home: Path, url: str | URL = "", bytes_in: Store | None = None) -> Restored:
     """Make a home that has no database yet of a backup, bring it up to date, and begin a new incarnation.
 
     Args:
         url: of an empty PostgreSQL database, if the backup is of one.
+        bytes_in: the store of the new home; None: its disk.
     Raises: BackupError. What was half made can be deleted and made again.
     """
     manifest = read_manifest(backup)
+    _check_store(manifest, "" if bytes_in is None else bytes_in.address)
     if _hash_of(backup / manifest.database) != manifest.sha256:
         raise BackupError(f"{backup / manifest.database} is not what was backed up: its hash differs")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -213,12 +232,12 @@ def restore(backup: Path, home: Path, url: str | URL = "") -> Restored:
         with contextlib.ExitStack() as held:
             if (path := db.sqlite_path(engine)) is not None:
                 held.enter_context(db.hold(path))
-            return _restore(manifest, backup, home, engine)
+            return _restore(manifest, backup, home, engine, bytes_in or BlobStore(home / "blobs"))
     finally:
         engine.dispose()
 
 
-def _restore(manifest: Manifest, backup: Path, home: Path, engine: Engine) -> Restored:
+def _restore(manifest: Manifest, backup: Path, home: Path, engine: Engine, bytes_in: Store) -> Restored:
     before = high_water.read(home)
     above = max(manifest.incarnation, before.incarnation if before else 0)
     # From here on the copy counts as an old one: cut off half-way, it is not served by mistake.
@@ -234,15 +253,31 @@ def _restore(manifest: Manifest, backup: Path, home: Path, engine: Engine) -> Re
     migrate.upgrade(engine)
     with engine.connect() as conn:
         named = _named(conn)
-    for sha256 in named:
-        if not place(home / "blobs", sha256).exists():
-            _copy_blob(backup / "blobs", home / "blobs", sha256)
+    if isinstance(bytes_in, BlobStore):
+        for sha256 in named:
+            if not bytes_in.path(sha256).exists():
+                _copy_blob(backup / "blobs", bytes_in.root, sha256)
+    else:
+        _check_blobs(bytes_in, named)
     number = restoring.begin_incarnation(
         engine, wall_us(), above=above, how="tunesmith restore", copied_us=manifest.made_us
     )
     with engine.connect() as conn:
         high_water.write(home, high_water.of(store.instance(conn)))
     return Restored(manifest, number)
+
+
+def _check_store(manifest: Manifest, address: str) -> None:
+    if manifest.store and not address:
+        raise BackupError(
+            f"the bytes of this backup are in {manifest.store}, or in a copy of that; name it with "
+            "--blob-store"
+        )
+    if address and not manifest.store:
+        raise BackupError(
+            "this backup holds its bytes itself; restore it without --blob-store, then copy blobs/ of the "
+            "home into the bucket"
+        )
 
 
 def read_manifest(backup: Path) -> Manifest:

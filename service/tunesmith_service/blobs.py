@@ -13,7 +13,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -29,27 +30,59 @@ def place(root: Path, sha256: str) -> Path:
     return root / sha256[:2] / sha256
 
 
+@asynccontextmanager
+async def received(directory: Path, pieces: AsyncIterator[bytes], sha256: str) -> AsyncIterator[BinaryIO]:
+    """The file that a stream was written to, at its end; it is gone afterwards, unless renamed.
+
+    Raises: Unprocessable if the bytes hash to something else, NoSpace.
+    """
+    part = directory / secrets.token_hex(16)
+    digest = hashlib.sha256()
+    file = await asyncio.to_thread(part.open, "xb")
+    try:
+        await pour(pieces, partial(_write, file, digest.update))
+        if digest.hexdigest() != sha256:
+            raise Unprocessable(
+                f"the body hashes to {digest.hexdigest()}, not to {sha256}; nothing was stored, send it again"
+            )
+        yield file
+    except OSError as e:
+        raise NoSpace(f"the bytes could not be stored: {e.strerror}; make room and send them again") from e
+    finally:
+        file.close()
+        part.unlink(missing_ok=True)
+
+
+def forget_cut_off(directory: Path) -> None:
+    """Make the directory of what is on its way; what a crash left there goes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.iterdir():
+        left.unlink(missing_ok=True)
+
+
 class BlobStore:
-    """Args:
+    """On a disk. Implements `stores.Store`.
+
+    Args:
     root: directory, made if missing.
     check_space: called with a size in bytes before something is taken; raises NoSpace.
     """
 
+    address = ""
+
     def __init__(self, root: Path, check_space: Callable[[int], None] = lambda size: None) -> None:
-        self._root = root
+        self.root = root
         self._check_space = check_space
         self._incoming = root / "incoming"
 
-    def prepare(self) -> None:
-        """Make the directories; forget uploads that a crash cut off."""
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        for left in self._incoming.iterdir():
-            left.unlink(missing_ok=True)
+    def prepare(self, owner: str = "") -> None:
+        """Make the directories; forget uploads that a crash cut off. `owner`: a home has one anyway."""
+        forget_cut_off(self._incoming)
 
     def path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise NotFound("a blob's name is 64 hexadecimal digits")
-        return place(self._root, sha256)
+        return place(self.root, sha256)
 
     def size(self, sha256: str) -> int | None:
         """Bytes of a stored blob, or None. Looking keeps it from being collected for a while."""
@@ -67,26 +100,9 @@ class BlobStore:
         """
         target = self.path(sha256)
         self._check_space(0)
-        part = self._incoming / secrets.token_hex(16)
-        digest = hashlib.sha256()
-        file = await asyncio.to_thread(part.open, "xb")
-        try:
-            await pour(pieces, partial(_write, file, digest.update))
-            size = file.tell()
-            if digest.hexdigest() != sha256:
-                raise Unprocessable(
-                    f"the body hashes to {digest.hexdigest()}, not to {sha256}; "
-                    "nothing was stored, send it again"
-                )
-            await asyncio.to_thread(_publish, file, part, target)
-        except OSError as e:
-            raise NoSpace(
-                f"the bytes could not be stored: {e.strerror}; make room and send them again"
-            ) from e
-        finally:
-            file.close()
-            part.unlink(missing_ok=True)
-        return size
+        async with received(self._incoming, pieces, sha256) as file:
+            await asyncio.to_thread(_publish, file, Path(file.name), target)
+            return file.tell()
 
     def put_bytes(self, body: bytes) -> str:
         """Store bytes and return their hash. Blocks: call it in a thread. Raises NoSpace."""
@@ -113,6 +129,25 @@ class BlobStore:
         except FileNotFoundError:
             raise NotFound(f"the bytes of {sha256[:12]}… are gone") from None
 
+    def peek(self, sha256: str, begin: int, end: int) -> bytes:
+        """Bytes from one place up to another. Blocks. Raises NotFound."""
+        try:
+            with self.path(sha256).open("rb") as file:
+                file.seek(begin)
+                return file.read(end - begin)
+        except FileNotFoundError:
+            raise NotFound(f"the bytes of {sha256[:12]}… are gone") from None
+
+    def faults(self, named: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+        """What is wrong with these blobs: hash and words. Each is read and hashed once. Blocks.
+
+        Args:
+            named: hash → its size in bytes.
+        """
+        for sha256, size in named.items():
+            if wrong := _wrong_with(self.path(sha256), sha256, size):
+                yield sha256, wrong
+
     def collect(self, is_named: Callable[[list[str]], Iterable[str]], *, older_than_seconds: float) -> int:
         """Delete blobs that no row names and nobody touched for a while. Blocks. Returns how many.
 
@@ -121,7 +156,7 @@ class BlobStore:
         """
         horizon = time.time() - older_than_seconds
         deleted = 0
-        for shelf in self._root.iterdir():
+        for shelf in self.root.iterdir():
             if len(shelf.name) != 2:
                 continue
             old = [p.name for p in shelf.iterdir() if p.stat().st_mtime < horizon]
@@ -136,6 +171,17 @@ class BlobStore:
 def _write(file: BinaryIO, update: Callable[[bytes], object], chunk: bytes) -> None:
     update(chunk)
     file.write(chunk)
+
+
+def _wrong_with(path: Path, sha256: str, size: int) -> str:
+    try:
+        with path.open("rb") as file:
+            digest, length = hashlib.file_digest(file, "sha256"), file.tell()
+    except OSError as e:
+        return f"its bytes cannot be read: {e.strerror}"
+    if length != size:
+        return f"it has {length} bytes, the database says {size}"
+    return "" if digest.hexdigest() == sha256 else f"its bytes hash to {digest.hexdigest()}"
 
 
 def _publish(file: BinaryIO, part: Path, target: Path) -> None:

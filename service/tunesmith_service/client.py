@@ -29,6 +29,7 @@ from pydantic import BaseModel
 
 from tunesmith_service import wire
 from tunesmith_service.asking import AskedTrial, Asker
+from tunesmith_service.direct import Direct, chunks
 from tunesmith_service.errors import (
     AlreadyFinal,
     ClaimStale,
@@ -89,6 +90,9 @@ __all__ = [
     "WorkerClient",
 ]
 
+DIRECT_TRIES = 3
+"""So often a file is sent to the store, or fetched there, before it goes through the service."""
+
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
@@ -133,12 +137,18 @@ class WorkerClient:
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._sleep = sleep
         self._on_trouble = on_trouble
+        self._direct: Direct | None = None  # once the service says that bytes may go past it
 
     async def aclose(self) -> None:
         await self._http.aclose()
+        if self._direct is not None:
+            await self._direct.aclose()
 
     async def register(self, body: wire.Register) -> wire.Registered:
-        return await self._call("PUT", f"workers/{body.worker_id}", body, wire.Registered)
+        told = await self._call("PUT", f"workers/{body.worker_id}", body, wire.Registered)
+        if told.direct_transfers and self._direct is None:
+            self._direct = Direct()
+        return told
 
     async def claim(self, body: wire.ClaimRequest, *, retry_for: float = math.inf) -> wire.ClaimReply:
         """A long poll. A claim whose answer got lost is repeated with its id and gets the same lease."""
@@ -173,13 +183,24 @@ class WorkerClient:
         return await self._call("POST", _of(lease, "release"), body, wire.Finished, lease=lease)
 
     async def put_blob(self, lease: Lease, path: Path, sha256: str) -> None:
-        """Send a file's bytes, read as they go. The same bytes again are a no-op."""
+        """Send a file's bytes, read as they go, to the service or where it says. The same bytes again are a
+        no-op."""
         size = os.stat(path).st_size
+        asked = wire.AskUpload(sha256=sha256, size=size)
+
+        async def directly(direct: Direct) -> bool:
+            to = await self._call("POST", _of(lease, "uploads"), asked, wire.Upload, lease=lease)
+            if to.url is not None:
+                await direct.send(path, to)
+            return to.stored or to.url is not None
+
+        if await self._past_the_service(directly):
+            return
 
         async def once() -> None:
             await self._try(
                 "PUT", _of(lease, f"blobs/{sha256}"),
-                content=_chunks(path), read_timeout=TRANSFER_SECONDS,
+                content=chunks(path), read_timeout=TRANSFER_SECONDS,
                 headers={**lease.headers, "Content-Length": str(size),
                          "Content-Type": "application/octet-stream"},
             )  # fmt: skip
@@ -191,6 +212,15 @@ class WorkerClient:
 
         Raises: CorruptDownloadError; the call may be repeated.
         """
+
+        async def directly(direct: Direct) -> bool:
+            at = await self._call("GET", _of(lease, f"downloads/{sha256}"), None, wire.Download, lease=lease)
+            if at.url is not None:
+                await direct.fetch(at.url, path, sha256)
+            return at.url is not None
+
+        if await self._past_the_service(directly):
+            return
 
         async def once() -> None:
             target = _of(lease, f"snapshots/{sha256}")
@@ -205,12 +235,30 @@ class WorkerClient:
 
         await self._persist(once)
 
+    async def _past_the_service(self, transfer: Callable[[Direct], Awaitable[bool]]) -> bool:
+        """Whether bytes went directly. After a few tries they go through the service: this machine may not
+        reach the store, and whether the store is away, the service knows."""
+        if self._direct is None:
+            return False
+        for tries in range(1, DIRECT_TRIES + 1):
+            try:
+                done = await transfer(self._direct)
+            except TryAgain as trouble:
+                pause = self.retries.pause(tries) if tries < DIRECT_TRIES else 0.0
+                self._on_trouble(trouble, pause)
+                await self._sleep(pause)
+            else:
+                if tries > 1:
+                    self._on_trouble(None, 0.0)
+                return done
+        return False
+
     async def _call(
-        self, method: str, path: str, body: BaseModel, model: type[M], *, lease: Lease | None = None,
+        self, method: str, path: str, body: BaseModel | None, model: type[M], *, lease: Lease | None = None,
         read_timeout: float = READ_SECONDS, retry_for: float = math.inf,
     ) -> M:  # fmt: skip
         headers = {"Content-Type": "application/json", **(lease.headers if lease else {})}
-        content = body.model_dump_json().encode()
+        content = body.model_dump_json().encode() if body else b""
 
         async def once() -> M:
             return read(
@@ -254,13 +302,6 @@ class WorkerClient:
 
 def _of(lease: Lease, what: str) -> str:
     return f"leases/{lease.trial_id}/{what}"
-
-
-async def _chunks(path: Path) -> AsyncIterator[bytes]:
-    # Reads from the page cache take well under a millisecond a chunk; a thread for each would cost more.
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
 
 
 class Client:

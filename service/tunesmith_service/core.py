@@ -34,7 +34,6 @@ from tunesmith_service import (
 )
 from tunesmith_service.admission import CreateToken, TouchSessions, TouchTokens, TrimAudit
 from tunesmith_service.audit import DAY_US
-from tunesmith_service.blobs import BlobStore
 from tunesmith_service.bounds import Bounds
 from tunesmith_service.clock import SECOND, Clock, SystemClock, wall_us
 from tunesmith_service.column_cache import ColumnCache
@@ -50,6 +49,7 @@ from tunesmith_service.planner_link import PlannerLink
 from tunesmith_service.security import DEFAULT_PROJECT, Credential, Gate, Role, Who, cookie_name
 from tunesmith_service.settings import Settings
 from tunesmith_service.snapshot_room import SnapshotRoom
+from tunesmith_service.stores import KEPT_SECONDS, store_of
 from tunesmith_service.sweeper import OUTAGE_SECONDS, Sweeper
 from tunesmith_service.tokens import Token, write_private
 from tunesmith_service.violations import Violations
@@ -94,7 +94,7 @@ class Service:
             reserve_percent=settings.reserve_percent,
             ballast_bytes=settings.ballast_bytes if settings.is_sqlite else 0,
         )
-        self.blobs = BlobStore(settings.blobs_dir, self.disk.check)
+        self.blobs = store_of(settings, self.disk.check)
         self.listeners = Listeners()
         self.metrics = Metrics()
         self.places = Places(settings.in_flight, settings.waiting, settings.waiting_seconds)
@@ -114,8 +114,8 @@ class Service:
     # --- start and stop ---------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Raises: db.AlreadyServed, db.WeakDurability, high_water.OlderDatabaseError, or what the database
-        says."""
+        """Raises: db.AlreadyServed, db.WeakDurability, high_water.OlderDatabaseError, StoreError, or what
+        the database says."""
         try:
             await self._start()
         except BaseException:
@@ -139,8 +139,8 @@ class Service:
     async def _start(self) -> None:
         await asyncio.to_thread(self._open)
         self._assemble()
-        self._first = ThreadPoolExecutor(4, thread_name_prefix="first")  # see `read_first`
-        self._ending.callback(self._first.shutdown, cancel_futures=True)
+        self._first = self._threads(4, "first")  # see `read_first`
+        self._for_bytes = self._threads(8, "bytes")  # see `stored`
         await self._run(self.writer)
         await self._grace()
         await self._mint()
@@ -154,13 +154,17 @@ class Service:
         ahead = asyncio.create_task(self._read_ahead(), name="read ahead")
         self._ending.callback(ahead.cancel)
 
+    def _threads(self, most: int, name: str) -> ThreadPoolExecutor:
+        made = ThreadPoolExecutor(most, thread_name_prefix=name)
+        self._ending.callback(made.shutdown, cancel_futures=True)
+        return made
+
     async def _run(self, part: Writer | PlannerLink | WaitingRoom | Sweeper) -> None:
         await part.start()
         self._ending.push_async_callback(part.stop)
 
     def _open(self) -> None:
         self.settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.blobs.prepare()
         self.disk.tend()
         self.engine = db.open_engine(self.settings.url)
         self._ending.callback(db.close, self.engine)
@@ -176,6 +180,7 @@ class Service:
             db.check(conn)
             self.instance = store.instance(conn)
             schema = migrate.applied(conn)
+        self.blobs.prepare(self.instance.uuid)
         self._check_age()
         self._database = f"{self.instance.uuid}.{self.instance.incarnation}.{schema}"
         wall = wall_us
@@ -312,6 +317,12 @@ class Service:
                 raise Unavailable("the connection to the database broke; try again in a moment") from e
             raise
 
+    async def stored(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask the store of bytes, in threads of its own: while it is away, the database is read all the same.
+        Raises: what the store raises."""
+        run = partial(contextvars.copy_context().run, call, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._for_bytes, run)
+
     async def _read_ahead(self) -> None:
         """The columns of what people watch, for the first to look after a start would wait for them."""
         with suppress(Unavailable):
@@ -413,8 +424,8 @@ class Service:
     async def _collect(self) -> None:
         grace = self.settings.blob_grace_seconds
         await self.writer.submit(ForgetBlobs(older_than_us=self.clock.now_us() - int(grace * SECOND)))
-        deleted = await asyncio.to_thread(
-            self.blobs.collect, self._named_blobs, older_than_seconds=min(grace, 86_400.0)
+        deleted = await self.stored(
+            self.blobs.collect, self._named_blobs, older_than_seconds=min(grace, KEPT_SECONDS)
         )
         if deleted:
             log.info("blobs.collected", deleted=deleted)

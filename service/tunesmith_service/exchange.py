@@ -168,11 +168,12 @@ def options(url: str, token: str) -> dict[str, Any]:
         "headers": {"Authorization": f"Bearer {token}"},
         "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        "trust_env": not _is_loopback(base.host),  # a proxy of the environment cannot reach our loopback
+        "trust_env": not is_loopback(base.host),  # a proxy of the environment cannot reach our loopback
     }
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -18,13 +18,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Connection, Engine, Text, and_, case, cast, func, or_, select, text, union
 
 from tunesmith_service import audit_chain, audit_store
-from tunesmith_service.blobs import place
 from tunesmith_service.moves import FINAL
+from tunesmith_service.stores import Store
 from tunesmith_service.tables import (
     artifacts,
     attempts,
@@ -40,6 +39,8 @@ from tunesmith_service.tables import (
 MOST = 20
 """Of what one question finds, so many are named."""
 
+NO_ROW = "no row of the table blobs has it"
+
 TRAINING = ("moved", "snapshot", "test_read")
 
 
@@ -51,11 +52,11 @@ class Broken:
     said: str
 
 
-def examine(engine: Engine, blobs_dir: Path | None) -> list[Broken]:
+def examine(engine: Engine, bytes_in: Store | None) -> list[Broken]:
     """All that is found wrong, by invariant. A service may go on beside it: what is read is one state.
 
     Args:
-        blobs_dir: where the bytes are; None: they are not looked at.
+        bytes_in: where the bytes are; None: they are not looked at.
     """
     level = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
     with engine.connect().execution_options(**level) as conn:
@@ -63,8 +64,8 @@ def examine(engine: Engine, blobs_dir: Path | None) -> list[Broken]:
             conn.execute(text("SET LOCAL statement_timeout = 0"))
         found = [broken for look in _LOOKS for broken in look(conn)]
         named = _named(conn)
-    if blobs_dir is not None:  # the longest part, which needs no transaction: bytes never change
-        found += _bytes(named, blobs_dir)
+    if bytes_in is not None:  # the longest part, which needs no transaction: bytes never change
+        found += _bytes(named, bytes_in)
     return sorted(found, key=lambda b: b.invariant)
 
 
@@ -274,23 +275,8 @@ def _named(conn: Connection) -> dict[str, tuple[str, int | None]]:
     return {sha256: (invariant, sizes.get(sha256)) for sha256, invariant in sorted(asked.items())}
 
 
-def _bytes(named: Mapping[str, tuple[str, int | None]], blobs_dir: Path) -> list[Broken]:
-    """Every blob that a row names, read and hashed once."""
-    found = []
-    for sha256, (invariant, size) in named.items():
-        if wrong := _wrong_with(place(blobs_dir, sha256), sha256, size):
-            found.append(Broken(invariant, f"blob {sha256}: {wrong}"))
-    return found[:MOST]
-
-
-def _wrong_with(path: Path, sha256: str, size: int | None) -> str:
-    if size is None:
-        return "no row of the table blobs has it"
-    try:
-        with path.open("rb") as file:
-            digest, length = hashlib.file_digest(file, "sha256"), file.tell()
-    except OSError as e:
-        return f"its bytes cannot be read: {e.strerror}"
-    if length != size:
-        return f"it has {length} bytes, the database says {size}"
-    return "" if digest.hexdigest() == sha256 else f"its bytes hash to {digest.hexdigest()}"
+def _bytes(named: Mapping[str, tuple[str, int | None]], bytes_in: Store) -> list[Broken]:
+    """Every blob that a row names: what the store finds wrong with it."""
+    wrong = dict.fromkeys((sha256 for sha256, (_, size) in named.items() if size is None), NO_ROW)
+    wrong |= dict(bytes_in.faults({s: size for s, (_, size) in named.items() if size is not None}))
+    return [Broken(named[s][0], f"blob {s}: {said}") for s, said in sorted(wrong.items())][:MOST]

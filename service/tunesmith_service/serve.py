@@ -115,7 +115,7 @@ def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing)
     Args:
         on_ready: called with the address once requests are answered.
         on_exit: called before requests are refused, so that workers of ours can hand back.
-    Raises: SettingsError, db.AlreadyServed, db.WeakDurability, OSError if the port is taken.
+    Raises: SettingsError, db.AlreadyServed, db.WeakDurability, StoreError, OSError if the port is taken.
     """
     if int(os.environ.get("WEB_CONCURRENCY", "1")) > 1:
         raise SettingsError(

@@ -22,8 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 PREFIX = "TUNESMITH_"
 FILE = Path("tunesmith.toml")
 MIB = 2**20
+ONE_PUT_BYTES = 5 * 1024 * MIB
+"""What S3 takes in one request; each file goes in one, so that its signature holds the file's hash."""
 SWEEPS_A_LEASE = 1.5
 """How many sweeps a lease lives through at least."""
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _PREFIX = re.compile(r"(?!/(?:ui|api)(?:/|$))(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
@@ -44,6 +47,15 @@ class Settings(BaseModel):
     database_url: str = _setting(
         "", "SQLAlchemy URL", "PostgreSQL to use, as postgresql+psycopg://…; empty: SQLite in the home."
     )
+    blob_store: str = _setting(
+        "",
+        "s3:// address",
+        "Bucket for snapshots, logs and artifacts, as s3://BUCKET/PREFIX; empty: the home.",
+    )
+    s3_endpoint: str = _setting(
+        "", "URL", "Where the bucket is, as workers reach it too, such as https://minio:9000; empty: AWS."
+    )
+    s3_region: str = _setting("us-east-1", "region", "Region of the bucket.")
     host: str = _setting("127.0.0.1", "address", "Address to listen on.")
     port: int = _setting(8787, "TCP port", "Port to listen on; 0 takes a free one.", ge=0, le=65535)
     behind_proxy: bool = _setting(
@@ -145,6 +157,32 @@ class Settings(BaseModel):
             raise ValueError(
                 f"the path {self.prefix} cannot be a prefix: it begins with a slash, has letters, digits and "
                 "._~- between slashes, and does not begin with /ui or /api, which are this server's own"
+            )
+        return self
+
+    @field_validator("blob_store", mode="after")
+    @classmethod
+    def _a_bucket(cls, value: str) -> str:
+        if value and not _BUCKET.fullmatch(value.rstrip("/")):
+            raise ValueError(
+                f"{value!r} is no bucket: give s3://BUCKET or s3://BUCKET/PREFIX, of letters, digits and ._- "
+                "with slashes between"
+            )
+        return value.rstrip("/")
+
+    @field_validator("s3_endpoint", mode="after")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.username):
+            raise ValueError("an address such as https://minio.example.org:9000, without name and password")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _fits_into_one_request(self) -> Settings:
+        if self.blob_store and self.upload_bytes > ONE_PUT_BYTES:
+            raise ValueError(
+                f"--upload-bytes {self.upload_bytes} is more than S3 takes in one request, {ONE_PUT_BYTES}"
             )
         return self
 

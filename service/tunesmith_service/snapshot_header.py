@@ -7,7 +7,7 @@ here needs torch. The format: https://huggingface.co/docs/safetensors/index#form
 from __future__ import annotations
 
 import struct
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith_service.errors import Unprocessable
@@ -16,22 +16,22 @@ from tunesmith_service.parsing import parse_json
 _LENGTH = struct.Struct("<Q")
 
 
-def check(path: Path, *, most_bytes: int, most_tensors: int) -> None:
+def check(size: int, read: Callable[[int, int], bytes], *, most_bytes: int, most_tensors: int) -> None:
     """Blocks: call it in a thread.
 
     Args:
+        size: of the file in bytes.
+        read: its bytes from one place up to another.
         most_bytes: of the header.
     Raises: Unprocessable, saying what is wrong with the file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(_LENGTH.size)
-        length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else 0
-        if length < 2 or length > size - _LENGTH.size:
-            raise Unprocessable("a snapshot is a safetensors file, and these bytes do not begin like one")
-        if length > most_bytes:
-            raise Unprocessable(f"the snapshot's header is {length} bytes; at most {most_bytes} are read")
-        header = parse_json(file.read(length).rstrip(b" "), free_text=True)
+    start = read(0, min(size, _LENGTH.size))
+    length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else 0
+    if length < 2 or length > size - _LENGTH.size:
+        raise Unprocessable("a snapshot is a safetensors file, and these bytes do not begin like one")
+    if length > most_bytes:
+        raise Unprocessable(f"the snapshot's header is {length} bytes; at most {most_bytes} are read")
+    header = parse_json(read(_LENGTH.size, _LENGTH.size + length).rstrip(b" "), free_text=True)
     if not isinstance(header, dict):
         raise Unprocessable("the snapshot's header is no JSON object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}

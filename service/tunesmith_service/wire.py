@@ -107,6 +107,9 @@ class Slot(Request):
 class Registered(Reply):
     ttl_seconds: float = Field(description="A lease lives this long after each renewal.")
     beat_seconds: float
+    direct_transfers: bool = Field(
+        default=False, description="Ask `uploads` and `downloads` where bytes go and come from."
+    )
 
 
 class Claim(Request):
@@ -231,6 +234,28 @@ class Report(Request):
 class Reported(Reply):
     duplicate: bool = False
     ttl_seconds: float
+
+
+class AskUpload(Request):
+    """A file to be sent, before it is committed as a snapshot or artifact."""
+
+    sha256: Sha256
+    size: Whole = Field(ge=0, le=2**53, description="In bytes.")
+
+
+class Upload(Reply):
+    """Where a file goes: nowhere if it is `stored`; to `url`, by PUT with these headers and no others of
+    meaning, within a quarter of an hour; or, without a URL, to `PUT …/blobs/{sha256}`."""
+
+    stored: bool = False
+    url: str | None = None
+    headers: dict[str, str] = {}
+
+
+class Download(Reply):
+    """Where a file comes from: `url`, within a quarter of an hour; without, `GET …/snapshots/{sha256}`."""
+
+    url: str | None = None
 
 
 class CommitSnapshot(Request):

@@ -75,12 +75,12 @@ def restored(url: str, home: Path) -> Bench:
 def test_a_restored_database_holds_what_was_copied_in_a_new_incarnation(
     lived: Bench, tmp_path: Path, empty: str, pg_programs: None
 ) -> None:
-    made = backups.back_up(lived.engine, tmp_path / "blobs", tmp_path / "backup")
+    made = backups.back_up(lived.engine, BlobStore(tmp_path / "blobs"), tmp_path / "backup")
     assert (made.blobs, made.bytes, made.incarnation) == (1, 7, 1)
     told = backups.restore(tmp_path / "backup", tmp_path / "new", empty)
     assert told.incarnation == 2
     after = restored(empty, tmp_path / "new")
-    assert integrity.examine(after.engine, tmp_path / "new" / "blobs") == []
+    assert integrity.examine(after.engine, BlobStore(tmp_path / "new" / "blobs")) == []
     t = tables.trials.c
     rows = after.rows(select(t.state, t.attempt, t.losses).order_by(t.number))
     assert [tuple(row) for row in rows] == [("complete", 1, 0), ("waiting", 1, 0), ("waiting", 0, 0)]
@@ -93,7 +93,7 @@ def test_leases_of_before_are_fenced_and_attempts_stay_unique(
     lived: Bench, tmp_path: Path, empty: str, pg_programs: None
 ) -> None:
     """The old server went on after the backup: it gave attempt 2 of the same trial to somebody."""
-    backups.back_up(lived.engine, tmp_path / "blobs", tmp_path / "backup")
+    backups.back_up(lived.engine, BlobStore(tmp_path / "blobs"), tmp_path / "backup")
     lived.expire()
     late = lived.claim()
     assert (late.number, late.attempt) == (1, 2)
@@ -113,7 +113,7 @@ def test_leases_of_before_are_fenced_and_attempts_stay_unique(
 def test_a_restore_stands_in_the_audit_log_of_what_it_restored(
     lived: Bench, tmp_path: Path, empty: str, pg_programs: None
 ) -> None:
-    made = backups.back_up(lived.engine, tmp_path / "blobs", tmp_path / "backup")
+    made = backups.back_up(lived.engine, BlobStore(tmp_path / "blobs"), tmp_path / "backup")
     with lived.engine.connect() as conn:
         head = audit_store.ends(conn).head
     backups.restore(tmp_path / "backup", tmp_path / "new", empty)
@@ -142,10 +142,10 @@ def test_what_is_damaged_or_missing_is_not_taken_for_a_backup(
     (named,) = [p for p in (tmp_path / "blobs").glob("??/*") if p.read_bytes() == b"weights"]
     named.write_bytes(b"WEIGHTS")
     with pytest.raises(BackupError, match="are damaged"):
-        backups.back_up(lived.engine, tmp_path / "blobs", tmp_path / "one")
+        backups.back_up(lived.engine, BlobStore(tmp_path / "blobs"), tmp_path / "one")
     named.unlink()
     with pytest.raises(BackupError, match="are named by the database and are not in"):
-        backups.back_up(lived.engine, tmp_path / "blobs", tmp_path / "two")
+        backups.back_up(lived.engine, BlobStore(tmp_path / "blobs"), tmp_path / "two")
     for half in ("one", "two"):
         with pytest.raises(BackupError, match="is no whole backup"):
             backups.restore(tmp_path / half, tmp_path / "new")
@@ -157,7 +157,7 @@ def copied(bench: Bench, tmp_path: Path) -> Path:
     if bench.engine.dialect.name != "sqlite":
         pytest.skip("one database is enough here")
     bench.study()
-    backups.back_up(bench.engine, tmp_path / "blobs", tmp_path / "backup")
+    backups.back_up(bench.engine, BlobStore(tmp_path / "blobs"), tmp_path / "backup")
     return tmp_path / "backup"
 
 
@@ -170,7 +170,7 @@ def test_a_copy_that_changed_is_not_restored(copied: Path, tmp_path: Path) -> No
 
 def test_nothing_is_overwritten(copied: Path, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="holds something already"):
-        backups.back_up(db.open_engine(f"sqlite:///{tmp_path}/x.db"), tmp_path, copied)
+        backups.back_up(db.open_engine(f"sqlite:///{tmp_path}/x.db"), BlobStore(tmp_path), copied)
     backups.restore(copied, tmp_path / "new")
     with pytest.raises(BackupError, match="is there already"):
         backups.restore(copied, tmp_path / "new")
@@ -280,7 +280,7 @@ def test_a_backup_beside_busy_workers_is_one_state_and_goes_on_where_it_was(tmp_
     told = tunesmith("restore", tmp_path / "backup", "--home", tmp_path / "new")
     assert "as incarnation 2" in told
     engine = db.open_engine(of("", tmp_path / "new"))
-    assert integrity.examine(engine, tmp_path / "new" / "blobs") == []
+    assert integrity.examine(engine, BlobStore(tmp_path / "new" / "blobs")) == []
     engine.dispose()
     with contextlib.ExitStack() as held:
         server = held.enter_context(Served(tmp_path / "new"))

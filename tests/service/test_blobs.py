@@ -37,7 +37,7 @@ async def pieces(body: bytes = BYTES, size: int = 65_536):
 
 
 def files(blobs: BlobStore) -> list[str]:
-    return sorted(p.name for p in blobs._root.rglob("*") if p.is_file())
+    return sorted(p.name for p in blobs.root.rglob("*") if p.is_file())
 
 
 def test_a_stream_is_stored_under_its_hash_and_again_changes_nothing(blobs):
@@ -89,7 +89,7 @@ def test_a_stream_that_breaks_off_leaves_nothing(blobs):
 
 
 def test_what_a_crash_left_half_written_is_gone_after_the_next_start(blobs):
-    (blobs._root / "incoming" / "half").write_bytes(b"half")
+    (blobs.root / "incoming" / "half").write_bytes(b"half")
     blobs.prepare()
     assert files(blobs) == []
 

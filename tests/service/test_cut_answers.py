@@ -144,6 +144,7 @@ REQUESTS: dict[str, Callable[[Scene], Asked]] = {
     "POST /claims": claim,
     "POST /leases/{trial_id}/heartbeat": of_lease("heartbeat", {}),
     "POST /leases/{trial_id}/reports": of_lease("reports", REPORT),
+    "POST /leases/{trial_id}/uploads": of_lease("uploads", {"sha256": SHA256, "size": len(BYTES)}),
     "PUT /leases/{trial_id}/blobs/{sha256}": of_lease(f"blobs/{SHA256}", content=BYTES),
     "POST /leases/{trial_id}/snapshots": of_lease("snapshots", {"step": 1, "sha256": SHA256}),
     "POST /leases/{trial_id}/logs": of_lease("logs", {"seq": 1, "text": "epoch 1"}),

@@ -238,6 +238,7 @@ def test_nor_does_a_worker_of_another_project_reach_it_with_the_leases_own_secre
                 "reports": {"seq": 1, "points": []},
                 "finish": {"state": "complete", "stop_reason": "budget"},
                 "release": {"cause": "x"},
+                "uploads": {"sha256": "0" * 64, "size": 1},
                 "snapshots": {"step": 1, "sha256": "0" * 64},
                 "logs": {"seq": 1, "text": "x"},
                 "artifacts": {"name": "x", "sha256": "0" * 64},

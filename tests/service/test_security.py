@@ -33,6 +33,8 @@ MATRIX = {
     "POST /claims": WORKER,
     "POST /leases/{trial_id}/heartbeat": WORKER,
     "POST /leases/{trial_id}/reports": WORKER,
+    "POST /leases/{trial_id}/uploads": WORKER,
+    "GET /leases/{trial_id}/downloads/{sha256}": WORKER,
     "PUT /leases/{trial_id}/blobs/{sha256}": WORKER,
     "POST /leases/{trial_id}/snapshots": WORKER,
     "GET /leases/{trial_id}/snapshots/{sha256}": WORKER,

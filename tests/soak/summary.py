@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from history import Call
 from invariants import Seen, look, nothing_acknowledged_is_lost, violations
+from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND
 from tunesmith_service.integrity import examine
 
@@ -116,7 +117,9 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
     journals = replace(seen, calls=noted)
     lost = [f"I4: {told}" for told in nothing_acknowledged_is_lost(journals)]
     told = violations(seen) + [f"{t} (by its own notes)" for t in lost]
-    told += [f"{b.invariant}: {b.said} (doctor)" for b in examine(stage.engine, service.home / "blobs")]
+    told += [
+        f"{b.invariant}: {b.said} (doctor)" for b in examine(stage.engine, BlobStore(service.home / "blobs"))
+    ]
     told += _failed(seen)
     told += [f"a worker ended: {stage.crowd.complaints}"] if stage.crowd.complaints else []
     dead = zombies(seen)

@@ -44,7 +44,8 @@ async def register(
     await service.writer.submit(Register(who.home_project, who.token_id, body))
     log.info("worker.registered", worker=body.name, worker_id=worker_id, slots=len(body.slots))
     ttl = service.settings.ttl_seconds
-    return wire.Registered(ttl_seconds=ttl, beat_seconds=ttl / 3)
+    direct = bool(service.settings.blob_store)
+    return wire.Registered(ttl_seconds=ttl, beat_seconds=ttl / 3, direct_transfers=direct)
 
 
 @routes.post("/claims", responses=problem(404, 409, 422) | examples.answer(examples.CLAIM_REPLY))

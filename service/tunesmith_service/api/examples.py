@@ -23,7 +23,7 @@ REGISTER = {
     "tasks": {"digits": SHA256},
     "slots": [{"slot_id": SLOT_ID, "devices": ["cuda:0"]}],
 }
-REGISTERED = {"ttl_seconds": 30.0, "beat_seconds": 10.0}
+REGISTERED = {"ttl_seconds": 30.0, "beat_seconds": 10.0, "direct_transfers": False}
 CLAIM = {
     "claim_id": CLAIM_ID,
     "worker_id": WORKER_ID,
@@ -64,6 +64,19 @@ REPORT = {
     "points": [{"step": 1, "metrics": {"train/loss": 0.91, "val/loss": 0.84, "val/accuracy": 0.77}}],
 }
 REPORTED = {"duplicate": False, "ttl_seconds": 30.0}
+ASK_UPLOAD = {"sha256": SHA256, "size": 524_288_000}
+_IN_BUCKET = f"https://s3.eu-central-1.amazonaws.com/weights/lab/{SHA256[:2]}/{SHA256}"
+TO_UPLOAD = {
+    "stored": False,
+    "url": _IN_BUCKET,
+    "headers": {
+        "Content-Length": "524288000",
+        "X-Amz-Date": "20260301T120000Z",
+        "X-Amz-Content-SHA256": SHA256,
+        "Authorization": "AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…",
+    },
+}
+TO_DOWNLOAD = {"url": f"{_IN_BUCKET}?X-Amz-Expires=900&X-Amz-Signature=…"}
 COMMIT_SNAPSHOT = {"step": 5, "sha256": SHA256}
 COMMIT_ARTIFACT = {"name": "confusion.json", "sha256": SHA256}
 LOG_CHUNK = {"seq": 1, "text": "epoch 1: val/loss 0.84\n"}

@@ -3,17 +3,18 @@ second key, and the fence in the database decides."""
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Body, Depends, Header, Path, Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 
 from tunesmith_service import snapshot_header, trial_store, wire
 from tunesmith_service.api import claims, examples
 from tunesmith_service.api.bytes import download
 from tunesmith_service.api.deps import ServiceDep, TrialIdPath, WhoDep, problem
+from tunesmith_service.blobs import BlobStore
 from tunesmith_service.commands import (
     AppendLog,
     CommitArtifact,
@@ -28,7 +29,7 @@ from tunesmith_service.commands import (
     Report,
 )
 from tunesmith_service.core import Service
-from tunesmith_service.errors import NotFound, TooMany, Unprocessable
+from tunesmith_service.errors import NotFound, TooLarge, TooMany, Unprocessable
 from tunesmith_service.parsing import read_stream
 from tunesmith_service.places import Priority
 from tunesmith_service.routing import router, takes
@@ -103,6 +104,35 @@ async def report(
     return _reported(kept, service.settings.ttl_seconds)
 
 
+@routes.post("/uploads", responses=problem(404, 413, 422) | examples.answer(examples.TO_UPLOAD))
+@allow(Role.WORKER)
+async def ask_upload(
+    lease: LeaseDep,
+    body: Annotated[wire.AskUpload, Body(openapi_examples=examples.request(examples.ASK_UPLOAD))],
+    service: ServiceDep,
+) -> wire.Upload:
+    """Where to send a file, before it is committed. What the service signs for its store holds for these
+    bytes alone."""
+    if body.size > service.settings.upload_bytes:
+        raise TooLarge(f"{body.size} bytes; at most {service.settings.upload_bytes} are taken")
+    if isinstance(service.blobs, BlobStore):
+        return wire.Upload()
+    return await service.stored(service.blobs.upload, body.sha256, body.size)
+
+
+@routes.get("/downloads/{sha256}", responses=problem(404, 422) | examples.answer(examples.TO_DOWNLOAD))
+@allow(Role.WORKER)
+async def ask_download(
+    lease: LeaseDep, sha256: Sha256Path, service: ServiceDep, response: Response
+) -> wire.Download:
+    """Where to fetch the snapshot that this lease's grant goes on from."""
+    await _check_fetch(service, lease, sha256)
+    response.headers["Cache-Control"] = "private, no-store"
+    if isinstance(service.blobs, BlobStore):
+        return wire.Download()
+    return await service.stored(service.blobs.download, sha256)
+
+
 @routes.put(
     "/blobs/{sha256}", status_code=204, responses=problem(404, 413, 422, 507), openapi_extra=examples.UPLOAD
 )
@@ -126,11 +156,12 @@ async def commit_snapshot(
 ) -> wire.Reported:
     """Publish stored bytes, a safetensors file, as this attempt's snapshot of a step. A later attempt may go
     on from it."""
-    size = _stored_size(service, body.sha256)
+    size = await _stored_size(service, body.sha256)
     settings = service.settings
-    await asyncio.to_thread(
+    await service.stored(
         snapshot_header.check,
-        service.blobs.path(body.sha256),
+        size,
+        partial(service.blobs.peek, body.sha256),
         most_bytes=settings.snapshot_header_bytes,
         most_tensors=settings.snapshot_tensors,
     )
@@ -146,11 +177,10 @@ async def commit_snapshot(
 @allow(Role.WORKER)
 async def get_snapshot(
     request: Request, lease: LeaseDep, sha256: Sha256Path, service: ServiceDep
-) -> FileResponse:
+) -> Response:
     """Bytes of the snapshot that this lease's grant goes on from."""
-    if not await service.read(trial_store.may_fetch, lease, sha256):
-        raise NotFound(f"the grant of trial {lease.trial_id} names no snapshot {sha256[:12]}…")
-    return download(request, service.blobs, sha256, "snapshot.safetensors")
+    await _check_fetch(service, lease, sha256)
+    return await download(request, service, sha256, "snapshot.safetensors")
 
 
 @routes.post("/logs", responses=problem(404, 409, 413, 422, 507) | examples.answer(examples.REPORTED))
@@ -164,7 +194,7 @@ async def append_log(
 ) -> wire.Reported:
     """Append to the trial's log. `seq` counts an attempt's chunks from 1."""
     text = body.text.encode()
-    sha256 = await asyncio.to_thread(service.blobs.put_bytes, text)
+    sha256 = await service.stored(service.blobs.put_bytes, text)
     kept = await service.writer.submit(AppendLog(lease, body.seq, sha256, len(text)))
     return _reported(kept, service.settings.ttl_seconds)
 
@@ -177,7 +207,7 @@ async def commit_artifact(
     service: ServiceDep,
 ) -> wire.Reported:
     """Publish stored bytes under a name; the same name again replaces what it showed."""
-    size = _stored_size(service, body.sha256)
+    size = await _stored_size(service, body.sha256)
     kept = await service.writer.submit(CommitArtifact(lease, body.name, body.sha256, size))
     return _reported(kept, service.settings.ttl_seconds)
 
@@ -228,8 +258,13 @@ async def release(
     return _finished(lease, await service.writer.submit(Release(lease, body.cause)))
 
 
-def _stored_size(service: ServiceDep, sha256: str) -> int:
-    size = service.blobs.size(sha256)
+async def _check_fetch(service: Service, lease: Lease, sha256: str) -> None:
+    if not await service.read(trial_store.may_fetch, lease, sha256):
+        raise NotFound(f"the grant of trial {lease.trial_id} names no snapshot {sha256[:12]}…")
+
+
+async def _stored_size(service: Service, sha256: str) -> int:
+    size = await service.stored(service.blobs.size, sha256)
     if size is None:
         raise Unprocessable(f"the bytes of {sha256[:12]}… are not here; PUT …/blobs/{sha256} first")
     return size

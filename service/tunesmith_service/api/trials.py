@@ -190,13 +190,13 @@ async def artifact(
     trial: TrialDep,
     name: Annotated[str, Path(description="As the trial lists it.", examples=["confusion.json"])],
     service: ServiceDep,
-) -> FileResponse:
+) -> Response:
     """An artifact's bytes."""
     known = await service.read(trial_store.artifacts, trial.id)
     row = next((a for a in known if a.name == name), None)
     if row is None:
         raise NotFound(f"trial {trial.number} has no artifact {name[:128]!r}")
-    return download(request, service.blobs, row.sha256, name.rpartition("/")[2] or "artifact")
+    return await download(request, service, row.sha256, name.rpartition("/")[2] or "artifact")
 
 
 @routes.post("/{number}/cancel", responses=problem(404) | examples.answer(examples.TRIAL_ENDED))

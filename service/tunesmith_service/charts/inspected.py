@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunesmith_service.blobs import BlobStore
 from tunesmith_service.errors import NotFound, Unprocessable
+from tunesmith_service.stores import Store
 from tunesmith_service.trial_store import Artifact
 
 MOST_BYTES = 4_000_000
@@ -27,7 +27,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 DOCUMENTS = ("confusion", "predictions", "mistakes")
 
 
-def read(blobs: BlobStore, artifacts: Sequence[Artifact], name: str) -> dict[str, Any]:
+def read(blobs: Store, artifacts: Sequence[Artifact], name: str) -> dict[str, Any]:
     """A document by its name without `.json`. Blocks.
 
     Raises: NotFound if there is none; Unprocessable if it is not what its name says.

@@ -8,11 +8,11 @@ import numpy as np
 from sqlalchemy import Connection
 
 from tunesmith_service import store, trial_store
-from tunesmith_service.blobs import BlobStore
 from tunesmith_service.charts import inspected, lineage, of_trial, told
 from tunesmith_service.charts.asked import Asked, ChartQuery
 from tunesmith_service.column_cache import ColumnCache
 from tunesmith_service.errors import NotFound, Unprocessable
+from tunesmith_service.stores import Store
 
 NAMES = (*of_trial.TRIAL_CHARTS, "lineage", "told", *inspected.DOCUMENTS)
 
@@ -20,7 +20,7 @@ NAMES = (*of_trial.TRIAL_CHARTS, "lineage", "told", *inspected.DOCUMENTS)
 def view(  # noqa: PLR0917
     conn: Connection,
     cache: ColumnCache,
-    blobs: BlobStore,
+    blobs: Store,
     study: store.Study,
     number: int,
     name: str,
@@ -48,7 +48,7 @@ def view(  # noqa: PLR0917
 
 
 def _less(
-    conn: Connection, blobs: BlobStore, study: store.Study, against: int | None, classes: list[str]
+    conn: Connection, blobs: Store, study: store.Study, against: int | None, classes: list[str]
 ) -> dict[str, Any]:
     """The matrix of trial `against`, to be taken away; without one, the best trial's is offered."""
     best = next(iter(trial_store.best_trials(conn, study)), None)

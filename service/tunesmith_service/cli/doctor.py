@@ -17,7 +17,8 @@ from tunesmith_service import db, integrity
 from tunesmith_service.cli import text
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, Session
 from tunesmith_service.errors import TunesmithError, Unavailable
-from tunesmith_service.settings import load
+from tunesmith_service.settings import Settings, load
+from tunesmith_service.stores import StoreError, store_of
 from tunesmith_service.ui import formats
 
 LOW_DISK_BYTES = 2 * 2**30
@@ -128,13 +129,22 @@ def _integrity(session: Session, *, asked: bool | None) -> Iterator[Finding]:
             fix = "name its home with --home, or PostgreSQL with TUNESMITH_DATABASE_URL"
             yield Finding("integrity", "fail", f"there is no database at {path}", fix)
             return
-        broken = integrity.examine(engine, settings.blobs_dir)
+        broken = integrity.examine(engine, store_of(settings))
+    except (StoreError, Unavailable) as e:
+        yield Finding("integrity", "fail", str(e), "name the bucket and its credentials as `serve` has them")
+        return
     finally:
         engine.dispose()
     fix = "keep a copy of the home; the newest good backup can be restored beside it (docs/operating.md)"
     yield from (Finding(f"integrity {b.invariant}", "fail", b.said, fix) for b in broken)
     if not broken:
-        yield Finding("integrity", "ok", "I1, I3, I4, I7, I9 and I11 hold; every byte hashes to its name")
+        yield Finding("integrity", "ok", f"I1, I3, I4, I7, I9 and I11 hold; {_looked_at(settings)}")
+
+
+def _looked_at(settings: Settings) -> str:
+    if settings.blob_store:
+        return f"{settings.blob_store} lists every blob, of its size"
+    return "every byte hashes to its name"
 
 
 def _said(ready: dict[str, Any]) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from tunesmith_service.blobs import BlobStore
 from tunesmith_service.column_cache import ColumnCache
 from tunesmith_service.comparison import named
 from tunesmith_service.comparison.lines import panels
 from tunesmith_service.comparison.named import Compared, Group, OfTrial
 from tunesmith_service.errors import Unprocessable
+from tunesmith_service.stores import Store
 
 NAMES = 1000
 """Characters of what is named."""
@@ -68,7 +68,7 @@ class Asked:
 
     conn: Connection
     cache: ColumnCache
-    blobs: BlobStore
+    blobs: Store
     project_id: int | None
     query: ChartQuery
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -14,11 +13,11 @@ from starlette.responses import Response, StreamingResponse
 from tunesmith_service import trial_store
 from tunesmith_service.api.bytes import SAFE_HEADERS, download
 from tunesmith_service.api.deps import ServiceDep, WhoDep
-from tunesmith_service.blobs import BlobStore
 from tunesmith_service.charts import of_trial, trial_views
 from tunesmith_service.core import Service
 from tunesmith_service.errors import NotFound
 from tunesmith_service.security import Role, Who, allow
+from tunesmith_service.stores import Store
 from tunesmith_service.trial_store import Artifact
 from tunesmith_service.ui import screens, trial_screen
 from tunesmith_service.ui.pages.common import Number, StudyId, drawn, page
@@ -71,7 +70,7 @@ async def _trial_context(service: Service, who: Who, study_id: int, number: int)
     return await service.read(read)
 
 
-def _log_tail(blobs: BlobStore, chunks: Any) -> str:
+def _log_tail(blobs: Store, chunks: Any) -> str:
     """The end of a log, from whole lines. Blocks."""
     text = ""
     for chunk in chunks:
@@ -102,7 +101,7 @@ async def whole_log(service: ServiceDep, who: WhoDep, study_id: StudyId, number:
             for chunk in chunks:
                 after = chunk.seq
                 try:
-                    yield await asyncio.to_thread(service.blobs.read_bytes, chunk.sha256)
+                    yield await service.stored(service.blobs.read_bytes, chunk.sha256)
                 except NotFound:
                     yield b"\n(a piece of this log is gone)\n"
 
@@ -142,4 +141,4 @@ async def artifact(  # noqa: PLR0917  (called by name)
         return screens.artifact(conn, screens.study(conn, who, study_id), number, name)
 
     found = await service.read(read)
-    return download(request, service.blobs, found.sha256, name.rpartition("/")[2] or "artifact")
+    return await download(request, service, found.sha256, name.rpartition("/")[2] or "artifact")

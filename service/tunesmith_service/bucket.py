@@ -1,0 +1,308 @@
+"""Bytes by content hash in an S3 bucket: `prefix/ab/abcdef…`, named as on the disk of a home.
+
+Workers bring and fetch them there themselves, by requests that are signed here. What is signed for an
+upload holds the file's hash (`x-amz-content-sha256`), its length and its key: the bucket takes those bytes
+at that key and no others, and looks itself whether they are the ones. That it does is tried at each start,
+with other bytes; so a blob that exists is whole, and nobody, early or late, can put something in its place.
+A presigned URL alone would hold no hash, and the checksum that a bucket shows of an object may be no more
+than what its uploader claimed.
+
+botocore finds the credentials and signs uploads, obstore does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+import obstore
+import structlog
+from boto3.session import Session
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+
+from tunesmith_service import wire
+from tunesmith_service.blobs import forget_cut_off, received
+from tunesmith_service.direct import Direct
+from tunesmith_service.errors import NotFound, Unavailable
+from tunesmith_service.exchange import is_loopback
+from tunesmith_service.stores import StoreError
+
+SIGNED_FOR = timedelta(minutes=15)
+"""How long a signed request may be begun: as long as S3 takes a signed header for an upload."""
+
+PIECE_BYTES = 2**20
+OWNER = "tunesmith.json"
+_KEY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64})")
+_CODES = (re.compile(r"<Code>(\w{1,64})</Code>"), re.compile(r"status code: (\d{3})"))
+
+log = structlog.get_logger(__name__)
+
+
+class Bucket:
+    """In a bucket. Implements `stores.Store`.
+
+    Args:
+        address: s3://BUCKET or s3://BUCKET/PREFIX.
+        endpoint: URL of the server; empty: AWS.
+        incoming: directory of the home, for what comes through the service.
+        check_space: called before something is written there; raises NoSpace.
+        kept_seconds: younger blobs are not collected.
+    Raises: StoreError if there are no credentials.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        endpoint: str,
+        region: str,
+        incoming: Path,
+        check_space: Callable[[int], None],
+        kept_seconds: float,
+    ) -> None:
+        self.address = address
+        self._region, self._incoming, self._check_space = region, incoming, check_space
+        self._fresh_seconds = kept_seconds / 2
+        session = Session(region_name=region)
+        self._credentials = session.get_credentials()
+        if self._credentials is None:
+            raise StoreError(
+                f"there are no credentials for {address}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "or AWS_PROFILE for one of ~/.aws/credentials"
+            )
+        bucket, _, prefix = address.removeprefix("s3://").partition("/")
+        self._at = f"{address} at {endpoint or 'AWS'}"
+        self._store = S3Store(
+            bucket,
+            prefix=prefix or None,
+            region=region,
+            credential_provider=Boto3CredentialProvider(session),
+            client_options={
+                "allow_http": endpoint.startswith("http://"),
+                "connect_timeout": timedelta(seconds=5),
+                "read_timeout": timedelta(seconds=30),
+                "timeout": timedelta(hours=1),  # of a whole answer, which may be read slowly
+            },
+            retry_config={"max_retries": 2, "retry_timeout": timedelta(seconds=10)},
+            config={"endpoint": endpoint} if endpoint else {},
+        )
+
+    # --- at the start -------------------------------------------------------------------------------
+
+    def prepare(self, owner: str) -> None:
+        """See `stores.Store`. What is tried: to put, get and delete, as this service does and as a worker
+        will; and that other bytes than those that were signed for are refused."""
+        forget_cut_off(self._incoming)
+        probe = f"probe-{secrets.token_hex(8)}"
+        try:
+            obstore.put(self._store, probe, probe.encode())
+            self._try_signed(probe)
+            obstore.delete(self._store, probe)
+            self._belong_to(owner)
+        except (BaseError, OSError, BotoCoreError, httpx.TransportError) as e:
+            raise StoreError(self._refused(e)) from None
+
+    def _try_signed(self, probe: str) -> None:
+        mine, other = probe.encode(), probe.upper().encode()
+        url, headers = self._sign_put(probe, hashlib.sha256(mine).hexdigest(), len(mine))
+        with httpx.Client(timeout=30, trust_env=not is_loopback(urlsplit(url).hostname or "")) as client:
+            tampered = client.put(url, content=other, headers=headers)
+            kept = bytes(obstore.get(self._store, probe).bytes())
+            if tampered.is_success or kept != mine:
+                raise StoreError(
+                    f"{self._at} takes other bytes than a request is signed for (x-amz-content-sha256), so "
+                    "what workers put there could not be trusted; use a server that looks"
+                )
+            put = client.put(url, content=mine, headers=headers)
+            got = client.get(self._sign_get(probe))
+        if not put.is_success or got.content != mine:
+            raise StoreError(
+                f"{self._at} refuses requests that are signed for workers, with {put.status_code} and "
+                f"{got.status_code}; are the clocks of both machines right?"
+            )
+
+    def _belong_to(self, owner: str) -> None:
+        """Two databases with one prefix would delete each other's blobs as needless."""
+        said = json.dumps({"database": owner}).encode()
+        try:
+            found = bytes(obstore.get(self._store, OWNER).bytes())
+        except FileNotFoundError:
+            with suppress(AlreadyExistsError):  # by another server, just now
+                obstore.put(self._store, OWNER, said, mode="create")
+            found = bytes(obstore.get(self._store, OWNER).bytes())
+        if found != said:
+            raise StoreError(
+                f"{self._at} holds the blobs of another database, as its {OWNER} says; give each a prefix "
+                "of its own, --blob-store s3://BUCKET/PREFIX"
+            )
+
+    def _refused(self, e: Exception) -> str:
+        told = _told(e)
+        if isinstance(e, PermissionDeniedError | UnauthenticatedError):
+            return (
+                f"{self._at} refuses our credentials ({told}): check AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY or the profile, and that they may put, get, list and delete there"
+            )
+        if isinstance(e, FileNotFoundError):
+            return f"there is no such bucket ({told}): {self._at}; make it first"
+        return f"{self._at} does not answer ({told}): check --s3-endpoint and --s3-region"
+
+    # --- what every store does ----------------------------------------------------------------------
+
+    def size(self, sha256: str) -> int | None:
+        found = self._head(sha256)
+        return None if found is None else int(found["size"])
+
+    def peek(self, sha256: str, begin: int, end: int) -> bytes:
+        if begin >= end:
+            return b""
+        with self._asked(sha256):
+            return bytes(obstore.get_range(self._store, _key(sha256), start=begin, end=end))
+
+    def read_bytes(self, sha256: str) -> bytes:
+        with self._asked(sha256):
+            return bytes(obstore.get(self._store, _key(sha256)).bytes())
+
+    async def put(self, pieces: AsyncIterator[bytes], sha256: str) -> int:
+        """Through this machine's disk: what is sent on is whole, and never in memory at once."""
+        self._check_space(0)
+        async with received(self._incoming, pieces, sha256) as file:
+            file.flush()
+            size = file.tell()
+            to = await asyncio.to_thread(self.upload, sha256, size)
+            if not to.stored:
+                direct = Direct()
+                try:
+                    await direct.send(Path(file.name), to)
+                finally:
+                    await direct.aclose()
+        return size
+
+    def put_bytes(self, body: bytes) -> str:
+        sha256 = hashlib.sha256(body).hexdigest()
+        with self._asked(sha256):
+            obstore.put(self._store, _key(sha256), body, use_multipart=False)
+        return sha256
+
+    async def stream(self, sha256: str) -> tuple[int, AsyncIterator[bytes]]:
+        """Size and pieces of a blob, for who cannot fetch it there. Raises: NotFound."""
+        with self._asked(sha256):
+            found = await obstore.get_async(self._store, _key(sha256))
+        return found.meta["size"], _pieces(found)
+
+    def collect(self, is_named: Callable[[list[str]], Iterable[str]], *, older_than_seconds: float) -> int:
+        """See `stores.Store`. Each is looked at again before it goes: it may have been put anew."""
+        deleted = 0
+        with self._asked(""):
+            for page in self._listed():
+                old = [sha256 for sha256, meta in page.items() if _age(meta) > older_than_seconds]
+                for sha256 in set(old) - set(is_named(old)) if old else ():
+                    again = self._head(sha256)
+                    if again is not None and _age(again) > older_than_seconds:
+                        obstore.delete(self._store, _key(sha256))
+                        deleted += 1
+        return deleted
+
+    def faults(self, named: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+        """See `stores.Store`. By the bucket's list: what lies there was hashed when it came."""
+        sizes: dict[str, int] = {}
+        with self._asked(""):
+            for page in self._listed():
+                sizes |= {sha256: meta["size"] for sha256, meta in page.items()}
+        for sha256, size in named.items():
+            if sha256 not in sizes:
+                yield sha256, f"it is not in {self.address}"
+            elif sizes[sha256] != size:
+                yield sha256, f"it has {sizes[sha256]} bytes, the database says {size}"
+
+    # --- what workers do themselves -----------------------------------------------------------------
+
+    def upload(self, sha256: str, size: int) -> wire.Upload:
+        """Where a worker puts a file, unless it is here and stays. Blocks. Raises: Unavailable."""
+        found = self._head(sha256)
+        if found is not None and _age(found) < self._fresh_seconds:
+            return wire.Upload(stored=True)
+        url, headers = self._sign_put(_key(sha256), sha256, size)
+        return wire.Upload(url=url, headers=headers)
+
+    def download(self, sha256: str) -> wire.Download:
+        """Where a worker fetches a file. Blocks. Raises: Unavailable."""
+        return wire.Download(url=self._sign_get(_key(sha256)))
+
+    def _sign_get(self, key: str) -> str:
+        return obstore.sign(self._store, "GET", key, SIGNED_FOR)
+
+    def _sign_put(self, key: str, sha256: str, size: int) -> tuple[str, dict[str, str]]:
+        url = obstore.sign(self._store, "PUT", key, SIGNED_FOR).partition("?")[0]
+        request = AWSRequest("PUT", url, headers={"Content-Length": str(size)})
+        request.context["sha256"] = sha256
+        _OfKnownHash(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
+        return url, dict(request.headers)
+
+    # --- asking it ----------------------------------------------------------------------------------
+
+    def _head(self, sha256: str) -> Mapping[str, Any] | None:
+        with self._asked(sha256):
+            try:
+                return cast("Mapping[str, Any]", obstore.head(self._store, _key(sha256)))
+            except FileNotFoundError:
+                return None
+
+    def _listed(self) -> Iterator[dict[str, Mapping[str, Any]]]:
+        """What lies here, page by page: hash → what is known of it."""
+        for page in obstore.list(self._store, chunk_size=1000):
+            found = ((_KEY.fullmatch(meta["path"]), meta) for meta in page)
+            yield {match[1]: cast("Mapping[str, Any]", meta) for match, meta in found if match}
+
+    @contextmanager
+    def _asked(self, sha256: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise NotFound(f"the bytes of {sha256[:12]}… are gone") from None
+        except (BaseError, OSError, BotoCoreError) as e:
+            log.error("store.away", store=self.address, error=_told(e))
+            raise Unavailable("the store of snapshots does not answer; try again in a moment") from None
+
+
+class _OfKnownHash(S3SigV4Auth):  # type: ignore[misc]
+    """Signs for a body that somebody else will send."""
+
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.context["sha256"])
+
+
+def _key(sha256: str) -> str:
+    return f"{sha256[:2]}/{sha256}"
+
+
+def _age(meta: Mapping[str, Any]) -> float:
+    """Seconds since it was put."""
+    return time.time() - float(meta["last_modified"].timestamp())
+
+
+def _told(e: Exception) -> str:
+    """What the server said, in a word: its whole answer repeats parts of the request, the key's id too."""
+    found = next((match for code in _CODES if (match := code.search(str(e)))), None)
+    return found[1] if found else type(e).__name__
+
+
+async def _pieces(found: Any) -> AsyncIterator[bytes]:
+    async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+        yield bytes(piece)
