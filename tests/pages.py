@@ -13,9 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 def block(page: str, name: str) -> str:
     """The code under `<!-- NAME -->` of a page, whose path is given from the root."""
-    found = re.search(
-        rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", (ROOT / page).read_text(), re.DOTALL
-    )
+    found = re.search(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert found, f"{page} has no block {name}"
     return found[1]
 

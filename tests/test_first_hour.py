@@ -1,4 +1,4 @@
-"""Whoever follows docs/first-hour.md word by word: own script, four workers, the best trained again, in MLflow."""
+"""Whoever follows docs/first-hour.md word by word: own script, four workers, the best again, MLflow."""
 
 from __future__ import annotations
 
