@@ -101,5 +101,5 @@ def configure(log_format: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("httpx", "httpcore", "alembic", "asyncio", "uvicorn"):
+    for chatty in ("httpx", "httpcore", "alembic", "asyncio", "uvicorn", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
