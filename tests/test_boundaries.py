@@ -127,7 +127,7 @@ def test_a_supervisor_imports_neither_torch_nor_optuna_nor_the_service_behind_th
         "sorted(m for m in sys.modules if m.startswith('tunesmith_service.') or m in ('torch', 'optuna'))"
     )
     answer = python(f"import sys, {names}; print({loaded})")
-    names = ("asking", "client", "errors", "exchange", "piping", "study_handle", "wire")
+    names = ("asking", "client", "direct", "errors", "exchange", "piping", "study_handle", "wire")
     expected = [f"tunesmith_service.{name}" for name in names]
     assert (answer.stdout.strip(), answer.stderr) == (str(expected), "")
 
