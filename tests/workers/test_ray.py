@@ -111,7 +111,7 @@ def test_a_node_that_is_lost_loses_and_doubles_no_trial(make_cluster: MakeCluste
             until(lambda: study.is_complete(60), 300, saw=said)
         assert study.ends() == dict.fromkeys(range(60), 1), said()
         for trial in taken:
-            assert study.causes(trial["number"]) == ["claim", "expire", "claim", "finish"]
+            assert study.causes(trial["number"]) == ["claim", "expired", "claim", "finish"]
         after = {t["worker"] for t in study.trials() if t["number"] not in before}
         assert theirs & after, said()  # those who came back train
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -35,9 +36,7 @@ class Worker:
     def work(self) -> int:
         """Returns: the worker's exit code. Raises: WorkerKilledError."""
         self._wait_for_the_last_one()
-        reading, writing = os.pipe()  # neither arguments nor environment nor disk see the token
-        os.write(writing, self._token.encode())
-        os.close(writing)
+        reading = _readable(self._token)
         told = self._crew.arguments(Path("/dev/fd", str(reading)))
         command = [sys.executable, "-m", "tunesmith_workers", "--name", self._name, *told]
         # A session of its own: where Ray ends an actor's whole process group, the worker still hands back.
@@ -59,6 +58,16 @@ class Worker:
                 return open_state(None, self._name, os.environ).close()
             except StateInUseError:
                 time.sleep(0.5)
+
+
+def _readable(token: str) -> int:
+    """A file descriptor that gives it once: neither arguments nor environment nor disk see it."""
+    reading, writing = os.pipe()
+    os.write(writing, token.encode())
+    os.close(writing)
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD_CLOEXEC, 10)  # the shell below has those with one digit
+    os.close(reading)
+    return high
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
