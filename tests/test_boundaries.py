@@ -89,6 +89,7 @@ def test_workers_know_the_contract_alone():
 def test_the_contract_needs_little():
     ours = {"pydantic", "httpx", "tunesmith_service"}
     needs = {"wire": {"pydantic"}, "errors": set(), "client": ours, "exchange": ours, "piping": set()}
+    needs["servers"] = ours
     needs["study_handle"] = ours | {"pandas"}  # inside a function, for those who want tables
     for one in imports("tunesmith_service"):
         name = one.by.removeprefix("tunesmith_service.")
@@ -122,7 +123,7 @@ def test_a_supervisor_imports_neither_torch_nor_optuna_nor_the_service_behind_th
         "sorted(m for m in sys.modules if m.startswith('tunesmith_service.') or m in ('torch', 'optuna'))"
     )
     answer = python(f"import sys, {names}; print({loaded})")
-    names = ("client", "errors", "exchange", "piping", "study_handle", "wire")
+    names = ("client", "errors", "exchange", "piping", "servers", "study_handle", "wire")
     expected = [f"tunesmith_service.{name}" for name in names]
     assert (answer.stdout.strip(), answer.stderr) == (str(expected), "")
 

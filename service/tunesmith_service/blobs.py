@@ -8,18 +8,22 @@ so a name that exists has all its bytes, and a row that names a blob was written
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
 from tunesmith_service.piping import pour
+
+CUT_OFF_SECONDS = 600.0
+"""An upload that nothing was written to for so long is nobody's: one that sends nothing is cut off sooner."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -41,9 +45,10 @@ class BlobStore:
         self._incoming = root / "incoming"
 
     def prepare(self) -> None:
-        """Make the directories; forget uploads that a crash cut off."""
+        """Make the directories; forget uploads that a crash cut off. Other servers may share them, and have
+        uploads under way."""
         self._incoming.mkdir(parents=True, exist_ok=True)
-        for left in self._incoming.iterdir():
+        for left in _old(self._incoming, time.time() - CUT_OFF_SECONDS):
             left.unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
@@ -121,16 +126,25 @@ class BlobStore:
         """
         horizon = time.time() - older_than_seconds
         deleted = 0
+        self.prepare()
         for shelf in self._root.iterdir():
             if len(shelf.name) != 2:
                 continue
-            old = [p.name for p in shelf.iterdir() if p.stat().st_mtime < horizon]
-            for sha256 in set(old) - set(is_named(old)) if old else ():
-                path = self.path(sha256)
-                if path.stat().st_mtime < horizon:  # put again since we looked: somebody wants it
+            old = [path.name for path in _old(shelf, horizon)]
+            unnamed = set(old) - set(is_named(old)) if old else set()
+            for path in _old(shelf, horizon):  # not what was put again since we looked: somebody wants it
+                if path.name in unnamed:
                     path.unlink(missing_ok=True)
                     deleted += 1
         return deleted
+
+
+def _old(directory: Path, horizon: float) -> Iterator[Path]:
+    """What was not touched since; another server may take it away meanwhile."""
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < horizon:
+                yield path
 
 
 def _write(file: BinaryIO, update: Callable[[bytes], object], chunk: bytes) -> None:

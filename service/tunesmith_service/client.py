@@ -56,11 +56,12 @@ from tunesmith_service.exchange import (
     Retries,
     TryAgain,
     failure,
-    network,
+    jitter,
     options,
     read,
 )
 from tunesmith_service.piping import pour
+from tunesmith_service.servers import Servers, same_service
 from tunesmith_service.study_handle import Study
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "WorkerClient",
+    "same_service",
 ]
 
 T = TypeVar("T")
@@ -109,7 +111,8 @@ class WorkerClient:
     """A supervisor's side of the wire. Each call is tried until it is answered, or for `retry_for` seconds.
 
     Args:
-        url: of the service, such as http://127.0.0.1:8787.
+        url: of the service, such as http://127.0.0.1:8787; several servers of one with commas between,
+            which are asked in turn.
         on_trouble: told about each failed try that will be repeated, with the pause in seconds; and
             with None when a repeated one was answered.
     Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
@@ -126,9 +129,13 @@ class WorkerClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_trouble: Callable[[Unavailable | None, float], None] = lambda failure, pause: None,
     ) -> None:
+        random = random or jitter()
         self.retries = Retries(random)
-        self._http = httpx.AsyncClient(transport=transport, **options(url, token))
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._servers = Servers(url, random, self._clock)
+        self._http = httpx.AsyncClient(
+            transport=transport, **options(token, trust_env=not self._servers.are_here)
+        )
         self._sleep = sleep
         self._on_trouble = on_trouble
 
@@ -146,7 +153,7 @@ class WorkerClient:
         )
 
     async def beat(self, lease: Lease) -> wire.Renewed:
-        """One try alone: the caller must know when the beat that was answered had been sent."""
+        """One try at each server: the caller must know when the beat that was answered had been sent."""
         return await self._call(
             "POST", _of(lease, "heartbeat"), wire.Heartbeat(), wire.Renewed,
             lease=lease, read_timeout=BEAT_SECONDS, retry_for=0,
@@ -192,8 +199,8 @@ class WorkerClient:
 
         async def once() -> None:
             target = _of(lease, f"snapshots/{sha256}")
-            with network(self._http.base_url):
-                async with self._http.stream("GET", target, headers=lease.headers) as response:
+            with self._servers.ask() as base:
+                async with self._http.stream("GET", base + target, headers=lease.headers) as response:
                     if not response.is_success:
                         await response.aread()
                         raise failure(response) or Refused(f"{target}: {response.status_code}")
@@ -223,13 +230,13 @@ class WorkerClient:
         headers: Mapping[str, str], read_timeout: float,
     ) -> httpx.Response:  # fmt: skip
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read_timeout, pool=None)
-        with network(self._http.base_url):
+        with self._servers.ask() as base:
             response = await self._http.request(
-                method, path, content=content, headers=dict(headers), timeout=timeout
+                method, base + path, content=content, headers=dict(headers), timeout=timeout
             )
-        if (refused := failure(response)) is not None:
-            raise refused
-        return response
+            if (refused := failure(response)) is not None:
+                raise refused
+            return response
 
     async def _persist(self, once: Callable[[], Awaitable[T]], retry_for: float = math.inf) -> T:
         self.retries.earn()
@@ -238,6 +245,8 @@ class WorkerClient:
             try:
                 answer = await once()
             except TryAgain as trouble:
+                if trouble.elsewhere:
+                    continue
                 tries += 1
                 if self._clock() - started >= retry_for:
                     raise
@@ -265,6 +274,7 @@ class Client:
     """What people and the command line ask of a service. Replies are the JSON of the API, as plain values.
 
     Args:
+        url: as of `WorkerClient`.
         retry_for: seconds to keep trying while the service does not answer; 0: one try alone.
     Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
     """
@@ -280,8 +290,10 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        random = random or jitter()
         self.retries = Retries(random)
-        self._http = httpx.Client(transport=transport, **options(url, token))
+        self._servers = Servers(url, random, clock)
+        self._http = httpx.Client(transport=transport, **options(token, trust_env=not self._servers.are_here))
         self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
 
     def __enter__(self) -> Self:
@@ -341,8 +353,10 @@ class Client:
         params = {k: v for k, v in query.items() if v is not None}
 
         def once() -> None:
-            asked = self._http.stream("GET", _path(path), params=params)
-            with network(self._http.base_url), asked as response:
+            with (
+                self._servers.ask() as base,
+                self._http.stream("GET", base + _path(path), params=params) as response,
+            ):
                 if not response.is_success:
                     response.read()
                     raise failure(response) or Refused(f"{_path(path)}: {response.status_code}")
@@ -362,14 +376,14 @@ class Client:
         params = {k: v for k, v in (query or {}).items() if v is not None}
 
         def once() -> Any:
-            with network(self._http.base_url):
+            with self._servers.ask() as base:
                 response = self._http.request(
-                    method, _path(path), params=params, headers=headers,
+                    method, base + _path(path), params=params, headers=headers,
                     **({} if json is None else {"json": json}),
                 )  # fmt: skip
-            if (refused := failure(response)) is not None:
-                raise refused
-            return response.json() if response.content else None
+                if (refused := failure(response)) is not None:
+                    raise refused
+                return response.json() if response.content else None
 
         return self._persist(once)
 
@@ -380,6 +394,8 @@ class Client:
             try:
                 return once()
             except TryAgain as trouble:
+                if trouble.elsewhere:
+                    continue
                 tries += 1
                 pause = self.retries.pause(tries, retry_after=trouble.retry_after)
                 if self._clock() + pause - started >= self._retry_for:
