@@ -1,6 +1,7 @@
-"""The wire over HTTP: `WorkerClient` for supervisors (async), `Client` for people and the command line.
+"""The wire over HTTP: `WorkerClient` for supervisors (async), `Client` for people and the command line, and
+`AsyncClient` for programs that await.
 
-Both share one place for timeouts, retries and the way back from a problem document to the exception
+All share one place for timeouts, retries and the way back from a problem document to the exception
 of `errors` that the service refused with. Network errors, 408, 425, 429 and every 5xx but 507 are
 tried again with full jitter; what is still failing when the time is up is raised as `Unavailable`.
 Every call is safe to repeat: workers' writes carry claim ids and sequence numbers, and what people
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,12 +22,13 @@ from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel
 
 from tunesmith_service import wire
+from tunesmith_service.asking import Ask, Flow, answer, given
+from tunesmith_service.async_client import AsyncClient
 from tunesmith_service.errors import (
     AlreadyFinal,
     ClaimStale,
@@ -62,10 +63,12 @@ from tunesmith_service.exchange import (
 )
 from tunesmith_service.piping import pour
 from tunesmith_service.servers import Servers, same_service
-from tunesmith_service.study_handle import Study
+from tunesmith_service.study_handle import AsyncStudy, Study
 
 __all__ = [
     "AlreadyFinal",
+    "AsyncClient",
+    "AsyncStudy",
     "ClaimStale",
     "Client",
     "Conflict",
@@ -320,18 +323,18 @@ class Client:
 
     def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
         """GET a path given as its parts, such as `get("studies", "digits-demo", "best")`."""
-        return self._call("GET", path, query=query)
+        return self.ask(Ask("GET", path, query=query))
 
     def post(self, *path: str | int, json: Any = None, **query: str | int | float | bool | None) -> Any:
         """POST; all tries of one call carry the same Idempotency-Key."""
-        return self._call("POST", path, json=json, query=query)
+        return self.ask(Ask("POST", path, json, query))
 
     def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
         """PUT; with a version it is refused if what is there has changed since (`Changed`)."""
-        return self._call("PUT", path, json=json, version=version)
+        return self.ask(Ask("PUT", path, json, version=version))
 
     def delete(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
-        return self._call("DELETE", path, query=query)
+        return self.ask(Ask("DELETE", path, query=query))
 
     def pages(self, *path: str | int, **query: str | int | float | bool | None) -> Iterator[Any]:
         """Every item of a list that comes in pages."""
@@ -350,16 +353,16 @@ class Client:
         **query: str | int | float | bool | None,
     ) -> None:
         """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""
-        params = {k: v for k, v in query.items() if v is not None}
+        ask = Ask("GET", path, query=query)
 
         def once() -> None:
             with (
                 self._servers.ask() as base,
-                self._http.stream("GET", base + _path(path), params=params) as response,
+                self._http.stream("GET", base + ask.path, params=given(query)) as response,
             ):
                 if not response.is_success:
                     response.read()
-                    raise failure(response) or Refused(f"{_path(path)}: {response.status_code}")
+                    raise failure(response) or Refused(f"{ask.path}: {response.status_code}")
                 with HashedFile(to, sha256) as file:
                     for chunk in response.iter_bytes(CHUNK_BYTES):
                         file.write(chunk)
@@ -367,23 +370,23 @@ class Client:
 
         self._persist(once)
 
-    def _call(
-        self, method: str, path: tuple[str | int, ...], *, json: Any = None,
-        query: Mapping[str, str | int | float | bool | None] | None = None, version: int | None = None,
-    ) -> Any:  # fmt: skip
-        headers = {"Idempotency-Key": secrets.token_hex(16)} if method == "POST" else {}
-        headers |= {} if version is None else {"If-Match": f'"{version}"'}
-        params = {k: v for k, v in (query or {}).items() if v is not None}
+    def run(self, flow: Flow[T], *, sleep: Callable[[float], None] | None = None) -> T:
+        """Do what a flow says, to its end."""
+        said: Any = None
+        try:
+            while True:
+                step = flow.send(said)
+                said = self.ask(step) if isinstance(step, Ask) else (sleep or self._sleep)(step.seconds)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def ask(self, ask: Ask) -> Any:
+        options = ask.options()
 
         def once() -> Any:
             with self._servers.ask() as base:
-                response = self._http.request(
-                    method, base + _path(path), params=params, headers=headers,
-                    **({} if json is None else {"json": json}),
-                )  # fmt: skip
-                if (refused := failure(response)) is not None:
-                    raise refused
-                return response.json() if response.content else None
+                return answer(self._http.request(ask.method, base + ask.path, **options))
 
         return self._persist(once)
 
@@ -401,8 +404,3 @@ class Client:
                 if self._clock() + pause - started >= self._retry_for:
                     raise
                 self._sleep(pause)
-
-
-def _path(parts: tuple[str | int, ...]) -> str:
-    """Names of people never become path syntax: each part is quoted whole."""
-    return "/".join(quote(str(part), safe="") for part in parts)
