@@ -89,7 +89,7 @@ def test_workers_know_the_contract_alone():
 def test_the_contract_needs_little():
     ours = {"pydantic", "httpx", "tunesmith_service"}
     needs = {"wire": {"pydantic"}, "errors": set(), "client": ours, "exchange": ours, "piping": set()}
-    needs |= dict.fromkeys(("asking", "async_client", "servers", "study_handle"), ours)
+    needs |= dict.fromkeys(("calls", "async_client", "servers", "study_handle"), ours)
     needs["study_flows"] = ours | {"pandas"}  # inside a function, for those who want tables
     needs["study_handle"] = ours | {"pandas"}  # its name, for types
     for one in imports("tunesmith_service"):
@@ -125,7 +125,7 @@ def test_a_supervisor_imports_neither_torch_nor_optuna_nor_the_service_behind_th
     )
     answer = python(f"import sys, {names}; print({loaded})")
     names = (
-        "asking", "async_client", "client", "errors", "exchange", "piping", "servers", "study_flows",
+        "calls", "async_client", "client", "errors", "exchange", "piping", "servers", "study_flows",
         "study_handle", "wire",
     )  # fmt: skip
     expected = [f"tunesmith_service.{name}" for name in names]

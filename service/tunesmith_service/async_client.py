@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from tunesmith_service.asking import Ask, Flow, answer
+from tunesmith_service.calls import Call, Flow, answer
 from tunesmith_service.exchange import Retries, TryAgain, jitter, options
 from tunesmith_service.servers import Servers
 from tunesmith_service.study_handle import AsyncStudy
@@ -66,16 +66,16 @@ class AsyncClient:
         return AsyncStudy(self, (await self.post("studies", json=dict(spec)))["name"])
 
     async def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
-        return await self.ask(Ask("GET", path, query=query))
+        return await self.call(Call("GET", path, query=query))
 
     async def post(self, *path: str | int, json: Any = None, **query: str | int | float | bool | None) -> Any:
-        return await self.ask(Ask("POST", path, json, query))
+        return await self.call(Call("POST", path, json, query))
 
     async def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
-        return await self.ask(Ask("PUT", path, json, version=version))
+        return await self.call(Call("PUT", path, json, version=version))
 
     async def delete(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
-        return await self.ask(Ask("DELETE", path, query=query))
+        return await self.call(Call("DELETE", path, query=query))
 
     async def pages(self, *path: str | int, **query: str | int | float | bool | None) -> AsyncIterator[Any]:
         while True:
@@ -91,17 +91,17 @@ class AsyncClient:
         try:
             while True:
                 step = flow.send(said)
-                said = await (self.ask(step) if isinstance(step, Ask) else self._sleep(step.seconds))
+                said = await (self.call(step) if isinstance(step, Call) else self._sleep(step.seconds))
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def ask(self, ask: Ask) -> Any:
-        options = ask.options()
+    async def call(self, call: Call) -> Any:
+        options = call.options()
 
         async def once() -> Any:
             with self._servers.ask() as base:
-                return answer(await self._http.request(ask.method, base + ask.path, **options))
+                return answer(await self._http.request(call.method, base + call.path, **options))
 
         return await self._persist(once)
 

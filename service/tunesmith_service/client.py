@@ -27,7 +27,7 @@ import httpx
 from pydantic import BaseModel
 
 from tunesmith_service import wire
-from tunesmith_service.asking import Ask, Flow, answer, given
+from tunesmith_service.calls import Call, Flow, answer, given
 from tunesmith_service.async_client import AsyncClient
 from tunesmith_service.errors import (
     AlreadyFinal,
@@ -323,18 +323,18 @@ class Client:
 
     def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
         """GET a path given as its parts, such as `get("studies", "digits-demo", "best")`."""
-        return self.ask(Ask("GET", path, query=query))
+        return self.call(Call("GET", path, query=query))
 
     def post(self, *path: str | int, json: Any = None, **query: str | int | float | bool | None) -> Any:
         """POST; all tries of one call carry the same Idempotency-Key."""
-        return self.ask(Ask("POST", path, json, query))
+        return self.call(Call("POST", path, json, query))
 
     def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
         """PUT; with a version it is refused if what is there has changed since (`Changed`)."""
-        return self.ask(Ask("PUT", path, json, version=version))
+        return self.call(Call("PUT", path, json, version=version))
 
     def delete(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
-        return self.ask(Ask("DELETE", path, query=query))
+        return self.call(Call("DELETE", path, query=query))
 
     def pages(self, *path: str | int, **query: str | int | float | bool | None) -> Iterator[Any]:
         """Every item of a list that comes in pages."""
@@ -353,16 +353,16 @@ class Client:
         **query: str | int | float | bool | None,
     ) -> None:
         """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""
-        ask = Ask("GET", path, query=query)
+        call = Call("GET", path, query=query)
 
         def once() -> None:
             with (
                 self._servers.ask() as base,
-                self._http.stream("GET", base + ask.path, params=given(query)) as response,
+                self._http.stream("GET", base + call.path, params=given(query)) as response,
             ):
                 if not response.is_success:
                     response.read()
-                    raise failure(response) or Refused(f"{ask.path}: {response.status_code}")
+                    raise failure(response) or Refused(f"{call.path}: {response.status_code}")
                 with HashedFile(to, sha256) as file:
                     for chunk in response.iter_bytes(CHUNK_BYTES):
                         file.write(chunk)
@@ -376,17 +376,17 @@ class Client:
         try:
             while True:
                 step = flow.send(said)
-                said = self.ask(step) if isinstance(step, Ask) else (sleep or self._sleep)(step.seconds)
+                said = self.call(step) if isinstance(step, Call) else (sleep or self._sleep)(step.seconds)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def ask(self, ask: Ask) -> Any:
-        options = ask.options()
+    def call(self, call: Call) -> Any:
+        options = call.options()
 
         def once() -> Any:
             with self._servers.ask() as base:
-                return answer(self._http.request(ask.method, base + ask.path, **options))
+                return answer(self._http.request(call.method, base + call.path, **options))
 
         return self._persist(once)
 

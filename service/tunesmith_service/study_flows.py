@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tunesmith_service.asking import Ask, Flow, Rest, all_items
+from tunesmith_service.calls import Call, Flow, Rest, all_items
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ Found = dict[str, Any]
 
 
 def show(study: str) -> Flow[Found]:
-    found: Found = yield Ask("GET", ("studies", study))
+    found: Found = yield Call("GET", ("studies", study))
     return found
 
 
@@ -47,12 +47,12 @@ def stages(study: str) -> Flow[list[Found]]:
 
 
 def best(study: str) -> Flow[Found | None]:
-    items = (yield Ask("GET", ("studies", study, "best")))["items"]
+    items = (yield Call("GET", ("studies", study, "best")))["items"]
     return items[0] if items else None
 
 
 def curve(study: str, number: int) -> Flow[list[Found]]:
-    found: list[Found] = (yield Ask("GET", ("studies", study, "trials", number, "curve")))["points"]
+    found: list[Found] = (yield Call("GET", ("studies", study, "trials", number, "curve")))["points"]
     return found
 
 
@@ -69,12 +69,12 @@ def enqueue(study: str, params: Sequence[Mapping[str, Any]], stage: str | None) 
     body: Found = {"params": [dict(p) for p in params]}
     if stage is not None:
         body["stage"] = stage
-    found: list[int] = (yield Ask("POST", ("studies", study, "trials"), body))["numbers"]
+    found: list[int] = (yield Call("POST", ("studies", study, "trials"), body))["numbers"]
     return found
 
 
 def move(study: str, how: str) -> Flow[None]:
-    yield Ask("POST", ("studies", study, how))
+    yield Call("POST", ("studies", study, how))
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 is sent their answers, and returns what they came to. `Client` and `AsyncClient` each drive it in their way.
 
 >>> def name_of(study):
-...     found = yield Ask("GET", ("studies", study))
+...     found = yield Call("GET", ("studies", study))
 ...     return found["name"]
 >>> flow = name_of("digits demo")
 >>> next(flow).path
@@ -31,7 +31,7 @@ Query = Mapping[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Call:
     """One request; its answer is the JSON of the API, None where that is empty.
 
     Attributes:
@@ -44,6 +44,7 @@ class Ask:
     json: Any = None
     query: Query = field(default_factory=dict)
     version: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -52,7 +53,8 @@ class Ask:
     def options(self) -> dict[str, Any]:
         """What httpx is told beside method and address. Made once for all tries of one call, which so carry
         the same Idempotency-Key."""
-        headers = {"Idempotency-Key": secrets.token_hex(16)} if self.method == "POST" else {}
+        headers = dict(self.headers)
+        headers |= {"Idempotency-Key": secrets.token_hex(16)} if self.method == "POST" else {}
         headers |= {} if self.version is None else {"If-Match": f'"{self.version}"'}
         body = {} if self.json is None else {"json": self.json}
         return {"params": given(self.query), "headers": headers, **body}
@@ -65,7 +67,7 @@ class Rest:
     seconds: float
 
 
-Flow = Generator[Ask | Rest, Any, T]
+Flow = Generator[Call | Rest, Any, T]
 
 
 def given(query: Query) -> dict[str, str | int | float | bool]:
@@ -83,7 +85,7 @@ def all_items(*parts: str | int, **query: str | int | float | bool | None) -> Fl
     """Every item of a list that comes in pages."""
     found: list[dict[str, Any]] = []
     while True:
-        page = yield Ask("GET", parts, query=query)
+        page = yield Call("GET", parts, query=query)
         found += page["items"]
         if page.get("next_cursor") is None:
             return found
