@@ -71,6 +71,15 @@ class Postgres:
                 process.kill()
         psutil.wait_procs(processes, 30)
 
+    def note_commits(self) -> None:
+        """Keep the time of each commit (`pg_xact_commit_timestamp`); starts it anew."""
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as conn:
+            conn.execute(text("ALTER SYSTEM SET track_commit_timestamp = on"))
+        engine.dispose()
+        self.stop()
+        self.start()
+
     def start(self) -> None:
         self._server.ensure_postgres_running()
 

@@ -332,12 +332,12 @@ def numbers_and_limits(seen: Seen) -> Iterator[str]:
         limits = study.spec.get("limits") or {}
         if limits.get("max_trials") is not None and len(theirs) > limits["max_trials"]:
             yield f"{name} has {len(theirs)} trials of at most {limits['max_trials']}"
-        most = _most_running(log)
+        most = most_running(log)
         if limits.get("max_concurrent") is not None and most > limits["max_concurrent"]:
             yield f"{name} ran {most} trials at once of at most {limits['max_concurrent']}"
 
 
-def _most_running(log: Sequence[Entry]) -> int:
+def most_running(log: Sequence[Entry]) -> int:
     running = most = 0
     for entry in log:
         if entry.kind == "moved":

@@ -92,9 +92,9 @@ def test_workers_know_the_contract_alone():
 def test_the_contract_needs_little():
     ours = {"pydantic", "httpx", "tunesmith_service"}
     needs = {"wire": {"pydantic"}, "errors": set(), "client": ours, "exchange": ours, "piping": set()}
-    needs["asking"] = ours
-    needs["direct"] = ours
-    needs["study_handle"] = ours | {"pandas"}  # inside a function, for those who want tables
+    needs |= dict.fromkeys(("asking", "async_client", "calls", "direct", "servers"), ours)
+    needs["study_flows"] = ours | {"pandas"}  # inside a function, for those who want tables
+    needs["study_handle"] = ours | {"pandas"}  # its name, for types
     for one in imports("tunesmith_service"):
         name = one.by.removeprefix("tunesmith_service.")
         if name in needs and one.top not in sys.stdlib_module_names:
@@ -127,7 +127,10 @@ def test_a_supervisor_imports_neither_torch_nor_optuna_nor_the_service_behind_th
         "sorted(m for m in sys.modules if m.startswith('tunesmith_service.') or m in ('torch', 'optuna'))"
     )
     answer = python(f"import sys, {names}; print({loaded})")
-    names = ("asking", "client", "direct", "errors", "exchange", "piping", "study_handle", "wire")
+    names = (
+        "asking", "async_client", "calls", "client", "direct", "errors", "exchange", "piping", "servers",
+        "study_flows", "study_handle", "wire",
+    )  # fmt: skip
     expected = [f"tunesmith_service.{name}" for name in names]
     assert (answer.stdout.strip(), answer.stderr) == (str(expected), "")
 

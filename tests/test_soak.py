@@ -41,6 +41,19 @@ def test_a_minute_of_chaos_breaks_no_promise(database: str) -> None:
         assert any(n for what, n in counts.items() if what.startswith("database ")), counts
 
 
+@pytest.mark.chaos
+def test_two_servers_of_which_one_is_killed_again_and_again_lose_and_double_nothing() -> None:
+    calm = {"workers": 16, "ttl_seconds": 12.0, "epoch_seconds": 0.5, "trainers": False}
+    summary, said = soak(Plan(0.5, "postgres", servers=2, kill_every=8.0, **calm))
+    assert summary.violations == [], said[-3000:]
+    assert (summary.zombie_writes_accepted, summary.lost, summary.finished_twice) == (0, 0, 0)
+    assert summary.limited
+    assert all(0 < one["polled"] <= one["most"] for one in summary.limited)
+    assert all(one["logged"] <= one["most"] for one in summary.limited)
+    assert summary.counts["service killed"] >= 2
+    assert summary.settled is not None
+
+
 def seen(calls: list[Call] = [], **attempt: Any) -> Seen:  # noqa: B006
     """A trial whose first attempt was claimed at 100 s and had ended at 140 s."""
     row = {
@@ -110,7 +123,8 @@ def test_the_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
     document = tmp_path / "measured.md"
     document.write_text(f"# M\n\n## {HEADING}\nSaid.\n\n## Next\nrest\n")
     told = {
-        "database": "sqlite", "minutes": 1.0, "seeded": 0, "workers": 2, "ttl_seconds": 4.0, "trials_done": 5,
+        "database": "sqlite", "minutes": 1.0, "seeded": 0, "workers": 2, "servers": 1,
+        "finished_twice": 0, "limited": [], "ttl_seconds": 4.0, "trials_done": 5,
         "attempts": 6, "requests": 7, "counts": {"workers killed": 2}, "lost": 0, "violations": [],
         "zombie_writes": {"copies, expired": 1}, "zombie_writes_refused": 1, "zombie_writes_accepted": 0,
         "acknowledged": 3, "expired": 1, "taken_alive": [], "requeue_after_sign": 5.0,

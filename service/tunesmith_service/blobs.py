@@ -8,6 +8,7 @@ so a name that exists has all its bytes, and a row that names a blob was written
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -21,6 +22,9 @@ from typing import BinaryIO
 
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
 from tunesmith_service.piping import pour
+
+CUT_OFF_SECONDS = 600.0
+"""An upload that nothing was written to for so long is nobody's: one that sends nothing is cut off sooner."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -54,9 +58,10 @@ async def received(directory: Path, pieces: AsyncIterator[bytes], sha256: str) -
 
 
 def forget_cut_off(directory: Path) -> None:
-    """Make the directory of what is on its way; what a crash left there goes."""
+    """Make the directory of what is on its way; what a crash left there goes. Other servers may share it, and
+    have uploads under way."""
     directory.mkdir(parents=True, exist_ok=True)
-    for left in directory.iterdir():
+    for left in _old(directory, time.time() - CUT_OFF_SECONDS):
         left.unlink(missing_ok=True)
 
 
@@ -156,16 +161,25 @@ class BlobStore:
         """
         horizon = time.time() - older_than_seconds
         deleted = 0
+        self.prepare()
         for shelf in self.root.iterdir():
             if len(shelf.name) != 2:
                 continue
-            old = [p.name for p in shelf.iterdir() if p.stat().st_mtime < horizon]
-            for sha256 in set(old) - set(is_named(old)) if old else ():
-                path = self.path(sha256)
-                if path.stat().st_mtime < horizon:  # put again since we looked: somebody wants it
+            old = [path.name for path in _old(shelf, horizon)]
+            unnamed = set(old) - set(is_named(old)) if old else set()
+            for path in _old(shelf, horizon):  # not what was put again since we looked: somebody wants it
+                if path.name in unnamed:
                     path.unlink(missing_ok=True)
                     deleted += 1
         return deleted
+
+
+def _old(directory: Path, horizon: float) -> Iterator[Path]:
+    """What was not touched since; another server may take it away meanwhile."""
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < horizon:
+                yield path
 
 
 def _write(file: BinaryIO, update: Callable[[bytes], object], chunk: bytes) -> None:

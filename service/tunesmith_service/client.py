@@ -1,6 +1,7 @@
-"""The wire over HTTP: `WorkerClient` for supervisors (async), `Client` for people and the command line.
+"""The wire over HTTP: `WorkerClient` for supervisors (async), `Client` for people and the command line, and
+`AsyncClient` for programs that await.
 
-Both share one place for timeouts, retries and the way back from a problem document to the exception
+All share one place for timeouts, retries and the way back from a problem document to the exception
 of `errors` that the service refused with. Network errors, 408, 425, 429 and every 5xx but 507 are
 tried again with full jitter; what is still failing when the time is up is raised as `Unavailable`.
 Every call is safe to repeat: workers' writes carry claim ids and sequence numbers, and what people
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,13 +22,14 @@ from pathlib import Path
 from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel
 
 from tunesmith_service import wire
 from tunesmith_service.asking import AskedTrial, Asker
+from tunesmith_service.async_client import AsyncClient
+from tunesmith_service.calls import Call, Flow, answer, given
 from tunesmith_service.direct import Direct, chunks
 from tunesmith_service.errors import (
     AlreadyFinal,
@@ -58,16 +59,19 @@ from tunesmith_service.exchange import (
     Retries,
     TryAgain,
     failure,
-    network,
+    jitter,
     options,
     read,
 )
 from tunesmith_service.piping import pour
-from tunesmith_service.study_handle import Study
+from tunesmith_service.servers import Servers, same_service
+from tunesmith_service.study_handle import AsyncStudy, Study
 
 __all__ = [
     "AlreadyFinal",
     "AskedTrial",
+    "AsyncClient",
+    "AsyncStudy",
     "ClaimStale",
     "Client",
     "Conflict",
@@ -88,6 +92,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "WorkerClient",
+    "same_service",
 ]
 
 DIRECT_TRIES = 3
@@ -115,7 +120,8 @@ class WorkerClient:
     """A supervisor's side of the wire. Each call is tried until it is answered, or for `retry_for` seconds.
 
     Args:
-        url: of the service, such as http://127.0.0.1:8787.
+        url: of the service, such as http://127.0.0.1:8787; several servers of one with commas between,
+            which are asked in turn.
         on_trouble: told about each failed try that will be repeated, with the pause in seconds; and
             with None when a repeated one was answered.
     Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
@@ -132,9 +138,13 @@ class WorkerClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         on_trouble: Callable[[Unavailable | None, float], None] = lambda failure, pause: None,
     ) -> None:
+        random = random or jitter()
         self.retries = Retries(random)
-        self._http = httpx.AsyncClient(transport=transport, **options(url, token))
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
+        self._servers = Servers(url, random, self._clock)
+        self._http = httpx.AsyncClient(
+            transport=transport, **options(token, trust_env=not self._servers.are_here)
+        )
         self._sleep = sleep
         self._on_trouble = on_trouble
         self._direct: Direct | None = None  # once the service says that bytes may go past it
@@ -158,7 +168,7 @@ class WorkerClient:
         )
 
     async def beat(self, lease: Lease) -> wire.Renewed:
-        """One try alone: the caller must know when the beat that was answered had been sent."""
+        """One try at each server: the caller must know when the beat that was answered had been sent."""
         return await self._call(
             "POST", _of(lease, "heartbeat"), wire.Heartbeat(), wire.Renewed,
             lease=lease, read_timeout=BEAT_SECONDS, retry_for=0,
@@ -224,8 +234,8 @@ class WorkerClient:
 
         async def once() -> None:
             target = _of(lease, f"snapshots/{sha256}")
-            with network(self._http.base_url):
-                async with self._http.stream("GET", target, headers=lease.headers) as response:
+            with self._servers.ask() as base:
+                async with self._http.stream("GET", base + target, headers=lease.headers) as response:
                     if not response.is_success:
                         await response.aread()
                         raise failure(response) or Refused(f"{target}: {response.status_code}")
@@ -273,13 +283,13 @@ class WorkerClient:
         headers: Mapping[str, str], read_timeout: float,
     ) -> httpx.Response:  # fmt: skip
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=read_timeout, pool=None)
-        with network(self._http.base_url):
+        with self._servers.ask() as base:
             response = await self._http.request(
-                method, path, content=content, headers=dict(headers), timeout=timeout
+                method, base + path, content=content, headers=dict(headers), timeout=timeout
             )
-        if (refused := failure(response)) is not None:
-            raise refused
-        return response
+            if (refused := failure(response)) is not None:
+                raise refused
+            return response
 
     async def _persist(self, once: Callable[[], Awaitable[T]], retry_for: float = math.inf) -> T:
         self.retries.earn()
@@ -288,6 +298,8 @@ class WorkerClient:
             try:
                 answer = await once()
             except TryAgain as trouble:
+                if trouble.elsewhere:
+                    continue
                 tries += 1
                 if self._clock() - started >= retry_for:
                     raise
@@ -308,6 +320,7 @@ class Client:
     """What people and the command line ask of a service. Replies are the JSON of the API, as plain values.
 
     Args:
+        url: as of `WorkerClient`.
         retry_for: seconds to keep trying while the service does not answer; 0: one try alone.
     Raises (every call): `Refused` and its kinds as in `errors`; `Unavailable` when `retry_for` is up.
     """
@@ -323,8 +336,10 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        random = random or jitter()
         self.retries = Retries(random)
-        self._http = httpx.Client(transport=transport, **options(url, token))
+        self._servers = Servers(url, random, clock)
+        self._http = httpx.Client(transport=transport, **options(token, trust_env=not self._servers.are_here))
         self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
         self._asker = Asker(self, clock)
 
@@ -360,7 +375,7 @@ class Client:
 
     def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
         """GET a path given as its parts, such as `get("studies", "digits-demo", "best")`."""
-        return self._call("GET", path, query=query)
+        return self.call(Call("GET", path, query=query))
 
     def post(
         self,
@@ -370,14 +385,14 @@ class Client:
         **query: str | int | float | bool | None,
     ) -> Any:
         """POST; all tries of one call carry the same Idempotency-Key."""
-        return self._call("POST", path, json=json, query=query, headers=headers)
+        return self.call(Call("POST", path, json, query, headers=headers or {}))
 
     def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
         """PUT; with a version it is refused if what is there has changed since (`Changed`)."""
-        return self._call("PUT", path, json=json, version=version)
+        return self.call(Call("PUT", path, json, version=version))
 
     def delete(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
-        return self._call("DELETE", path, query=query)
+        return self.call(Call("DELETE", path, query=query))
 
     def pages(self, *path: str | int, **query: str | int | float | bool | None) -> Iterator[Any]:
         """Every item of a list that comes in pages."""
@@ -396,14 +411,16 @@ class Client:
         **query: str | int | float | bool | None,
     ) -> None:
         """Bring bytes to the file `to`, which appears only when all have come (and hash to `sha256`)."""
-        params = {k: v for k, v in query.items() if v is not None}
+        call = Call("GET", path, query=query)
 
         def once() -> None:
-            asked = self._http.stream("GET", _path(path), params=params)
-            with network(self._http.base_url), asked as response:
+            with (
+                self._servers.ask() as base,
+                self._http.stream("GET", base + call.path, params=given(query)) as response,
+            ):
                 if not response.is_success:
                     response.read()
-                    raise failure(response) or Refused(f"{_path(path)}: {response.status_code}")
+                    raise failure(response) or Refused(f"{call.path}: {response.status_code}")
                 with HashedFile(to, sha256) as file:
                     for chunk in response.iter_bytes(CHUNK_BYTES):
                         file.write(chunk)
@@ -411,25 +428,23 @@ class Client:
 
         self._persist(once)
 
-    def _call(
-        self, method: str, path: tuple[str | int, ...], *, json: Any = None,
-        query: Mapping[str, str | int | float | bool | None] | None = None, version: int | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:  # fmt: skip
-        headers = dict(headers or {})
-        headers |= {"Idempotency-Key": secrets.token_hex(16)} if method == "POST" else {}
-        headers |= {} if version is None else {"If-Match": f'"{version}"'}
-        params = {k: v for k, v in (query or {}).items() if v is not None}
+    def run(self, flow: Flow[T], *, sleep: Callable[[float], None] | None = None) -> T:
+        """Do what a flow says, to its end."""
+        said: Any = None
+        try:
+            while True:
+                step = flow.send(said)
+                said = self.call(step) if isinstance(step, Call) else (sleep or self._sleep)(step.seconds)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def call(self, call: Call) -> Any:
+        options = call.options()
 
         def once() -> Any:
-            with network(self._http.base_url):
-                response = self._http.request(
-                    method, _path(path), params=params, headers=headers,
-                    **({} if json is None else {"json": json}),
-                )  # fmt: skip
-            if (refused := failure(response)) is not None:
-                raise refused
-            return response.json() if response.content else None
+            with self._servers.ask() as base:
+                return answer(self._http.request(call.method, base + call.path, **options))
 
         return self._persist(once)
 
@@ -440,13 +455,10 @@ class Client:
             try:
                 return once()
             except TryAgain as trouble:
+                if trouble.elsewhere:
+                    continue
                 tries += 1
                 pause = self.retries.pause(tries, retry_after=trouble.retry_after)
                 if self._clock() + pause - started >= self._retry_for:
                     raise
                 self._sleep(pause)
-
-
-def _path(parts: tuple[str | int, ...]) -> str:
-    """Names of people never become path syntax: each part is quoted whole."""
-    return "/".join(quote(str(part), safe="") for part in parts)

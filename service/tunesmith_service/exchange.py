@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, Self, TypeVar
@@ -56,10 +55,16 @@ class CorruptDownloadError(TunesmithError):
 
 class TryAgain(Unavailable):
     """Retryable; `retry_after` is what the service asked for, in seconds; `answered` is the status that
-    it, or a proxy, answered with, 0 if nothing came."""
+    it, or a proxy, answered with, 0 if nothing came; `elsewhere`: at once, since another server is there."""
 
     retry_after: float = 0.0
     answered: int = 0
+    elsewhere: bool = False
+
+
+def jitter() -> Random:
+    """A source of pauses, seeded apart from everybody else's."""
+    return Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
 
 
 class Retries:
@@ -74,7 +79,7 @@ class Retries:
     BUDGET_CALLS = 200  # twenty retries: a restart of the service costs a few slots not that much
 
     def __init__(self, random: Random | None = None) -> None:
-        self._random = random or Random(secrets.randbits(64))  # noqa: S311  (jitter, not a secret)
+        self._random = random or jitter()
         self._earned = self.BUDGET_CALLS
 
     def earn(self) -> None:
@@ -135,16 +140,6 @@ def _retry_after(response: httpx.Response) -> float:
     return float(text) if text.isdecimal() else 0.0
 
 
-@contextmanager
-def network(url: object) -> Iterator[None]:
-    """A network error is something to try again."""
-    try:
-        yield
-    except httpx.TransportError as e:
-        reason = str(e) or type(e).__name__
-        raise TryAgain(f"no answer from {url}: {reason}; is the service running there?") from e
-
-
 def read(response: httpx.Response, model: type[M]) -> M:
     try:
         return model.model_validate_json(response.content)
@@ -152,28 +147,24 @@ def read(response: httpx.Response, model: type[M]) -> M:
         raise TryAgain(f"{response.request.url} answered something else than Tunesmith does: {e}") from e
 
 
-def options(url: str, token: str) -> dict[str, Any]:
-    """What both kinds of httpx client are made with. Raises ValueError for a URL or a token that cannot be
-    one: sent, such a token would fail as if the network had, and be tried again for ever."""
+def options(token: str, *, trust_env: bool) -> dict[str, Any]:
+    """What both kinds of httpx client are made with. Raises ValueError for a token that cannot be one: sent,
+    it would fail as if the network had, and be tried again for ever."""
     if not _SENT.fullmatch(token):
         raise ValueError(
             "the token is not one: it holds blanks, line breaks or letters that no token has; "
             "copy it whole, and nothing else, such as tsm_5f0c8a3e9b7d4c21_…"
         )
-    base = httpx.URL(url)
-    if base.scheme not in ("http", "https") or not base.host:
-        raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
     return {
-        "base_url": base.copy_with(path=f"{base.path.rstrip('/')}/api/v1/", query=None, fragment=None),
         "headers": {"Authorization": f"Bearer {token}"},
         "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        "trust_env": not is_loopback(base.host),  # a proxy of the environment cannot reach our loopback
+        "trust_env": trust_env,
     }
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
+    """Whether a host is this machine, where no proxy of the environment reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""A study in Python, for notebooks and scripts: what `Client.study` gives.
+"""A study in Python, for notebooks and scripts: what `Client.study` gives, and its twin of `AsyncClient`.
 
 >>> from tunesmith_service.client import Client
 >>> client = Client("http://127.0.0.1:8787", token)                              # doctest: +SKIP
@@ -13,19 +13,17 @@ Tables need pandas, which Tunesmith itself does not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from tunesmith_service import study_flows as flows
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tunesmith_service.async_client import AsyncClient
     from tunesmith_service.client import Client
-
-ENDED = ("complete", "stopped")
-POLL_SECONDS, AT_ONCE = 1.0, 1000
-TIMES = {"created_at": "datetime_created", "started_at": "datetime_start", "ended_at": "datetime_complete"}
-"""Of a trial, by the names that Optuna's tables have."""
 
 
 class Study:
@@ -34,7 +32,7 @@ class Study:
     Raises (every call): `Refused` and its kinds, such as NotFound; `Unavailable`.
     """
 
-    def __init__(self, client: Client, name: str | int) -> None:
+    def __init__(self, client: Client, name: str) -> None:
         self._client, self.name = client, name
 
     def __repr__(self) -> str:
@@ -59,66 +57,44 @@ class Study:
 
     def show(self) -> dict[str, Any]:
         """As `GET studies/{study}` has it: spec, stages, counts, best."""
-        found: dict[str, Any] = self._client.get("studies", self.name)
-        return found
+        return self._client.run(flows.show(self.name))
 
     @property
     def state(self) -> str:
-        return str(self.show()["state"])
+        return self._client.run(flows.state(self.name))
 
     @property
     def stages(self) -> list[dict[str, Any]]:
         """In order, with what each chose and why."""
-        found: list[dict[str, Any]] = self.show()["stages"]
-        return found
+        return self._client.run(flows.stages(self.name))
 
     @property
     def best(self) -> dict[str, Any] | None:
         """The best trial; None before there is one."""
-        items = self._client.get("studies", self.name, "best")["items"]
-        return items[0] if items else None
+        return self._client.run(flows.best(self.name))
 
     def trials(self, filter: str = "", *, sort: str = "number") -> Iterator[dict[str, Any]]:
         """Those that a filter picks, such as `"state:complete val/loss<0.1"`; see docs/filters.md."""
         return self._client.pages(
-            "studies", self.name, "trials", filter=filter or None, sort=sort, limit=AT_ONCE
+            "studies", self.name, "trials", filter=filter or None, sort=sort, limit=flows.AT_ONCE
         )
 
     def curve(self, number: int) -> list[dict[str, Any]]:
         """A trial's points: `{"step": …, "metrics": {…}}`."""
-        found: list[dict[str, Any]] = self._client.get("studies", self.name, "trials", number, "curve")[
-            "points"
-        ]
-        return found
+        return self._client.run(flows.curve(self.name, number))
 
     def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
         """What happened, in order, from the event behind number `after` on."""
-        return self._client.pages("studies", self.name, "events", after=after, limit=AT_ONCE)
+        return self._client.pages("studies", self.name, "events", after=after, limit=flows.AT_ONCE)
 
     def trials_dataframe(self, filter: str = "") -> pd.DataFrame:
         """A row a trial: number, state, stage, value, …, `params_lr`, …, `metrics_val/loss`, …; columns that
         Optuna's `trials_dataframe` has too mean the same."""
-        pandas = _pandas()
-        found = pandas.DataFrame([_row(trial) for trial in self.trials(filter)])
-        for name in TIMES.values():
-            if name in found:
-                found[name] = pandas.to_datetime(found[name])
-        if "datetime_start" in found:
-            found.insert(
-                list(found.columns).index("datetime_complete") + 1,
-                "duration",
-                found["datetime_complete"] - found["datetime_start"],
-            )
-        return found
+        return self._client.run(flows.trials_table(self.name, filter))
 
     def metrics_dataframe(self, filter: str = "") -> pd.DataFrame:
         """A row a point: number, step, and a column for each metric. Asks once for each trial."""
-        points = [
-            {"number": trial["number"], "step": point["step"], **_numbers(point["metrics"])}
-            for trial in self.trials(filter)
-            for point in self.curve(trial["number"])
-        ]
-        return _pandas().DataFrame(points, columns=None if points else ["number", "step"])
+        return self._client.run(flows.metrics_table(self.name, filter))
 
     # --- steering ---
 
@@ -130,65 +106,78 @@ class Study:
         sleep: Callable[[float], None] = time.sleep,
     ) -> str:
         """Until it has ended. Returns: `complete` or `stopped`. Raises: TimeoutError after `timeout` s."""
-        until = None if timeout is None else clock() + timeout
-        while (state := self.state) not in ENDED:
-            if until is not None and clock() >= until:
-                raise TimeoutError(f"study {self.name} is {state} after {timeout:g} s")
-            sleep(POLL_SECONDS)
-        return state
+        return self._client.run(flows.wait(self.name, timeout, clock), sleep=sleep)
 
     def enqueue(self, params: Sequence[Mapping[str, Any]], *, stage: str | None = None) -> list[int]:
         """Queue trials by hand, all or none. Returns: their numbers."""
-        body: dict[str, Any] = {"params": [dict(p) for p in params]}
-        if stage is not None:
-            body["stage"] = stage
-        found: list[int] = self._client.post("studies", self.name, "trials", json=body)["numbers"]
-        return found
+        return self._client.run(flows.enqueue(self.name, params, stage))
 
     def pause(self) -> None:
-        self._client.post("studies", self.name, "pause")
+        self._client.run(flows.move(self.name, "pause"))
 
     def resume(self) -> None:
-        self._client.post("studies", self.name, "resume")
+        self._client.run(flows.move(self.name, "resume"))
 
     def stop(self) -> None:
         """For good: what waits and runs is cancelled."""
-        self._client.post("studies", self.name, "stop")
+        self._client.run(flows.move(self.name, "stop"))
 
 
-def _row(trial: Mapping[str, Any]) -> dict[str, Any]:
-    plain = (
-        "number",
-        "state",
-        "stage",
-        "value",
-        "stop_reason",
-        "kind",
-        "epochs",
-        "unit",
-        "step",
-        "attempt",
-        "worker",
-    )
-    found = {name: trial[name] for name in plain}
-    found["value"] = None if trial["value"] is None else float(trial["value"])
-    found |= {ours: trial[name] for name, ours in TIMES.items()}
-    found |= {f"params_{name}": value for name, value in trial["params"].items()}
-    return found | {f"metrics_{n}": v for n, v in _numbers(trial["last_metrics"] or {}).items()}
+class AsyncStudy:
+    """The same for `AsyncClient`: each method means what `Study`'s of its name does, and what is a property
+    there is awaited here."""
 
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self._client, self.name = client, name
 
-def _numbers(metrics: Mapping[str, float | str]) -> dict[str, float]:
-    """NaN and the infinities travel as words."""
-    return {name: float(value) for name, value in metrics.items()}
+    def __repr__(self) -> str:
+        return f"<AsyncStudy {self.name!r}>"
+
+    async def show(self) -> dict[str, Any]:
+        return await self._client.run(flows.show(self.name))
+
+    async def state(self) -> str:
+        return await self._client.run(flows.state(self.name))
+
+    async def stages(self) -> list[dict[str, Any]]:
+        return await self._client.run(flows.stages(self.name))
+
+    async def best(self) -> dict[str, Any] | None:
+        return await self._client.run(flows.best(self.name))
+
+    def trials(self, filter: str = "", *, sort: str = "number") -> AsyncIterator[dict[str, Any]]:
+        return self._client.pages(
+            "studies", self.name, "trials", filter=filter or None, sort=sort, limit=flows.AT_ONCE
+        )
+
+    async def curve(self, number: int) -> list[dict[str, Any]]:
+        return await self._client.run(flows.curve(self.name, number))
+
+    def events(self, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        return self._client.pages("studies", self.name, "events", after=after, limit=flows.AT_ONCE)
+
+    async def trials_dataframe(self, filter: str = "") -> pd.DataFrame:
+        return await self._client.run(flows.trials_table(self.name, filter))
+
+    async def metrics_dataframe(self, filter: str = "") -> pd.DataFrame:
+        return await self._client.run(flows.metrics_table(self.name, filter))
+
+    async def wait(self) -> str:
+        """Within `asyncio.timeout` it waits no longer than that."""
+        return await self._client.run(flows.wait(self.name, None, time.monotonic))
+
+    async def enqueue(self, params: Sequence[Mapping[str, Any]], *, stage: str | None = None) -> list[int]:
+        return await self._client.run(flows.enqueue(self.name, params, stage))
+
+    async def pause(self) -> None:
+        await self._client.run(flows.move(self.name, "pause"))
+
+    async def resume(self) -> None:
+        await self._client.run(flows.move(self.name, "resume"))
+
+    async def stop(self) -> None:
+        await self._client.run(flows.move(self.name, "stop"))
 
 
 def _listed(params: Mapping[str, Any]) -> str:
     return escape(", ".join(f"{name}={value}" for name, value in params.items()))
-
-
-def _pandas() -> Any:
-    try:
-        import pandas  # noqa: PLC0415  (for those who want tables alone)
-    except ImportError as e:
-        raise ImportError(f"{e}; tables need pandas: pip install pandas") from e
-    return pandas

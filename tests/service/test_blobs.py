@@ -9,7 +9,7 @@ import struct
 import time
 
 import pytest
-from tunesmith_service.blobs import BlobStore
+from tunesmith_service.blobs import CUT_OFF_SECONDS, BlobStore
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
 from tunesmith_service.piping import PIECE_BYTES, pour
@@ -88,10 +88,13 @@ def test_a_stream_that_breaks_off_leaves_nothing(blobs):
     assert files(blobs) == []
 
 
-def test_what_a_crash_left_half_written_is_gone_after_the_next_start(blobs):
-    (blobs.root / "incoming" / "half").write_bytes(b"half")
+def test_what_a_crash_left_half_written_goes_and_what_another_server_still_writes_stays(blobs):
+    for name, age in (("left", CUT_OFF_SECONDS + 60), ("still written", 0)):
+        half = blobs.root / "incoming" / name
+        half.write_bytes(b"half")
+        os.utime(half, (time.time() - age,) * 2)
     blobs.prepare()
-    assert files(blobs) == []
+    assert [path.name for path in (blobs.root / "incoming").iterdir()] == ["still written"]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from light import TASK, LightWorker
 from processes import Server
-from tunesmith_service.client import Client, Conflict, NotFound, Refused
-from tunesmith_service.study_handle import Study
+from tunesmith_service.client import (
+    AsyncClient,
+    AsyncStudy,
+    Client,
+    Conflict,
+    NotFound,
+    Refused,
+    Study,
+    Unavailable,
+)
 
 RATES = [1e-3, 1e-2, 1e-1]
 SPEC: dict[str, Any] = {
@@ -142,12 +151,83 @@ def test_without_pandas_a_person_is_told_what_to_install(done: Study, monkeypatc
         done.trials_dataframe()
 
 
-def test_the_page_about_python_runs_as_it_stands(client: Client, server: Server, done: Study, capsys: Any):
-    """All that looks at a study; the address, the token and the study are this test's."""
+def run(page: str, server: Server, study: str) -> dict[str, Any]:
+    """A block of docs/python.md; the address, the token and the study are this test's."""
+    code = page.replace("http://127.0.0.1:8787", server.url).replace(".tunesmith/", f"{server.home}/")
+    code = re.sub(r"client\.create\(.*\)", f"client.study({study!r})", code)
+    code = code.replace("after=120", "after=1").replace('client.study("first")', f"client.study({study!r})")
+    scope: dict[str, Any] = {}
+    exec(compile(code, "docs/python.md", "exec"), scope)
+    return scope
+
+
+def test_the_page_about_python_runs_as_it_stands(server: Server, done: Study, capsys: Any):
+    """All that looks at a study, by either client."""
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
-    code = page.partition("```python\n")[2].partition("study.enqueue")[0]
-    code = code.replace("http://127.0.0.1:8787", server.url).replace(".tunesmith/", f"{server.home}/")
-    code = re.sub(r"client\.create\(.*\)", f"client.study({done.name!r})", code)
-    code = code.replace("after=120", "after=1")
-    exec(compile(code, "docs/python.md", "exec"), {})
+    _, looking, _, awaiting, *_ = re.split(r"```(?:python)?\n", page)
+    run(looking.partition("study.enqueue")[0], server, done.name)["client"].close()
     assert "moved" in capsys.readouterr().out
+    run("from pathlib import Path\n" + awaiting, server, done.name)
+    told = capsys.readouterr().out
+    assert "moved" in told
+    assert "params_lr" in told
+
+
+def test_an_async_study_says_the_same_and_is_steered_alike(client: Client, server: Server, done: Study):
+    token = (server.home / "operator.token").read_text().strip()
+
+    async def main() -> None:
+        async with AsyncClient(server.url, token) as line:
+            study = await line.study(done.name)
+            assert done.name in [one.name for one in await line.studies()]
+            assert (await study.show(), await study.best(), await study.stages()) == (
+                done.show(), done.best, done.stages,
+            )  # fmt: skip
+            assert await study.wait() == await study.state() == "complete"
+            assert [t async for t in study.trials("lr>0.05")] == list(done.trials("lr>0.05"))
+            assert [e async for e in study.events()] == list(done.events())
+            assert await study.curve(0) == done.curve(0)
+            assert (await study.trials_dataframe()).equals(done.trials_dataframe())
+            assert (await study.metrics_dataframe()).equals(done.metrics_dataframe())
+            other = await line.create(SPEC | {"name": "steered by one who awaits"})
+            await other.pause()
+            assert await other.state() == "paused"
+            await other.resume()
+            (number,) = await other.enqueue([{"lr": 0.5}])
+            assert number in [t["number"] async for t in other.trials()]
+            await other.stop()
+            assert await other.wait() == "stopped"
+            with pytest.raises(NotFound):
+                await line.study("no such")
+
+    asyncio.run(main())
+
+
+def test_every_method_of_a_study_has_its_twin():
+    def names(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert names(AsyncStudy) == names(Study)
+    assert names(Client) - names(AsyncClient) == {"close", "download"}
+
+
+def test_one_who_awaits_is_told_after_a_while_that_nobody_answers():
+    now, pauses = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        pauses.append(seconds)
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    async def main() -> None:
+        transport = httpx.MockTransport(refuse)
+        async with AsyncClient("http://a", "t", transport=transport, clock=lambda: now, sleep=sleep) as line:
+            await line.get("studies")
+
+    with pytest.raises(Unavailable, match="no answer from http://a: refused"):
+        asyncio.run(main())
+    assert len(pauses) > 2
+    assert now < 10

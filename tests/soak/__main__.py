@@ -31,7 +31,9 @@ def main() -> int:
     parser.add_argument("--epoch-seconds", type=float, default=1.5)
     parser.add_argument("--ttl-seconds", type=float, default=30.0)
     parser.add_argument("--pace", type=float, default=1.0, help="of the faults; 2 is twice as many")
-    parser.add_argument("--into", type=Path, metavar="DIR", help="write DATABASE.json and DATABASE.log there")
+    parser.add_argument("--servers", type=int, default=1, help="on one PostgreSQL")
+    parser.add_argument("--kill-server-every", type=float, metavar="SECONDS", help="each in turn, to the end")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="write a summary and a log there")
     parser.add_argument("--table", type=Path, nargs="+", metavar="JSON", help="only show these summaries")
     parser.add_argument("--document", type=Path, metavar="MD", help="put that table into its section")
     asked = parser.parse_args()
@@ -45,13 +47,15 @@ def main() -> int:
         Plan(
             asked.minutes, asked.database, asked.workers, not asked.no_trainers, asked.seed, asked.seeded,
             asked.epoch_seconds, asked.ttl_seconds, pace=asked.pace,
+            servers=asked.servers, kill_every=asked.kill_server_every,
         ),
         say=lambda told: print(f"{time.strftime('%H:%M:%S')} {told}", file=sys.stderr, flush=True),
     )  # fmt: skip
     if asked.into:
         asked.into.mkdir(parents=True, exist_ok=True)
-        (asked.into / f"{asked.database}.json").write_text(summary.json())
-        (asked.into / f"{asked.database}.log").write_text(said)
+        name = asked.database if asked.servers == 1 else f"{asked.database}-{asked.servers}-servers"
+        (asked.into / f"{name}.json").write_text(summary.json())
+        (asked.into / f"{name}.log").write_text(said)
     print(markdown([asdict(summary)]))
     for line in (*summary.violations[:MOST_TOLD], *summary.missed, *summary.taken_alive[:MOST_TOLD]):
         print(line)

@@ -23,6 +23,7 @@ from soak.deployment import Crowd, Root, Service, Trainers
 from soak.faults import Faults, Target
 from soak.proxy import Proxy
 from soak.requeues import Expiries
+from soak.running import Running
 from soak.studies import Studies
 from soak.summary import Summary, summarise
 
@@ -43,6 +44,8 @@ class Plan:
         seeded: finished trials that the database begins with.
         epoch_seconds: what an epoch of a light worker takes, on average.
         pace: of the faults; 2 is twice as many.
+        servers: on one PostgreSQL; workers go to them in turn.
+        kill_every: seconds from one kill of a server to the next; None: as the other faults come.
     """
 
     minutes: float
@@ -55,6 +58,12 @@ class Plan:
     ttl_seconds: float = 30.0
     sweep_seconds: float = 2.0
     pace: float = 1.0
+    servers: int = 1
+    kill_every: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.servers > 1 and self.database != "postgres":
+            raise ValueError(f"{self.servers} servers need PostgreSQL; SQLite has one")
 
     @property
     def settle_seconds(self) -> float:
@@ -68,13 +77,14 @@ class Stage:
     """All parts, running."""
 
     plan: Plan
-    service: Service
+    services: list[Service]
     engine: Engine
     crowd: Crowd
     proxy: Proxy
     studies: Studies
     faults: Faults
     expiries: Expiries
+    running: Running
     say: Say
     settled_seconds: float | None = None
     seconds: float = 0.0
@@ -82,7 +92,8 @@ class Stage:
     async def play(self) -> None:
         began = time.monotonic()
         self.say(f"{self.plan.minutes:g} minutes of faults")
-        async with _beside(self.expiries.watch(), self._watch_memory(), self.faults.tend()):
+        watching = (self.expiries.watch(), self.running.watch(), self._watch_memory())
+        async with _beside(*watching, self.faults.tend()):
             async with _beside(self.studies.keep_coming()):
                 await self.faults.rage(self.plan.minutes * 60)
             self.proxy.calm_down()
@@ -95,7 +106,8 @@ class Stage:
 
     async def _watch_memory(self) -> None:
         while True:
-            self.service.look_at_memory()
+            for service in self.services:
+                service.look_at_memory()
             await asyncio.sleep(MEMORY_SECONDS)
 
 
@@ -117,20 +129,26 @@ async def _running(plan: Plan, root: Path, say: Say) -> AsyncIterator[Stage]:
         if plan.database == "postgres":
             postgres = await asyncio.to_thread(Postgres)
             stack.callback(postgres.close)
+            if plan.servers > 1:
+                await asyncio.to_thread(postgres.note_commits)
         home = root / "home"
-        home.mkdir()
         url = postgres.url if postgres else f"sqlite:///{home / 'tunesmith.db'}"
         if plan.seeded:
             say(f"seeding {plan.seeded:,} trials")
             await asyncio.to_thread(_seed, url, home, plan.seeded)
-        service = Service(home, postgres.url if postgres else "", plan.ttl_seconds, plan.sweep_seconds)
-        stack.callback(service.end, signal.SIGKILL)
-        await service.start()
+        services: list[Service] = []
+        for number in range(plan.servers):
+            at, blobs = (root / f"home-{number}", home / "blobs") if number else (home, None)
+            told = postgres.url if postgres else ""
+            services.append(one := Service(at, told, plan.ttl_seconds, plan.sweep_seconds, blobs))
+            stack.callback(one.end, signal.SIGKILL)
+            await one.start()
+        service = services[0]
         if plan.seeded:
             await asyncio.to_thread(_stop_seeded, service)
         engine = db.open_engine(url)
         stack.callback(engine.dispose)
-        proxy = Proxy(("127.0.0.1", service.port), random)
+        proxy = Proxy([("127.0.0.1", one.port) for one in services], random)
         await proxy.start()
         crowd = Crowd(root, plan.epoch_seconds)
         stack.callback(crowd.close)
@@ -144,9 +162,10 @@ async def _running(plan: Plan, root: Path, say: Say) -> AsyncIterator[Stage]:
         studies = Studies(
             proxy.url, service.token("operator"), engine, random, workers=plan.workers, trained=trained
         )
-        target = Target(service, crowd, trainers, postgres, proxy.url, plan.workers)
-        faults = Faults(target, random, plan.ttl_seconds, plan.pace)
-        yield Stage(plan, service, engine, crowd, proxy, studies, faults, Expiries(engine), say)
+        target = Target(services, crowd, trainers, postgres, proxy.url, plan.workers)
+        faults = Faults(target, random, plan.ttl_seconds, plan.pace, plan.kill_every)
+        watching = Expiries(engine), Running(engine)
+        yield Stage(plan, services, engine, crowd, proxy, studies, faults, *watching, say)
 
 
 def _seed(url: str, home: Path, trials: int) -> None:
@@ -173,7 +192,8 @@ async def _soak(plan: Plan, root: Path, say: Say) -> tuple[Summary, str]:
         say("asking every invariant; each decision is made again")
         summary = await asyncio.to_thread(summarise, stage, journal.read(stage.crowd.journals))
     trainers = stage.faults.target.trainers
-    return summary, "".join([*stage.service.said, *(trainers.said if trainers else [])])
+    said = [line for service in stage.services for line in service.said]
+    return summary, "".join([*said, *(trainers.said if trainers else [])])
 
 
 def soak(plan: Plan, say: Say = lambda _: None) -> tuple[Summary, str]:

@@ -45,6 +45,7 @@ class Service:
 
     Args:
         url: of a PostgreSQL; empty: SQLite in the home.
+        blobs: where another server on that database keeps its bytes, if there is one.
 
     Attributes:
         ready_seconds: from each start to the first `ready`.
@@ -52,8 +53,13 @@ class Service:
         said: what all processes said before the one that runs now.
     """
 
-    def __init__(self, home: Path, url: str, ttl_seconds: float, sweep_seconds: float) -> None:
+    def __init__(
+        self, home: Path, url: str, ttl_seconds: float, sweep_seconds: float, blobs: Path | None = None
+    ) -> None:
         self.home, self.port = home, free_port()
+        home.mkdir()
+        if blobs is not None:
+            (home / "blobs").symlink_to(blobs)
         self._command = [
             sys.executable, "-m", "tunesmith_service", "serve", "--home", str(home), "--port", str(self.port),
             "--ttl-seconds", str(ttl_seconds), "--sweep-seconds", str(sweep_seconds), "--reserve-bytes", "0",

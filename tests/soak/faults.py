@@ -6,8 +6,10 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from random import Random
 
 import psutil
@@ -53,21 +55,27 @@ class Target:
     """What faults happen to.
 
     Attributes:
-        url: at which workers find the service.
+        services: a server, or several on one database.
+        url: at which workers find them.
     """
 
-    service: Service
+    services: Sequence[Service]
     crowd: Crowd
     trainers: Trainers | None
     postgres: Postgres | None
     url: str
     workers: int
 
+    @property
+    def worker_token(self) -> str:
+        return self.services[0].token("worker")
+
 
 class Faults:
     """Args:
         ttl_seconds: how long a lease lives; some stops are longer, so that it runs out.
         pace: how many times as often as usual.
+        kill_every: seconds from one kill of a server to the next; None: as the other faults come.
 
     Attributes:
         counts: how often what happened.
@@ -76,8 +84,12 @@ class Faults:
         recovery_seconds: from the database's return to a service that is ready, each time.
     """
 
-    def __init__(self, target: Target, random: Random, ttl_seconds: float, pace: float = 1.0) -> None:
+    def __init__(
+        self, target: Target, random: Random, ttl_seconds: float, pace: float = 1.0,
+        kill_every: float | None = None,
+    ) -> None:  # fmt: skip
         self.target, self._random, self._ttl_seconds, self._pace = target, random, ttl_seconds, pace
+        self._kill_every = kill_every
         self.counts: Counter[str] = Counter()
         self.outages: list[Span] = []
         self.harmed: dict[int, list[Span]] = {}
@@ -93,8 +105,8 @@ class Faults:
         await asyncio.gather(
             self._again_and_again(self._kill_a_worker, often, late),
             self._again_and_again(self._stop_a_worker, often, late),
-            self._again_and_again(self._end_the_service, 30.0, early),
-            self._again_and_again(self._stop_the_service, 45.0, late),
+            self._kills(late) if self._kill_every else self._again_and_again(self._end_a_server, 30.0, early),
+            self._again_and_again(self._stop_a_server, 45.0, late),
             self._again_and_again(self._kill_the_planner, 60.0, late),
             self._again_and_again(self._kill_the_writer, 60.0, late),
             *(self._again_and_again(f, s, late) for f, s in self._on_trainers().items()),
@@ -143,7 +155,7 @@ class Faults:
         self.target.crowd.signal(number, by)
         await asyncio.sleep(self._random.choice(seconds))
         if by == signal.SIGKILL:
-            self.target.crowd.start(number, self.target.url, self.target.service.token("worker"))
+            self.target.crowd.start(number, self.target.url, self.target.worker_token)
         else:
             self.target.crowd.signal(number, signal.SIGCONT)
         self.harmed.setdefault(number, []).append(Span(what, begin_us, back_us := _now_us(), back_us))
@@ -151,41 +163,55 @@ class Faults:
 
     # --- the service ---
 
-    async def _end_the_service(self) -> None:
+    async def _end_a_server(self) -> None:
         how = self._random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
         what = "service killed" if how == signal.SIGKILL else "service restarted"
+        await self._outage(what, partial(self._end, self._a_server(), how))
 
-        async def end() -> int:
-            await asyncio.to_thread(self.target.service.end, how)
-            await asyncio.sleep(self._random.choice((0.0, 0.0, 2.0, 8.0)))
-            back_us = _now_us()
-            await self.target.service.start()
-            return back_us
+    async def _kills(self, late: float) -> None:
+        """A server, and so on in turn, on the minute; one waits for an outage that is under way."""
+        assert self._kill_every is not None
+        for server in cycle(self.target.services):
+            if time.monotonic() + self._kill_every > late:
+                return
+            began = time.monotonic()
+            await self._outage("service killed", partial(self._end, server, signal.SIGKILL), waits=True)
+            await asyncio.sleep(max(0.0, began + self._kill_every - time.monotonic()))
 
-        await self._outage(what, end)
+    async def _end(self, server: Service, how: signal.Signals) -> int:
+        await asyncio.to_thread(server.end, how)
+        await asyncio.sleep(self._random.choice((0.0, 0.0, 2.0, 8.0)))
+        back_us = _now_us()
+        await server.start()
+        return back_us
 
-    async def _stop_the_service(self) -> None:
+    def _a_server(self) -> Service:
+        return self._random.choice(self.target.services)
+
+    async def _stop_a_server(self) -> None:
+        server = self._a_server()
+
         async def stop() -> int:
-            self.target.service.process.signal(signal.SIGSTOP)
+            server.process.signal(signal.SIGSTOP)
             await asyncio.sleep(self._random.choice((1.0, 4.0, 15.0)))
             back_us = _now_us()
-            self.target.service.process.signal(signal.SIGCONT)
-            await self.target.service.until_ready()
+            server.process.signal(signal.SIGCONT)
+            await server.until_ready()
             return back_us
 
         await self._outage("service stopped", stop)
 
     async def _kill_the_planner(self) -> None:
         async with self._one_outage:
-            self.counts["planner killed"] += self.target.service.kill_part(planner_of)
+            self.counts["planner killed"] += self._a_server().kill_part(planner_of)
 
     async def _kill_the_writer(self) -> None:
         async with self._one_outage:
-            self.counts["writer killed"] += self.target.service.kill_part(writer_of)
+            self.counts["writer killed"] += self._a_server().kill_part(writer_of)
 
-    async def _outage(self, what: str, do: Outage) -> None:
-        """One at a time; what would come meanwhile does not."""
-        if self._one_outage.locked():
+    async def _outage(self, what: str, do: Outage, *, waits: bool = False) -> None:
+        """One at a time; what would come meanwhile does not, unless it waits."""
+        if self._one_outage.locked() and not waits:
             return
         async with self._one_outage:
             self.counts[what] += 1
@@ -211,7 +237,8 @@ class Faults:
             await asyncio.sleep(self._random.choice((0.0, 2.0, 5.0, 10.0)))
             back_us = _now_us()
             await _bring_back(back)
-            self.recovery_seconds.append(await self.target.service.until_ready())
+            ready = [server.until_ready() for server in self.target.services]
+            self.recovery_seconds.append(max(await asyncio.gather(*ready)))
             return back_us
 
         await self._outage(what, away)
@@ -237,7 +264,7 @@ class Faults:
     async def _end_and_start(self, how: signal.Signals) -> None:
         assert self.target.trainers is not None
         await asyncio.to_thread(self.target.trainers.end, how)
-        self.target.trainers.start(self.target.url, self.target.service.token("worker"))
+        self.target.trainers.start(self.target.url, self.target.worker_token)
 
     async def _kill_a_trainer(self) -> None:
         assert self.target.trainers is not None

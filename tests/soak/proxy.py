@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 import httpx
@@ -16,6 +17,8 @@ from tunesmith_service.clock import SECOND
 
 KEPT = 2_000
 """Requests of the past that may be replayed. A new one takes the place of any, so some are from long ago."""
+
+Address = tuple[str, int]
 
 SLACK_US = SECOND // 10
 """Between our clock and the service's, both of this machine."""
@@ -42,35 +45,39 @@ class _Request:
 
 @dataclass
 class Proxy:
-    """Listens on a port of its own.
+    """Listens on a port of its own for each server.
 
     Attributes:
         history: every request that reached us, with what the service said to it.
         counts: replays, drops and delays.
     """
 
-    target: tuple[str, int]
+    targets: Sequence[Address]
     random: Random
     habits: Habits = field(default_factory=Habits)
     history: History = field(default_factory=History)
     counts: Counter[str] = field(default_factory=Counter)
-    port: int = 0
 
     def __post_init__(self) -> None:
+        self._servers: list[asyncio.Server] = []
         self._past: list[_Request] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        """Of all servers, as clients take it."""
+        ports = [server.sockets[0].getsockname()[1] for server in self._servers]
+        return ",".join(f"http://127.0.0.1:{port}" for port in ports)
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**22)
-        self.port = self._server.sockets[0].getsockname()[1]
+        for target in self.targets:
+            accept = partial(self._accept, target)
+            self._servers.append(await asyncio.start_server(accept, "127.0.0.1", 0, limit=2**22))
 
     async def stop(self) -> None:
         """Nothing comes through any more; what is under way is given up."""
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -78,21 +85,23 @@ class Proxy:
     def calm_down(self) -> None:
         self.habits = Habits(0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._start(self._serve(reader, writer))
+    def _accept(self, target: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._start(self._serve(target, reader, writer))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, target: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 request = await _read(reader)
-                answer = await self._pass_on(request)
+                answer = await self._pass_on(request, target)
                 if answer is not None:
                     writer.write(answer)
                     await writer.drain()
         finally:
             writer.close()
 
-    async def _pass_on(self, request: _Request) -> bytes | None:
+    async def _pass_on(self, request: _Request, target: Address) -> bytes | None:
         habits = self.habits
         if self._happens(habits.slow, "requests delayed"):
             await asyncio.sleep(self.random.uniform(0.0, habits.slow_seconds))
@@ -102,7 +111,7 @@ class Proxy:
             self._start(self._replay(self.random.choice(self._past)))
         if self._happens(habits.drop_request, "requests dropped"):
             return None
-        answer = await self._exchange(request, call)
+        answer = await self._exchange(request, call, target)
         return None if self._happens(habits.drop_answer, "requests dropped") else answer
 
     def _keep(self, request: _Request) -> None:
@@ -112,10 +121,12 @@ class Proxy:
             self._past[self.random.randrange(KEPT)] = request
 
     async def _replay(self, request: _Request) -> None:
+        """At any server, whichever had it."""
         await asyncio.sleep(self.random.expovariate(1.0))
+        target = self.random.choice(self.targets)
         copy = _Request(f"copy of {request.client}", request.head, request.body, request.parsed)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await self._exchange(copy, self._begin(copy))
+            await self._exchange(copy, self._begin(copy), target)
 
     def _begin(self, request: _Request) -> Call:
         now = time.time()
@@ -123,8 +134,8 @@ class Proxy:
         call.served_us = round(now * SECOND) - SLACK_US
         return call
 
-    async def _exchange(self, request: _Request, call: Call) -> bytes:
-        reader, writer = await asyncio.open_connection(*self.target)
+    async def _exchange(self, request: _Request, call: Call, target: Address) -> bytes:
+        reader, writer = await asyncio.open_connection(*target)
         try:
             writer.write(request.head + request.body)
             answer = await reader.read(-1)

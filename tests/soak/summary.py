@@ -17,7 +17,8 @@ from tunesmith_service.integrity import examine
 
 from soak.faults import Span
 from soak.requeues import of_the_living, requeued
-from soak.zombies import zombies
+from soak.running import finished_twice, limited
+from soak.zombies import committed_us, zombies
 
 if TYPE_CHECKING:
     from soak.chaos import Stage
@@ -43,6 +44,8 @@ class Summary:
         zombie_writes: tried under a lease that was over, by whom; see `soak.zombies`.
         acknowledged: writes that light workers noted as acknowledged.
         lost: acknowledged writes, by the workers' notes or the proxy's, that are not there exactly once.
+        finished_twice: trials that came to an end more than once.
+        limited: of each study with `max_concurrent`, how many ran at once; see `soak.running.Limited`.
         violations: a sentence for each violation of I1 to I12.
         requeue_after_sign: longest time from a holder's last word to the requeue, no outage meanwhile.
         requeue_after_expiry: longest time after the expiry as outages had moved it.
@@ -57,6 +60,7 @@ class Summary:
     minutes: float
     seeded: int
     workers: int
+    servers: int
     ttl_seconds: float
     tick_seconds: float
     trials_done: int
@@ -68,6 +72,8 @@ class Summary:
     zombie_writes_accepted: int
     acknowledged: int
     lost: int
+    finished_twice: int
+    limited: list[dict[str, Any]]
     violations: list[str]
     expired: int
     requeue_after_sign: float | None
@@ -103,7 +109,8 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
     Args:
         noted: what the light workers wrote down.
     """
-    plan, faults, service = stage.plan, stage.faults, stage.service
+    plan, faults, services = stage.plan, stage.faults, stage.services
+    blobs = services[0].home / "blobs"
     seen = look(
         stage.engine,
         stage.studies.ids(),
@@ -111,18 +118,20 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
         settled=True,
         ttl_us=round(plan.ttl_seconds * SECOND),
         tick_us=round(plan.sweep_seconds * SECOND),
-        downs=_forgiven(faults.outages, is_sqlite=plan.database == "sqlite"),
-        read_blob=_reader(service.home / "blobs"),
+        downs=_forgiven(faults.outages, is_sqlite=plan.database == "sqlite", servers=plan.servers),
+        read_blob=_reader(blobs),
     )
     journals = replace(seen, calls=noted)
     lost = [f"I4: {told}" for told in nothing_acknowledged_is_lost(journals)]
     told = violations(seen) + [f"{t} (by its own notes)" for t in lost]
-    told += [
-        f"{b.invariant}: {b.said} (doctor)" for b in examine(stage.engine, BlobStore(service.home / "blobs"))
-    ]
+    told += [f"{b.invariant}: {b.said} (doctor)" for b in examine(stage.engine, BlobStore(blobs))]
     told += _failed(seen)
+    twice = list(finished_twice(replace(seen, calls=[*seen.calls, *noted])))
+    told += [f"I3: {t}" for t in twice]
+    within = limited(seen, stage.running)
+    told += [f"I7: {one}" for one in within if one["polled"] > one["most"]]
     told += [f"a worker ended: {stage.crowd.complaints}"] if stage.crowd.complaints else []
-    dead = zombies(seen)
+    dead = zombies(seen, committed_us(stage.engine) if plan.servers > 1 else None)
     gone = requeued(seen, stage.expiries.last_us, faults.outages)
     late = [one.after_expiry_seconds for one in gone if one.after_expiry_seconds is not None]
     return Summary(
@@ -130,6 +139,7 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
         minutes=round(stage.seconds / 60, 1),
         seeded=plan.seeded,
         workers=plan.workers,
+        servers=plan.servers,
         ttl_seconds=plan.ttl_seconds,
         tick_seconds=plan.sweep_seconds,
         trials_done=sum(t.state not in ("waiting", "running") for t in seen.rows["trials"]),
@@ -141,27 +151,30 @@ def summarise(stage: Stage, noted: Sequence[Call]) -> Summary:
         zombie_writes_accepted=len(dead.accepted),
         acknowledged=sum(c.ok and c.method != "GET" for c in noted),
         lost=len({t.removesuffix(" (by its own notes)") for t in told if t.startswith("I4")}),
+        finished_twice=len(twice),
+        limited=within,
         violations=told + [f"I2: {t}" for t in dead.accepted],
         expired=len(gone),
         requeue_after_sign=_longest([one.after_sign_seconds for one in gone if one.is_quiet]),
         requeue_after_expiry=_longest(late),
         taken_alive=of_the_living(seen, noted, faults.harmed),
-        ready=_longest(service.ready_seconds[1:]),
-        starts=len(service.ready_seconds) - 1,
+        ready=_longest([s for service in services for s in service.ready_seconds[1:]]),
+        starts=sum(len(service.ready_seconds) - 1 for service in services),
         recovery=_longest(faults.recovery_seconds),
-        memory=_memory(service.memory),
+        memory=_memory([life for service in services for life in service.memory]),
         settled=None if stage.settled_seconds is None else round(stage.settled_seconds, 1),
     )
 
 
-def _forgiven(outages: Sequence[Span], *, is_sqlite: bool) -> list[tuple[int, int]]:
+def _forgiven(outages: Sequence[Span], *, is_sqlite: bool, servers: int) -> list[tuple[int, int]]:
     """Outages that surely move expiries, and as long as they surely do: on SQLite each death of the service,
-    else those of some length."""
+    else those of some length, and of several servers those of the database alone."""
     starts = ("service killed", "service restarted")
     return [
         (s.begin_us, s.back_us)
         for s in outages
-        if s.seconds_away > OUTAGE_SECONDS or (is_sqlite and s.what in starts)
+        if (s.seconds_away > OUTAGE_SECONDS and (servers == 1 or s.what.startswith("database")))
+        or (is_sqlite and s.what in starts)
     ]
 
 

@@ -20,11 +20,23 @@ def markdown(told: Sequence[Told]) -> str:
     """A column for each."""
     rows = [(what, [of(one) for one in told]) for what, of in ROWS.items()]
     lines = [
-        "| | " + " | ".join(NAMES[one["database"]] for one in told) + " |",
+        "| | " + " | ".join(map(_name, told)) + " |",
         "|---" * (len(told) + 1) + "|",
     ]
     lines += [f"| {what} | " + " | ".join(cells) + " |" for what, cells in rows]
     return "\n".join(lines) + "\n"
+
+
+def _name(one: Told) -> str:
+    return NAMES[one["database"]] + (f", {one['servers']} servers" if one["servers"] > 1 else "")
+
+
+def _limited(one: Told) -> str:
+    """The study that came nearest to its limit, or passed it."""
+    nearest = max(one["limited"], key=lambda s: max(s["polled"], s["logged"]) - s["most"], default=None)
+    if nearest is None:
+        return "–"
+    return f"{len(one['limited'])}; {nearest['polled']} and {nearest['logged']} of {nearest['most']}"
 
 
 def put(document: Path, told: Sequence[Told]) -> None:
@@ -87,6 +99,8 @@ ROWS: dict[str, Callable[[Told], str]] = {
     "acknowledged writes, by the workers' notes; lost": lambda one: (
         f"{one['acknowledged']:,}; **{one['lost']}**"
     ),
+    "trials that ended twice": lambda one: f"**{one['finished_twice']}**",
+    "studies with `max_concurrent`; at once at most, by looking all the time and by the log": _limited,
     "invariants I1–I12 violated": lambda one: f"**{len(one['violations'])}**",
     "leases that ran out; taken back although their worker lived": lambda one: (
         f"{one['expired']:,}; {len(one['taken_alive'])}"

@@ -16,6 +16,7 @@ import pytest
 from tunesmith_service import errors, wire
 from tunesmith_service.client import Client, CorruptDownloadError, Lease, Retries, WorkerClient
 from tunesmith_service.exchange import CHUNK_BYTES, failure
+from tunesmith_service.servers import COOL_SECONDS
 
 URL = "http://127.0.0.1:8787"
 LEASE = Lease(trial_id=7, incarnation=1, attempt=3, secret="a" * 32)
@@ -130,7 +131,77 @@ def test_a_worker_is_told_of_trouble_and_of_its_end():
         on_trouble=lambda trouble, pause: told.append(trouble and trouble.detail),
     )  # fmt: skip
     asyncio.run(client.report(LEASE, REPORT))
-    assert told == [f"no answer from {URL}/api/v1/: refused; is the service running there?", None]
+    assert told == [f"no answer from {URL}: refused; is the service running there?", None]
+
+
+class Pair:
+    """Two servers of one service: who was asked for what, and which are away, by how they fail."""
+
+    def __init__(self, **away: httpx.Response | Exception) -> None:
+        self.away, self.asked, self.now = away, [], 0.0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request.url.host)
+        answer = self.away.get(request.url.host, httpx.Response(200, json=REPORTED))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def person(self, **options: Any) -> Client:
+        return Client(
+            "http://a:8787/lab, http://b:8787/", "t", transport=httpx.MockTransport(self), random=Random(1),
+            clock=lambda: self.now, sleep=self.sleep, **options,
+        )  # fmt: skip
+
+
+def test_servers_of_one_service_are_asked_in_turn():
+    pair = Pair()
+    client = pair.person()
+    for _ in range(4):
+        client.get("studies")
+    assert pair.asked in (["a", "b", "a", "b"], ["b", "a", "b", "a"])
+
+
+@pytest.mark.parametrize(
+    "how", [httpx.ConnectError("refused"), httpx.ReadTimeout("late"), problem(503, "unavailable")]
+)
+def test_a_server_that_does_not_answer_is_passed_over_at_once_and_asked_again_after_a_while(how: Any):
+    pair = Pair(a=how)
+    client = pair.person(retry_for=0)
+    for _ in range(6):
+        client.get("studies")  # without a pause, and without an error
+    assert pair.asked.count("a") == 1
+    assert pair.now == 0.0
+    pair.away.clear()
+    pair.now = COOL_SECONDS
+    pair.asked.clear()
+    for _ in range(4):
+        client.get("studies")
+    assert sorted(pair.asked) == ["a", "a", "b", "b"]
+
+
+def test_when_no_server_answers_the_tries_go_round_and_the_last_trouble_is_told():
+    pair = Pair(a=httpx.ConnectError("refused"), b=httpx.ConnectError("refused"))
+    with pytest.raises(errors.Unavailable, match=r"no answer from http://[ab]:8787"):
+        pair.person(retry_for=5).get("studies")
+    assert {*pair.asked} == {"a", "b"}
+    assert len(pair.asked) > 3
+
+
+def test_a_busy_server_is_not_passed_over():
+    pair = Pair(a=problem(429, "busy"), b=problem(429, "busy"))
+    with pytest.raises(errors.Unavailable):
+        pair.person(retry_for=0).get("studies")
+    assert len(pair.asked) == 1
+
+
+@pytest.mark.parametrize("urls", ["", "http://a,", "a:8787", "http://a,ftp://b"])
+def test_what_is_no_address_is_refused_with_an_example(urls: str):
+    with pytest.raises(ValueError, match=r"such as http://127.0.0.1:8787, got"):
+        Client(urls, "t")
 
 
 def test_pauses_are_full_jitter_doubling_from_half_a_second_to_thirty():

@@ -30,7 +30,10 @@ much as a large one."""
 
 
 @click.command()
-@click.option("--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True, help="Of the service.")
+@click.option(
+    "--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True,
+    help="Of the service; of several servers of it with commas between.",
+)  # fmt: skip
 @click.option(
     "--token", envvar="TUNESMITH_TOKEN", help="Of the role worker. Better --token-file: others see arguments."
 )

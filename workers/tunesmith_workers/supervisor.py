@@ -25,6 +25,7 @@ from tunesmith_service.client import (
     Unauthorized,
     Unavailable,
     WorkerClient,
+    same_service,
 )
 
 from tunesmith_workers import devices, gpu_memory, signals
@@ -230,7 +231,7 @@ class Supervisor:
                 self._log.warning("spool_unreadable", path=str(path), reason=str(e))
                 path.unlink()
                 continue
-            if spool.url != self._options.url:
+            if not same_service(spool.url, self._options.url):
                 self._log.warning("spool_of_another_service", url=spool.url, path=str(path))
                 continue
             log = self._log.bind(trial_id=spool.lease.trial_id, attempt=spool.lease.attempt)

@@ -213,7 +213,8 @@ def _common_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--url"], envvar="TUNESMITH_URL", show_envvar=True, metavar="URL",
-            help="The service. Else tunesmith.toml, else the one that `tunesmith up` runs from the home.",
+            help="The service; several servers of it with commas between. Else tunesmith.toml, else what "
+            "`tunesmith up` runs from the home.",
         ),
         click.Option(
             ["--token-file"], envvar="TUNESMITH_TOKEN_FILE", show_envvar=True, metavar="FILE",

@@ -24,13 +24,18 @@ RETRY_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A service to talk to. `home` is where a service on this machine would live."""
+    """A service to talk to: a server of it, or several with commas between. `home` is where a service on
+    this machine would live."""
 
     url: str
     home: Path
     token_file: Path
     token_text: str = ""
     retry_for: float = RETRY_SECONDS
+
+    @property
+    def urls(self) -> list[str]:
+        return [url.strip().rstrip("/") for url in self.url.split(",")]
 
     def token(self) -> str:
         """Raises: Unauthorized, saying where a token was looked for; Unavailable where nothing ever ran."""

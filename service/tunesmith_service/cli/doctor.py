@@ -63,15 +63,24 @@ def examine(session: Session) -> Iterator[Finding]:
     """All findings, from the nearest to the farthest."""
     yield _disk(session)
     yield _torch()
+    found = [f for url in session.where.urls for f in _at(url)]
+    yield from found
+    if not any(f.name == "database" for f in found):
+        return  # nobody to ask
     try:
-        yield _server(session)
-        yield _database(session)
         yield from _workers(session)
-    except Unavailable as e:
-        yield Finding("server", "fail", str(e), "start one with `tunesmith up`, or name it with --url URL")
     except TunesmithError as e:
         fix = "name a good one with --token-file FILE; an admin makes one with `tunesmith token create`"
         yield Finding("token", "fail", e.detail, fix)
+
+
+def _at(url: str) -> Iterator[Finding]:
+    """Of one server."""
+    try:
+        yield _server(url)
+        yield _database(url)
+    except Unavailable as e:
+        yield Finding("server", "fail", str(e), "start one with `tunesmith up`, or name it with --url URL")
 
 
 def _disk(session: Session) -> Finding:
@@ -99,18 +108,18 @@ def _torch() -> Finding:
     return Finding("torch", "ok", f"{torch.__version__}, {devices}")
 
 
-def _server(session: Session) -> Finding:
+def _server(url: str) -> Finding:
     ours = version("tunesmith")
-    theirs = _ask(session, "healthz").json().get("version")
-    at = f"answers at {session.where.url}"
+    theirs = _ask(url, "healthz").json().get("version")
+    at = f"answers at {url}"
     if theirs != ours:
         fix = "install the same version on both sides"
         return Finding("server", "warn", f"{at} with version {theirs}, this is {ours}", fix)
     return Finding("server", "ok", f"{at}, version {theirs}")
 
 
-def _database(session: Session) -> Finding:
-    reply = _ask(session, "readyz")
+def _database(url: str) -> Finding:
+    reply = _ask(url, "readyz")
     if reply.is_success:
         return Finding("database", "ok", _said(reply.json()))
     fix = "look at the service's log; it recovers by itself"
@@ -151,12 +160,12 @@ def _said(ready: dict[str, Any]) -> str:
     return ready.get("detail") or ", ".join(f"{k} {v}" for k, v in ready.items() if k != "ready")
 
 
-def _ask(session: Session, path: str) -> httpx.Response:
+def _ask(url: str, path: str) -> httpx.Response:
     """A page outside the API, which needs no token."""
     try:
-        return httpx.get(f"{session.where.url}/{path}", timeout=5, trust_env=False)
+        return httpx.get(f"{url}/{path}", timeout=5, trust_env=False)
     except httpx.TransportError as e:
-        raise Unavailable(f"no answer from {session.where.url}: {e}") from e
+        raise Unavailable(f"no answer from {url}: {e}") from e
 
 
 def _workers(session: Session) -> Iterator[Finding]:

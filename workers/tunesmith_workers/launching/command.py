@@ -21,7 +21,10 @@ def workers() -> None:
     "--on", "engine", required=True, type=click.Choice(["local", "slurm", "kubernetes", "ray"]),
     help="Where.",
 )  # fmt: skip
-@click.option("--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True, help="Of the service.")
+@click.option(
+    "--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True,
+    help="Of the service; of several servers of it with commas between.",
+)  # fmt: skip
 @click.option(
     "--token-file", envvar="TUNESMITH_TOKEN_FILE", default=Path("worker.token"), show_default=True,
     type=click.Path(path_type=Path), help="A token of the role worker; Slurm's jobs read it there.",

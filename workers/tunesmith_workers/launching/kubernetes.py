@@ -234,7 +234,8 @@ def _authentication(crew: Crew, cluster: Cluster) -> Manifest:
 
 def _scaled(crew: Crew, cluster: Cluster, most: int) -> Manifest:
     """A worker for each `slots` trials that could run now or do: those that wait, and those under way."""
-    where: Mapping[str, str] = {"url": f"{crew.url.rstrip('/')}/metrics", "format": "prometheus"}
+    first = crew.url.partition(",")[0].rstrip("/")
+    where: Mapping[str, str] = {"url": f"{first}/metrics", "format": "prometheus"}
     triggers = [
         {
             "type": "metrics-api",

@@ -1,0 +1,95 @@
+"""The servers of one service: several `tunesmith serve` on one database, asked in turn.
+
+Which of them answers does not matter: a lease is valid at each, and what one has committed the others read.
+So each request goes to the next, and one that does not answer is passed over for a while. No server is
+asked whether it is well: the requests themselves tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+
+import httpx
+
+from tunesmith_service.exchange import TryAgain, is_loopback
+
+COOL_SECONDS = 10.0
+"""So long after a failure a server is asked only if no other is left."""
+
+AWAY = (502, 503, 504)
+"""Statuses of a server that ends, has lost its database, or of a proxy that does not reach it."""
+
+
+class Servers:
+    """Args:
+        urls: the address of a server, or of several with commas between, such as
+            "http://a:8787,http://b:8787".
+        clock: in seconds.
+    Raises: ValueError for what is no address.
+    """
+
+    def __init__(self, urls: str, random: Random, clock: Callable[[], float]) -> None:
+        self._bases = [_base(url.strip()) for url in urls.split(",")]
+        self._clock = clock
+        self._back_at = [float("-inf")] * len(self._bases)
+        # Clients that start together shall not all begin with the same one.
+        self._next = random.randrange(len(self._bases)) if len(self._bases) > 1 else 0
+
+    def __str__(self) -> str:
+        return " and ".join(base.removesuffix("/api/v1/") for base in self._bases)
+
+    @property
+    def are_here(self) -> bool:
+        """Whether all are on this machine, where no proxy of the environment reaches."""
+        return all(is_loopback(httpx.URL(base).host) for base in self._bases)
+
+    @contextmanager
+    def ask(self) -> Iterator[str]:
+        """What to put before a path of the API, for one request. A network error inside becomes `TryAgain`,
+        at once and elsewhere where there is another server."""
+        place = self._turn()
+        try:
+            yield self._bases[place]
+        except httpx.TransportError as e:
+            reason = str(e) or type(e).__name__
+            url = self._bases[place].removesuffix("/api/v1/")
+            trouble = TryAgain(f"no answer from {url}: {reason}; is the service running there?")
+            trouble.elsewhere = self._pass_over(place)
+            raise trouble from e
+        except TryAgain as trouble:
+            trouble.elsewhere = trouble.answered in AWAY and self._pass_over(place)
+            raise
+
+    def _turn(self) -> int:
+        """The next that is not passed over; if all are, the one that has been for longest."""
+        now, count = self._clock(), len(self._bases)
+        if count == 1:
+            return 0
+        order = [(self._next + i) % count for i in range(count)]
+        place = min(order, key=lambda i: max(0.0, self._back_at[i] - now))
+        self._next = (place + 1) % count
+        return place
+
+    def _pass_over(self, place: int) -> bool:
+        """From now on for a while. Returns: whether there is one that is not."""
+        now = self._clock()
+        self._back_at[place] = now + COOL_SECONDS
+        return any(back_at <= now for back_at in self._back_at)
+
+
+def same_service(one: str, other: str) -> bool:
+    """Whether two lists of addresses name a server in common."""
+    return bool(_named(one) & _named(other))
+
+
+def _named(urls: str) -> set[str]:
+    return {url.strip().rstrip("/") for url in urls.split(",")}
+
+
+def _base(url: str) -> str:
+    base = httpx.URL(url)
+    if base.scheme not in ("http", "https") or not base.host:
+        raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
+    return str(base.copy_with(path=f"{base.path.rstrip('/')}/api/v1/", query=None, fragment=None))
