@@ -116,11 +116,7 @@ def people(server: Server) -> Iterator[Client]:
 def test_an_example_is_pruned_and_goes_on_after_a_kill(
     framework: str, server: Server, people: Client, tmp_path: Path
 ):
-<<<<<<< HEAD
-    """Two equal trials by hand come first, of which the first is killed; then one that learns nothing."""
-=======
     """Two equal trials by hand, which come first, the first of them killed; one that learns nothing."""
->>>>>>> callbacks
     study = people.create(study_of(framework))
     killed, twin = study.enqueue([{"lr": GOOD}, {"lr": GOOD}])
     file = EXAMPLES / f"digits_{framework}.py"
