@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser test-slurm test-long test-chaos simulate soak soak-table bench screenshots lint format vendor clean
+.PHONY: help setup demo test test-browser test-slurm test-long test-chaos simulate soak soak-table bench docs images screenshots lint format vendor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 BIN := .venv/bin
@@ -77,6 +77,12 @@ bench: $(STAMP) ## How fast requests, suggestions, snapshots and trainings are; 
 	  "snapshots --rounds 3" worker_overhead plain_loop; do \
 	  set -- $$one; script=$$1; shift; $(BIN)/python tests/benchmarks/$$script.py "$$@" || missed=1; done; \
 	exit $$missed
+
+docs: $(STAMP) ## The documents as pages, into site/; SERVE=1 shows them while they are written
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(if $(SERVE),serve,build --strict --quiet)
+
+images: ## Build the images and bring docker-compose.yml up without a Docker engine (as root on Debian; minutes)
+	tests/images/run.sh
 
 lint: $(STAMP) ## ruff, and mypy --strict on all packages
 	$(BIN)/ruff check
