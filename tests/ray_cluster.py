@@ -44,7 +44,10 @@ class Cluster:
     def __init__(self, home: Path, *, nodes: int = 1, cpus: int = 4, most: int = 0) -> None:
         # Ray's sockets lie in there, and a socket's path has room for 107 bytes.
         self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
-        self.environ = {"RAY_TMPDIR": str(self._temporary), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environ = {
+            "RAY_TMPDIR": str(self._temporary), "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # a head is waited for no longer; 60 otherwise
+        }  # fmt: skip
         self._raylets = Raylets()
         scaling = self._autoscaling(cpus, most) if most else {}
         for number in range(nodes):

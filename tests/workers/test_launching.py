@@ -20,7 +20,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
-from processes import Process, Server, Worker, until
+from processes import Process, Server, Worker, free_port, until
 from tunesmith_workers.launching import Crew, LaunchError, kubernetes, local, ray, slurm
 from tunesmith_workers.launching.command import workers
 
@@ -149,6 +149,12 @@ def test_ray_is_asked_for_what_a_worker_needs():
         "num_cpus": 8, "num_gpus": 2, "resources": {"tpu": 1.0, "disk": 0.5},
     }  # fmt: skip
     assert "8 actors on the cluster 10.0.0.1:6379" in ray.shown(CREW, found)
+
+
+def test_without_a_ray_a_person_is_told_how_to_say_where(crew: Crew):
+    nowhere = f"127.0.0.1:{free_port()}"
+    with pytest.raises(LaunchError, match=f"no Ray at {nowhere}.*refused"):
+        ray.launch(crew, ray.Cluster(nowhere))
 
 
 def test_workers_that_the_queue_brings_leave_when_it_is_empty(crew: Crew):

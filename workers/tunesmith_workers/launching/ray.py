@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from tunesmith_workers.launching.ray_actor import Worker, WorkerKilledError
 NAMESPACE = "tunesmith"
 LOOK_SECONDS = 5.0
 """Between two looks at the queue."""
+KNOCK_SECONDS = 10.0
 IDLE_SECONDS = 300
 """After so long without a trial a worker leaves that the queue brought."""
 
@@ -228,6 +230,13 @@ def wanted(crew: Crew, cluster: Cluster, viewer: Path) -> int | None:
     return min(crew.count, max(cluster.least, math.ceil(trials / crew.slots)))
 
 
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes where nobody is. Raises: OSError."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+
+
 @contextmanager
 def _connection(address: str) -> Iterator[Any]:
     """The module `ray`, connected. A connection that this process has already is taken, and left.
@@ -242,9 +251,10 @@ def _connection(address: str) -> Iterator[Any]:
         yield ray
         return
     try:
+        _knock(address)
         ray.init(address=address)
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise LaunchError(f"there is no Ray cluster at {address}: {e}") from e
+    except (OSError, RuntimeError, ValueError) as e:
+        raise LaunchError(f"there is no Ray at {address}; --ray address=HOST:PORT says where ({e})") from e
     try:
         yield ray
     finally:
