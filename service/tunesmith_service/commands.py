@@ -25,6 +25,14 @@ from tunesmith_service.admission import (
     TouchTokens,
     TrimAudit,
 )
+from tunesmith_service.notices import (
+    AddTarget,
+    EndNotice,
+    QueueNotices,
+    QueueTest,
+    RemoveTarget,
+    TakeNotices,
+)
 from tunesmith_service.once import Idempotency
 from tunesmith_service.origin import Audited
 from tunesmith_service.wishes import DeleteStudy, PruneNow, PutAway, Retry, TagTrials, WriteNote
@@ -393,4 +401,5 @@ Command = (
     | OverrideStage | MoveStudy | Enqueue | CancelTrial | DrainWorker | CreateToken | RevokeToken
     | TouchTokens | CreateLoginCode | RedeemLoginCode | TouchSessions | EndSession | EndSessions
     | NoteRefusal | ForgetBlobs | TrimAudit | Retry | PruneNow | PutAway | DeleteStudy | WriteNote | TagTrials
+    | AddTarget | RemoveTarget | QueueNotices | QueueTest | TakeNotices | EndNotice
 )  # fmt: skip

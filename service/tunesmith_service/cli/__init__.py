@@ -13,6 +13,7 @@ from tunesmith_service.cli import (
     doctor,
     export,
     fleet,
+    notify,
     plotting,
     reports,
     stages,
@@ -26,6 +27,6 @@ def add_commands(group: click.Group) -> None:
     for command in (
         studies.study, stages.stage, trials.trial, studies.best, studies.findings, access.token, access.login,
         browsers.browsers, auditing.audit, fleet.fleet, doctor.doctor, export.export, reports.report,
-        plotting.plot, comparing.compare, access.version, demo.demo,
+        plotting.plot, comparing.compare, access.version, demo.demo, notify.notify,
     ):  # fmt: skip
         group.add_command(command)
