@@ -34,6 +34,7 @@ from tunesmith_service.api import (
     keeping,
     leases,
     metrics,
+    notify,
     openapi,
     reports,
     sessions,
@@ -96,7 +97,7 @@ def create_app(settings: Settings, clock: Clock | None = None, *, writes_apart: 
     app.include_router(csp_reports.routes)
     for module in (
         claims, leases, studies, cloning, keeping, exports, reports, comparing, trials, again, importing,
-        charts, fleet, tokens, sessions, audit, openapi,
+        charts, fleet, tokens, sessions, audit, notify, openapi,
     ):  # fmt: skip
         app.include_router(module.routes, prefix="/api/v1")
     if pages is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import FromClause, select
 
-from tunesmith_service import admission, session_store, tables, wishes
+from tunesmith_service import admission, notice_tables, notices, session_store, tables, wishes
 from tunesmith_service import commands as c
 from tunesmith_service.origin import Audited
 from tunesmith_service.tx import Tx, lock
@@ -149,6 +149,12 @@ def _queued(command: Any, outcome: Any) -> dict[str, Any]:
 # --- the database itself --------------------------------------------------------------------------
 
 
+def _target(tx: Tx, x: notices.AddTarget | notices.RemoveTarget) -> Seen:
+    t = notice_tables.targets
+    row = tx.execute(select(t).where(t.c.name == x.name)).one_or_none()
+    return Seen(f"target {x.name}", None, None if row is None else _plain(row))
+
+
 def _instance(tx: Tx) -> Seen:
     row = tx.execute(select(tables.instance.c.uuid, tables.instance.c.incarnation)).one()
     return Seen(f"database {row.uuid}", None, _plain(row))
@@ -218,6 +224,8 @@ ACTIONS: dict[type[Audited], Action] = {
         lambda x: "worker.drain" if x.draining else "worker.undrain",
         lambda tx, x: _worker(tx, x.worker_id),
     ),
+    notices.AddTarget: Action("target.add", _target, lambda x, _: {"kind": x.kind, "events": list(x.events)}),
+    notices.RemoveTarget: Action("target.remove", _target),
     c.BeginIncarnation: Action("database.restore", lambda tx, _: _instance(tx), _restored),
     admission.TrimAudit: Action(
         "audit.trim",

@@ -23,6 +23,8 @@ from tunesmith_service import (
     imports,
     keeping,
     leases,
+    notices,
+    notifying,
     people,
     plans,
     registration,
@@ -92,6 +94,13 @@ HANDLERS: dict[type[Any], Handler] = {
     c.Claim: claims.apply_claim,
     c.ForgetBlobs: retention.apply_forget_blobs,
     admission.TrimAudit: audit.apply_trim,
+    # What is told of it comes last of all.
+    notices.AddTarget: notifying.apply_add_target,
+    notices.RemoveTarget: notifying.apply_remove_target,
+    notices.QueueNotices: notifying.apply_queue_notices,
+    notices.QueueTest: notifying.apply_queue_test,
+    notices.TakeNotices: notifying.apply_take_notices,
+    notices.EndNotice: notifying.apply_end_notice,
 }
 """Each kind's handler, in the order in which a batch applies them."""
 

@@ -25,6 +25,14 @@ from tunesmith_service.admission import (
     TouchTokens,
     TrimAudit,
 )
+from tunesmith_service.notices import (
+    AddTarget,
+    EndNotice,
+    QueueNotices,
+    QueueTest,
+    RemoveTarget,
+    TakeNotices,
+)
 from tunesmith_service.once import Idempotency
 from tunesmith_service.origin import Audited
 from tunesmith_service.wishes import (
@@ -405,4 +413,5 @@ Command = (
     | TouchTokens | CreateLoginCode | RedeemLoginCode | TouchSessions | EndSession | EndSessions
     | NoteRefusal | ForgetBlobs | TrimAudit | Retry | ImportTrials | PruneNow
     | PutAway | DeleteStudy | WriteNote | TagTrials
+    | AddTarget | RemoveTarget | QueueNotices | QueueTest | TakeNotices | EndNotice
 )  # fmt: skip

@@ -44,6 +44,7 @@ from tunesmith_service.errors import Unavailable
 from tunesmith_service.limits import Limiter, Rates, Uploads
 from tunesmith_service.listeners import Listeners
 from tunesmith_service.metrics import Metrics
+from tunesmith_service.notifier import Notifier
 from tunesmith_service.places import Places
 from tunesmith_service.planner_link import PlannerLink
 from tunesmith_service.security import DEFAULT_PROJECT, Credential, Gate, Role, Who, cookie_name
@@ -151,6 +152,7 @@ class Service:
         self.writer.on_commit(self._committed)
         await self._run(self.room)
         await self._run(self.sweeper)
+        await self._run(self.notifier)
         ahead = asyncio.create_task(self._read_ahead(), name="read ahead")
         self._ending.callback(ahead.cancel)
 
@@ -159,7 +161,7 @@ class Service:
         self._ending.callback(made.shutdown, cancel_futures=True)
         return made
 
-    async def _run(self, part: Writer | PlannerLink | WaitingRoom | Sweeper) -> None:
+    async def _run(self, part: Writer | PlannerLink | WaitingRoom | Sweeper | Notifier) -> None:
         await part.start()
         self._ending.push_async_callback(part.stop)
 
@@ -223,6 +225,9 @@ class Service:
         is_secure = settings.tls_cert is not None or settings.behind_proxy
         self.gate.cookie = cookie_name(self.instance.uuid, is_secure=is_secure, prefix=settings.prefix)
         self.room = WaitingRoom(self.writer.submit, self._demand, self.clock.now_us)
+        self.notifier = Notifier(
+            settings, submit=self.writer.submit, read=self.read, now_us=self.clock.now_us
+        )
         self.sweeper = Sweeper(
             submit=self.writer.submit,
             run_out=self._run_out,

@@ -10,6 +10,7 @@ from sqlalchemy import Row, delete, or_, select, update
 from tunesmith_service import tables
 from tunesmith_service.courses import OPEN, study_row
 from tunesmith_service.errors import Changed, Conflict, NotFound, Refused, Unprocessable
+from tunesmith_service.notice_tables import deliveries, told
 from tunesmith_service.tables import stages, studies, trials
 from tunesmith_service.tx import Happened, Tx, record
 from tunesmith_service.wishes import DeleteStudy, PutAway, TagTrials, WriteNote
@@ -59,7 +60,7 @@ def _delete_study(tx: Tx, c: DeleteStudy) -> bool | Refused:
     if ids:
         _delete_trials(tx, study, ids)
         return False
-    for table in (tables.reports, tables.events, stages):
+    for table in (tables.reports, tables.events, stages, deliveries, told):
         tx.execute(delete(table).where(table.c.study_id == study.id))
     tx.execute(delete(studies).where(studies.c.id == study.id))
     tx.changed.add(study.id)

@@ -22,6 +22,7 @@ from tunesmith_service import errors, wire
 from tunesmith_service.audit_chain import Link
 from tunesmith_service.batches import HANDLERS
 from tunesmith_service.errors import TunesmithError
+from tunesmith_service.notices import Notice
 from tunesmith_service.once import Idempotency
 from tunesmith_service.origin import Origin
 
@@ -33,7 +34,19 @@ def _errors(kind: type[TunesmithError] = TunesmithError) -> Iterator[type[Tunesm
             yield from _errors(more)
 
 
-_VALUES = (*HANDLERS, c.Lease, Idempotency, Origin, c.Granted, c.Nothing, c.Kept, c.Ended, c.Swept, Link)
+_VALUES = (
+    *HANDLERS,
+    c.Lease,
+    Idempotency,
+    Origin,
+    c.Granted,
+    c.Nothing,
+    c.Kept,
+    c.Ended,
+    c.Swept,
+    Link,
+    Notice,
+)
 _KINDS: tuple[type[Any], ...] = (*_VALUES, wire.Register, *_errors())
 _PLACES = {kind: place for place, kind in enumerate(_KINDS)}
 _FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in _VALUES}

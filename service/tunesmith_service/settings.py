@@ -124,13 +124,39 @@ class Settings(BaseModel):
     session_idle_seconds: float = _setting(
         43_200.0, "seconds", "A dashboard session that sends nothing for this long ends.", ge=600
     )
+    notify_hosts: tuple[str, ...] = _setting(
+        (), "host names", "Webhooks may go to these hosts alone; empty: to any that an operator names."
+    )
+    notify_seconds: float = _setting(10.0, "seconds", "A try to notify takes at most this long.", gt=0, le=60)
+    notify_tries: int = _setting(
+        8, "tries", "A notification that nobody takes is given up after these.", ge=1, le=20
+    )
+    notify_retry_seconds: float = _setting(
+        10.0,
+        "seconds",
+        "Until the second try of a notification; each further one comes after twice the time.",
+        gt=0,
+    )
+    notify_stuck_seconds: float = _setting(
+        600.0, "seconds", "A study with trials that wait, of which none runs for so long, is stuck.", ge=1
+    )
+    smtp_host: str = _setting("", "host name", "Mail server for notifications; empty: no e-mail is sent.")
+    smtp_port: int = _setting(587, "TCP port", "Port of the mail server.", ge=1, le=65535)
+    smtp_security: Literal["starttls", "tls", "none"] = _setting(
+        "starttls", "starttls, tls or none", "How the line to the mail server is made private."
+    )
+    smtp_user: str = _setting("", "name", "Login at the mail server; empty: none.")
+    smtp_password: str = _setting(
+        "", "secret", "Its password; better in a file: TUNESMITH_SMTP_PASSWORD_FILE."
+    )
+    smtp_from: str = _setting("", "address", "Sender of the e-mails.")
     audit_days: float = _setting(400.0, "days", "Entries of the audit log are kept this long.", ge=1)
     shutdown_seconds: float = _setting(
         5.0, "seconds", "Requests under way at shutdown get this long to end.", gt=0, le=60
     )
     log_format: Literal["text", "json"] = _setting("text", "text or json", "How log lines are written.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "notify_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [h.strip().lower() for h in value.split(",") if h.strip()] if isinstance(value, str) else value
@@ -194,6 +220,14 @@ class Settings(BaseModel):
                 f"--ttl-seconds {self.ttl_seconds:g} is too short for --sweep-seconds "
                 f"{self.sweep_seconds:g}: leases would never be taken back; sweep every "
                 f"{self.ttl_seconds / SWEEPS_A_LEASE:.3g} seconds or more often"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mail_has_a_sender(self) -> Settings:
+        if self.smtp_host and "@" not in self.smtp_from:
+            raise ValueError(
+                f"--smtp-host needs --smtp-from, the address that e-mails come from, got {self.smtp_from!r}"
             )
         return self
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from light import DIGEST, TASK, LightWorker
 from processes import Process, until
@@ -298,6 +299,22 @@ def test_nothing_but_a_terminal_gets_ansi(tunesmith, study):
     for words in (["study", "list"], ["study", "show", study], ["doctor"], ["trial", "list", study]):
         result = tunesmith(*words, color=True)
         assert "\x1b" not in result.output, words
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+
+def test_a_shell_completes_commands_and_names_of_studies(tunesmith, file, home, monkeypatch, request):
+    def completed(*words: str, begun: str) -> list[str]:
+        complete = ShellComplete(main, {}, "tunesmith", "_TUNESMITH_COMPLETE")
+        return [one.value for one in complete.get_completions(list(words), begun)]
+
+    assert tunesmith("study", "create", "-f", file).exit_code == 0
+    monkeypatch.setenv("TUNESMITH_HOME", str(home))
+    name = request.node.name[:100]
+    assert completed("study", "show", begun="test_a_shell") == [name]
+    assert completed("study", begun="sh") == ["show"]
+    assert completed("study", "show", "--url", "http://127.0.0.1:9", begun="test_a_shell") == []
 
 
 # --- doctor ---------------------------------------------------------------------------------------

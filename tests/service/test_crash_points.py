@@ -24,6 +24,8 @@ from tunesmith_service import commands as c
 from tunesmith_service.audit import DAY_US
 from tunesmith_service.clock import ManualClock
 from tunesmith_service.errors import TunesmithError
+from tunesmith_service.notice_tables import targets
+from tunesmith_service.notices import Notice
 
 POINTS = ("before BEGIN", "before COMMIT", "after COMMIT")
 RESULT = {"ranking": [], "why": "because", "chosen": {}, "numbers": {}, "failed": False}
@@ -110,6 +112,24 @@ def expire(w: World) -> c.Command:
     return c.Sweep()
 
 
+def target(name: str) -> c.Command:
+    return c.AddTarget(name, "webhook", "https://example.org/hook", ("study_complete",), "secret")
+
+
+def queue(w: World) -> c.QueueNotices:
+    """After the first target came, which set the cursor to the newest event."""
+    n = w.bench.event_n(w.study)
+    (to,) = w.bench.rows(select(targets.c.id))
+    return c.QueueNotices(w.study, n, n + 1, (Notice(to.id, "d" * 32, "study_complete", n, {"text": "x"}),))
+
+
+def end_notice(w: World) -> c.Command:
+    w.bench.do(target("me"))
+    w.bench.do(queue(w))
+    (taken,) = w.bench.do(c.TakeNotices(8, 30))
+    return c.EndNotice(taken["id"], taken["tries"], True, "answered 200")
+
+
 COMMANDS: dict[str, Callable[[World], c.Command]] = {
     "register": register,
     "claim": lambda w: w.bench.ask(w.free),
@@ -163,6 +183,12 @@ COMMANDS: dict[str, Callable[[World], c.Command]] = {
     "import trials": bring,
     "prune now": lambda w: c.PruneNow(w.study, 0, "test"),
     "put away": put_away,
+    "add a target": lambda w: target("me"),
+    "remove a target": lambda w: (w.bench.do(target("me")), c.RemoveTarget("me"))[1],
+    "queue notices": lambda w: (w.bench.do(target("me")), queue(w))[1],
+    "queue a test": lambda w: (w.bench.do(target("me")), c.QueueTest("me", "e" * 32, {"text": "x"}))[1],
+    "take notices": lambda w: (w.bench.do(target("me")), w.bench.do(queue(w)), c.TakeNotices(8, 30))[2],
+    "end a notice": end_notice,
     "delete study": delete,
     "write note": lambda w: c.WriteNote(w.study, "seen", 0, "test"),
     "tag trials": lambda w: c.TagTrials(w.study, (0, 2), ("good",), ()),
@@ -181,6 +207,11 @@ SECOND_ANSWERS: dict[str, Any] = {
     "forget blobs": [],
     "import trials": 0,
     "add stage": "conflict",
+    "add a target": "conflict",
+    "remove a target": "not_found",
+    "queue notices": False,
+    "take notices": [],
+    "end a notice": False,
     "write note": "changed",
     "create token": "already_created",
     "redeem login code": "login_code_invalid",
@@ -191,7 +222,7 @@ SECOND_ANSWERS: dict[str, Any] = {
 
 OWNERS = {
     "trial_id": "trials", "stage_id": "stages", "study_id": "studies", "token_id": "tokens",
-    "start_snapshot_id": "snapshots", "resume_snapshot_id": "snapshots",
+    "start_snapshot_id": "snapshots", "target_id": "targets", "resume_snapshot_id": "snapshots",
 }  # fmt: skip
 
 

@@ -169,6 +169,9 @@ REQUESTS: dict[str, Callable[[Scene], Asked]] = {
     "PUT /studies/{study}/note": of_study("/note", {"text": "seen"}, headers={"If-Match": '"0"'}, again=412),
     "POST /workers/{worker_id}/drain": lambda s: Asked(f"/workers/{s.worker['worker_id']}/drain"),
     "POST /workers/{worker_id}/undrain": lambda s: Asked(f"/workers/{s.worker['worker_id']}/undrain"),
+    "POST /notify/targets": lambda s: Asked(
+        "/notify/targets", {"name": "me", "kind": "slack", "to": "http://127.0.0.1:9/x"}, again=409
+    ),
     "POST /tokens": lambda s: Asked("/tokens", {"name": "ann", "role": "viewer"}, headers=KEY, again=409),
 }
 OF_WORKERS = {r for r in REQUESTS if "{trial_id}" in r} | {"PUT /workers/{worker_id}", "POST /claims"}
@@ -178,6 +181,8 @@ ELSEWHERE = {
     "POST /studies/{study}/unarchive", "DELETE /studies/{study}", "POST /studies/{study}/import",
     # what ends or opens a person's way in: said again, it makes another code, or finds nothing left
     "DELETE /tokens/{key_id}", "POST /login-codes", "DELETE /sessions", "DELETE /sessions/{key}",
+    # one's target: said again, it is not there; and another test is sent
+    "DELETE /notify/targets/{name}", "POST /notify/targets/{name}/test",
 }  # fmt: skip
 
 

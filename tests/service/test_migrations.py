@@ -17,7 +17,9 @@ from databases import Databases
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 from tunesmith_service import db, guards, migrate, store
-from tunesmith_service.tables import metadata
+from tunesmith_service.notice_tables import deliveries
+
+metadata = deliveries.metadata  # of all tables
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -339,6 +339,29 @@ SESSION = {
     "last_seen_at": "2026-01-05T11:02:00Z",
     "expires_at": "2026-01-12T09:30:00Z",
 }
+NEW_TARGET = {"name": "lab channel", "kind": "webhook", "to": "https://example.org/hooks/tunesmith"}
+TARGET = {
+    "name": "lab channel",
+    "kind": "webhook",
+    "to": "https://example.org/…",
+    "events": ["study_complete", "stuck"],
+    "created_at": AT,
+}
+TARGET_CREATED = {"name": "lab channel", "secret": "pXk3…"}
+TESTED = {"id": "0f8c2b1d9e7a4c6f8b3d5e1a2c4f6b8d"}
+DELIVERY = {
+    "id": "0f8c2b1d9e7a4c6f8b3d5e1a2c4f6b8d",
+    "target": "lab channel",
+    "study": "digits-demo",
+    "event": "study_complete",
+    "text": "digits-demo is complete",
+    "state": "delivered",
+    "tries": 1,
+    "said": "answered 200",
+    "created_at": AT,
+    "next_at": None,
+    "ended_at": "2026-01-05T11:02:00Z",
+}
 AUDIT_LINK = {"n": 214, "hash": "5b" * 32}
 AUDIT_ENDS = {"head": AUDIT_LINK, "anchor": {"n": 0, "hash": "0" * 64}}
 AUDIT_ENTRY = {

@@ -14,6 +14,7 @@ from tunesmith_service.cli import (
     export,
     fleet,
     importing,
+    notify,
     plotting,
     reports,
     stages,
@@ -30,6 +31,6 @@ def add_commands(group: click.Group) -> None:
     for command in (
         studies.study, stages.stage, trials.trial, studies.best, studies.findings, access.token, access.login,
         browsers.browsers, auditing.audit, fleet.fleet, doctor.doctor, export.export, importing.import_,
-        reports.report, plotting.plot, comparing.compare, access.version, demo.demo,
+        reports.report, plotting.plot, comparing.compare, access.version, demo.demo, notify.notify,
     ):  # fmt: skip
         group.add_command(command)

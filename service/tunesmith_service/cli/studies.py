@@ -14,9 +14,24 @@ from tunesmith_studies.written import short
 
 from tunesmith_service.cli import study_file, views, watching
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, PeopleGroup, Session
-from tunesmith_service.errors import Changed
+from tunesmith_service.cli.config import find
+from tunesmith_service.client import Client
+from tunesmith_service.errors import Changed, TunesmithError
 
-study_argument = click.argument("study")
+
+def _study_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell's completion: nothing where no service answers at once."""
+    given = ctx.params
+    try:
+        where = find(given.get("url"), given.get("token_file"), given.get("home"))
+        with Client(where.url, where.token(), retry_for=0) as client:
+            found = client.get("studies", limit=100)["items"]
+    except (TunesmithError, ValueError, OSError):
+        return []
+    return [study["name"] for study in found if study["name"].startswith(incomplete)]
+
+
+study_argument = click.argument("study", shell_complete=_study_names)
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
