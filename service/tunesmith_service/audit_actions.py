@@ -152,7 +152,9 @@ def _queued(command: Any, outcome: Any) -> dict[str, Any]:
 def _target(tx: Tx, x: notices.AddTarget | notices.RemoveTarget) -> Seen:
     t = notice_tables.targets
     row = tx.execute(select(t).where(t.c.name == x.name)).one_or_none()
-    return Seen(f"target {x.name}", None, None if row is None else _plain(row))
+    return Seen(
+        f"target {x.name}", None, None if row is None else {k: v for k, v in _plain(row).items() if k != "id"}
+    )
 
 
 def _instance(tx: Tx) -> Seen:

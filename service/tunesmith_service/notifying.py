@@ -57,7 +57,7 @@ def apply_queue_notices(tx: Tx, commands: Sequence[QueueNotices], now_us: int) -
 def _queue(tx: Tx, c: QueueNotices, now_us: int) -> bool:
     if study_row(tx, c.study_id) is None:
         return False
-    dialect = postgresql if tx.dialect == "postgresql" else sqlite
+    dialect = _dialect(tx)
     began = dialect.insert(told).values(study_id=c.study_id, n=0).on_conflict_do_nothing()
     tx.execute(began)
     here = update(told).where(told.c.study_id == c.study_id, told.c.n == c.since).values(n=c.upto)
@@ -80,8 +80,13 @@ def _queue_test(tx: Tx, c: QueueTest, now_us: int) -> Refused | None:
     target = _target(tx, c.name)
     if target is None:
         return _no_target(c.name)
-    tx.execute(insert(deliveries).values({"target_id": target} | _waiting(c.key, "test", c.body, now_us)))
+    new = {"target_id": target} | _waiting(c.key, "test", c.body, now_us)
+    tx.execute(_dialect(tx).insert(deliveries).values(new).on_conflict_do_nothing())
     return None
+
+
+def _dialect(tx: Tx) -> Any:
+    return postgresql if tx.dialect == "postgresql" else sqlite
 
 
 def _waiting(key: str, event: str, body: Any, now_us: int) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def test_every_command_of_people_has_its_line() -> None:
     workers = {c.Register, c.Claim, c.Renew, c.Report, c.CommitSnapshot, c.AppendLog, c.CommitArtifact,
                c.Finish, c.Release}  # fmt: skip
     ours = {c.Sweep, c.Grace, c.Propose, c.Redraw, c.Prune, c.EndStage, c.FailStage, c.TouchTokens,
-            c.TouchSessions, c.ForgetBlobs}  # fmt: skip
+            c.TouchSessions, c.ForgetBlobs, c.QueueNotices, c.QueueTest, c.TakeNotices,
+            c.EndNotice}  # fmt: skip
     assert set(batches.HANDLERS) - audited == workers | ours
 
 
