@@ -24,6 +24,7 @@ def error(said: str) -> float:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # in MLflow's own store
 def test_from_ones_own_script_to_a_study_on_four_workers_to_mlflow(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

@@ -271,7 +271,7 @@ def test_a_drained_worker_is_told_so(play):
         await api.post("/studies", json=study())
         await api.enqueue("study")
         assert (await api.post(f"/workers/{worker['worker_id']}/drain")).status_code == 204
-        assert (await api.claim(worker)).json() == {"grant": None, "draining": True}
+        assert (await api.claim(worker)).json() == {"grant": None, "draining": True, "ended": False}
         assert (await api.post(f"/workers/{worker['worker_id']}/undrain")).status_code == 204
         assert (await api.claim(worker)).json()["grant"] is not None
         assert (await api.post("/workers/none/drain")).status_code == 404
