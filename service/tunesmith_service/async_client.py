@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from tunesmith_service.calls import Call, Flow, answer
-from tunesmith_service.exchange import Retries, TryAgain, jitter, options
+from tunesmith_service.exchange import Retries, Tries, TryAgain, jitter, options
 from tunesmith_service.servers import Servers
 from tunesmith_service.study_handle import AsyncStudy
 
@@ -106,16 +106,10 @@ class AsyncClient:
         return await self._persist(once)
 
     async def _persist(self, once: Callable[[], Awaitable[T]]) -> T:
-        self.retries.earn()
-        started, tries = self._clock(), 0
+        tries = Tries(self.retries, self._clock, self._retry_for)
         while True:
             try:
                 return await once()
             except TryAgain as trouble:
-                if trouble.elsewhere:
-                    continue
-                tries += 1
-                pause = self.retries.pause(tries, retry_after=trouble.retry_after)
-                if self._clock() + pause - started >= self._retry_for:
-                    raise
-                await self._sleep(pause)
+                if (pause := tries.pause(trouble)) is not None:
+                    await self._sleep(pause)

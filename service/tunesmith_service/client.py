@@ -57,6 +57,7 @@ from tunesmith_service.exchange import (
     CorruptDownloadError,
     HashedFile,
     Retries,
+    Tries,
     TryAgain,
     failure,
     jitter,
@@ -449,16 +450,10 @@ class Client:
         return self._persist(once)
 
     def _persist(self, once: Callable[[], T]) -> T:
-        self.retries.earn()
-        started, tries = self._clock(), 0
+        tries = Tries(self.retries, self._clock, self._retry_for)
         while True:
             try:
                 return once()
             except TryAgain as trouble:
-                if trouble.elsewhere:
-                    continue
-                tries += 1
-                pause = self.retries.pause(tries, retry_after=trouble.retry_after)
-                if self._clock() + pause - started >= self._retry_for:
-                    raise
-                self._sleep(pause)
+                if (pause := tries.pause(trouble)) is not None:
+                    self._sleep(pause)

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, Self, TypeVar
@@ -95,6 +95,28 @@ class Retries:
         if cap < CAP_SECONDS:
             return min(cap, retry_after + wait)
         return min(retry_after, RETRY_AFTER_LIMIT_SECONDS) + wait
+
+
+class Tries:
+    """Those of one call of a person or a program, whose patience is `retry_for` seconds."""
+
+    def __init__(self, retries: Retries, clock: Callable[[], float], retry_for: float) -> None:
+        retries.earn()
+        self._retries, self._clock, self._retry_for = retries, clock, retry_for
+        self._started, self._failed = clock(), 0
+
+    def pause(self, trouble: TryAgain) -> float | None:
+        """Seconds to wait before the next; None: none at all, since another server is asked.
+
+        Raises: `trouble` when that would be too late.
+        """
+        if trouble.elsewhere:
+            return None
+        self._failed += 1
+        pause = self._retries.pause(self._failed, retry_after=trouble.retry_after)
+        if self._clock() + pause - self._started >= self._retry_for:
+            raise trouble
+        return pause
 
 
 def _all_errors(base: type[TunesmithError]) -> Iterator[type[TunesmithError]]:

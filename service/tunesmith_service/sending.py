@@ -56,15 +56,23 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 class Sender:
     """Redirects are not followed, and of what is answered only the status counts."""
 
-    def __init__(self, settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._http = httpx.AsyncClient(
-            transport=transport, timeout=settings.notify_seconds, follow_redirects=False,
-            headers={"User-Agent": "tunesmith"},
-        )  # fmt: skip
+        self._made: httpx.AsyncClient | None = None
+
+    @property
+    def _http(self) -> httpx.AsyncClient:
+        """Made when first needed: reading the certificates takes a while, and most services send nothing."""
+        if self._made is None:
+            self._made = httpx.AsyncClient(
+                timeout=self._settings.notify_seconds, follow_redirects=False,
+                headers={"User-Agent": "tunesmith"},
+            )  # fmt: skip
+        return self._made
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        if self._made is not None:
+            await self._made.aclose()
 
     async def send(self, notice: Mapping[str, Any], now_us: int) -> str:
         """Returns: what was answered. Raises: NotDeliveredError."""

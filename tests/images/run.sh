@@ -42,11 +42,11 @@ trap finish EXIT
 if ! podman image exists "$base"; then
   say "making a Debian with Python as $base"
   debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv \
-    bookworm "$work/root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$work/debootstrap.log"
-  ln -s python3 "$work/root/usr/bin/python"
-  rm "$work"/root/usr/lib/python3*/EXTERNALLY-MANAGED  # as in the official image, pip may install
-  tar -C "$work/root" -c . | podman import - "$base" > /dev/null
-  rm -rf "$work/root"
+    bookworm "$work/debian" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$work/debootstrap.log"
+  ln -s python3 "$work/debian/usr/bin/python"
+  rm "$work"/debian/usr/lib/python3*/EXTERNALLY-MANAGED  # as in the official image, pip may install
+  tar -C "$work/debian" -c . | podman import - "$base" > /dev/null
+  rm -rf "$work/debian"
 fi
 if ! podman image exists "$database"; then
   say "making a PostgreSQL as $database"
