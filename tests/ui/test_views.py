@@ -16,7 +16,7 @@ def trial(**changed: Any) -> trial_store.Trial:
         "id": 1, "study_id": 1, "number": 7, "key": "cell", "ordinal": 0, "state": "complete",
         "stop_reason": "budget", "params": {"lr": 0.1}, "work": {"epochs": 20, "seed": 1}, "start": None,
         "kind": "train", "test_read": None, "tags": None, "variant_of": None,
-        "planned_at": 0, "draft": False, "hand": False, "retry_of": None, "attempt": 1, "worker_id": None,
+        "planned_at": 0, "draft": False, "hand": False, "retry_of": None, "imported": None, "attempt": 1, "worker_id": None,
         "not_before_us": 0, "losses": 0, "failures": 0, "preemptions": 0, "step": 20, "value": 0.5,
         "last_metrics": {"val/loss": 0.5}, "error": None, "created_us": 0, "started_us": 10,
         "ended_us": 40, "stage": "refine",
