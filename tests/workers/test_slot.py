@@ -332,10 +332,15 @@ def test_a_child_that_dies_fails_the_trial_retryably_and_says_by_which_signal(pl
     assert play(story) is False
 
 
-@pytest.mark.parametrize("how", ["in_a_report", "in_a_beat"])
-def test_a_trial_that_was_pruned_or_lost_is_abandoned_and_nothing_more_is_written(play, how: str):
+@pytest.mark.parametrize(
+    ("how", "kind", "stays"),
+    [("in_a_report", "already_final", True), ("in_a_beat", "lease_lost", False)],
+)
+def test_a_trial_that_was_pruned_or_lost_is_abandoned_and_nothing_more_is_written(
+    play, how: str, kind: str, stays: bool
+):
     async def story(stage: Stage, driving: Any) -> None:
-        call, kind = ("reports", "already_final") if how == "in_a_report" else ("heartbeat", "lease_lost")
+        call = "reports" if how == "in_a_report" else "heartbeat"
         stage.desk.answer = always(call, refused(409, kind, state="pruned"))
         stage.child.speak(points(1)) if how == "in_a_report" else await stage.time.pass_(12)
         await stage.time.settle()
@@ -344,6 +349,16 @@ def test_a_trial_that_was_pruned_or_lost_is_abandoned_and_nothing_more_is_writte
         await stage.time.settle()
         assert [k for k in stage.desk.kinds() if not k.endswith("!409")] == []
         assert driving.done()
+
+    assert play(story) is stays  # whether the child takes the next trial
+
+
+def test_a_child_that_fails_while_it_abandons_takes_no_other_trial(play):
+    async def story(stage: Stage, _: Any) -> None:
+        stage.desk.answer = always("reports", refused(409, "already_final", state="pruned"))
+        stage.child.speak(points(1))
+        await stage.time.settle()
+        stage.child.speak(ended("failed", "error"))
 
     assert play(story) is False
 

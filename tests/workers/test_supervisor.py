@@ -329,6 +329,7 @@ def test_a_trial_that_is_cancelled_is_abandoned_and_the_slot_takes_the_next(hous
         worker.says("event=trial_gone", "already_final")
         house.let(EPOCHS)
         house.trial_is(1, state="complete")
+        assert worker.said.count("event=trainer_ready") == 1
     house.trial_is(0, state="cancelled")
 
 

@@ -17,7 +17,7 @@ up. `Attempt.drive` takes one thing after another; the table is the whole story.
 | handing back | the child handed back | release queued: closing |
 | handing back, closing | time up, or a second signal | child killed, released with the last snapshot: over |
 | closing | everything accepted, lease lost, or that finish is malformed too | over |
-| abandoning | the child ended, died, or 5 s passed | over |
+| abandoning | the child ended, died, or 5 s passed | over; warm if it ended what was pruned or cancelled |
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeAlias
 import structlog
 from tunesmith_service import wire
 from tunesmith_service.client import (
+    AlreadyFinal,
     Forbidden,
     Lease,
     TunesmithError,
@@ -58,6 +59,8 @@ ABANDON_SECONDS = 4.0  # from the refusal to the child's end, at most 5 s
 RELEASE_SECONDS = 3.0
 LOG_SECONDS = 2.0
 LOG_FLUSH_CHARACTERS = 65_536
+WARM = ("complete", "pruned", "abandoned")
+"""Endings after which a child takes the next trial; one whose code has failed may have left anything."""
 
 Stands: TypeAlias = Literal["training", "handing_back", "abandoning", "closing", "over"]
 
@@ -97,6 +100,7 @@ class Attempt:
         self._word = ""  # the last one, once it is known: finish or release
         self._signals = 0
         self._warm = False
+        self._decided = False  # by the service, which pruned or cancelled it: no lease was lost
         self._objected = False  # a finish as `protocol_error` is under way
         self._keep_spool = False
         self._fatal: TunesmithError | None = None
@@ -165,7 +169,7 @@ class Attempt:
     async def _on_said(self, message: dict[str, Any]) -> None:
         self._beside.heard_child()
         if self._stands == "abandoning" and message.get("say") == "ended":
-            self._stands = "over"
+            self._stands, self._warm = "over", self._decided and message.get("state") in WARM
         elif self._stands in ("training", "handing_back"):
             try:
                 self._note(message)
@@ -207,7 +211,7 @@ class Attempt:
                 error=_error(**message["error"]) if message.get("error") else None,
                 retryable=bool(message.get("retryable")),
             )
-            self._warm = state in ("complete", "pruned")
+            self._warm = state in WARM
             self._last_word("finish", finish.model_dump(mode="json"))
 
     def _on_death(self, death: Death) -> None:
@@ -233,6 +237,7 @@ class Attempt:
 
     async def _abandon(self, refusal: TunesmithError) -> None:
         self._log.info("trial_gone", reason=refusal.type, outcome=refusal.outcome)
+        self._decided = isinstance(refusal, AlreadyFinal)
         await self._beside.stop_delivering()
         self._spool.forget()
         if await self._beside.never_begins():
