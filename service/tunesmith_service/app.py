@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -71,13 +72,15 @@ def create_app(settings: Settings, clock: Clock | None = None, *, writes_apart: 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if pages is not None:
-            pages.warm_up()
         await service.start()
+        # In a thread, and not waited for: who waits for a server that starts is a worker, not a page.
+        warming = asyncio.create_task(asyncio.to_thread(pages.warm_up)) if pages is not None else None
         try:
             yield
         finally:
             await service.stop()
+            if warming is not None:
+                await warming
 
     app = Application(
         title="Tunesmith",

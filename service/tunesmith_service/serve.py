@@ -128,6 +128,7 @@ def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing)
     server = Server(app, settings, on_ready, on_exit)
     gc.freeze()  # what is loaded stays; looking through it again and again took a third of reading columns
     gc.set_threshold(*COLLECT_AFTER)
+    gc.enable()
 
     async def main() -> None:
         async with app.router.lifespan_context(app):
