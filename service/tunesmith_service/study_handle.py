@@ -15,9 +15,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_service import study_flows as flows
+from tunesmith_service.errors import NotFound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +74,31 @@ class Study:
     def best(self) -> dict[str, Any] | None:
         """The best trial; None before there is one."""
         return self._client.run(flows.best(self.name))
+
+    def download_snapshot(
+        self, to: Path, *, number: int | None = None, step: int | None = None
+    ) -> dict[str, int]:
+        """Bring a trial's snapshot, weights and all, to the file `to`: `tunesmith_workers.snapshots.load`
+        reads it.
+
+        Args:
+            number: of the trial; None: the best.
+            step: None: its last.
+        Returns: `number` and `step`.
+        Raises: NotFound if there is none.
+        """
+        if number is None:
+            if self.best is None:
+                raise NotFound(f"study {self.name} has no best trial yet")
+            number = int(self.best["number"])
+        at = ("studies", self.name, "trials", number)
+        if step is None:
+            kept = self._client.get(*at)["snapshots"]
+            if not kept:
+                raise NotFound(f"trial {number} of {self.name} has no snapshot (any more)")
+            step = int(max(kept))
+        self._client.download(*at, "snapshots", step, to=to)
+        return {"number": number, "step": step}
 
     def trials(self, filter: str = "", *, sort: str = "number") -> Iterator[dict[str, Any]]:
         """Those that a filter picks, such as `"state:complete val/loss<0.1"`; see docs/filters.md."""

@@ -28,7 +28,7 @@ from tunesmith_studies.trial import Point
 from tunesmith_service import reading, tables, trial_filter
 from tunesmith_service.commands import Lease
 from tunesmith_service.db import batch, columns, rows, values
-from tunesmith_service.errors import Unprocessable
+from tunesmith_service.errors import NotFound, Unprocessable
 from tunesmith_service.retention import named_by_rows
 from tunesmith_service.store import Study
 
@@ -339,6 +339,16 @@ def snapshots(conn: Connection, trial_id: int) -> list[Snapshot]:
     return values(
         conn, Snapshot, select(*columns(Snapshot, s)).where(s.c.trial_id == trial_id).order_by(s.c.id)
     )
+
+
+def snapshot_at(conn: Connection, trial: Trial, step: int) -> Snapshot:
+    """The newest at a step whose bytes are still kept. Raises: NotFound, saying which steps there are."""
+    kept = [s for s in snapshots(conn, trial.id) if s.forgotten_us is None]
+    if found := [s for s in kept if s.step == step]:
+        return found[-1]
+    there = ", ".join(map(str, sorted({s.step for s in kept})))
+    hint = f"it has {there}" if there else "it has none (any more)"
+    raise NotFound(f"trial {trial.number} has no snapshot at step {step}; {hint}")
 
 
 def largest_snapshot(conn: Connection, project_id: int, task: str) -> int | None:

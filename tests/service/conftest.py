@@ -175,7 +175,9 @@ class Api:
         name = f"study-{secrets.token_hex(4)}"
         assert (await self.post("/studies", json=study(name))).status_code == 201
         await self.enqueue(name)
-        grant = (await self.claim()).json()["grant"]
+        return self.leased((await self.claim()).json()["grant"])
+
+    def leased(self, grant: dict[str, Any]) -> Lease:
         header = f"{grant['incarnation']}.{grant['attempt']}.5ec1e7{'0' * 26}"
         return Lease(grant["trial_id"], {LEASE_HEADER: header}, grant)
 

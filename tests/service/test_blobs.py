@@ -199,6 +199,33 @@ def test_an_artifact_is_an_attachment_whatever_its_name(play):
     play(scene)
 
 
+def test_a_snapshot_is_fetched_by_its_step_and_of_two_attempts_the_newer_one_s(play):
+    async def scene(api: Api) -> None:
+        lease = await api.lease()
+        study = lease.grant["work"]["study"]
+        path = f"/studies/{study}/trials/0/snapshots"
+        assert "no snapshot at step 1; it has none" in (await api.get(f"{path}/1")).json()["detail"]
+        for attempt in (1, 2):
+            body = BYTES[:-1] + b"%d" % attempt
+            sha256 = hashlib.sha256(body).hexdigest()
+            put = f"/leases/{lease.trial_id}/blobs/{sha256}"
+            await api.call("PUT", put, role="worker", headers=lease.headers, content=body)
+            assert (await api.say(lease, "snapshots", {"step": 1, "sha256": sha256})).status_code == 200
+            got = await api.get(f"{path}/1")
+            assert got.content == body
+            assert got.headers["content-disposition"] == 'attachment; filename="trial-0-step-1.safetensors"'
+            if attempt == 1:
+                assert (await api.say(lease, "release", {"cause": "shutdown"})).status_code == 200
+                lease = api.leased((await api.claim()).json()["grant"])
+        missed = await api.get(f"{path}/7")
+        assert (missed.status_code, missed.json()["detail"]) == (
+            404, "trial 0 has no snapshot at step 7; it has 1",
+        )  # fmt: skip
+        assert (await api.get(f"{path}/none")).status_code == 422
+
+    play(scene)
+
+
 def test_unneeded_bytes_are_deleted_and_needed_ones_stay(play):
     async def scene(api: Api) -> None:
         lease = await api.lease()

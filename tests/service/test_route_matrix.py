@@ -78,6 +78,7 @@ PAGES = {
     f"GET {TRIAL}/log": PEOPLE,
     f"GET {TRIAL}/views/{{view}}": PEOPLE,
     f"GET {TRIAL}/artifacts/{{name:path}}": PEOPLE,
+    f"GET {TRIAL}/snapshots/{{step}}": PEOPLE,
     f"GET {TRIAL}/variant": WRITERS,
     f"POST {TRIAL}/variant": WRITERS,
     f"POST {TRIAL}/variant/differences": WRITERS,

@@ -67,6 +67,7 @@ MATRIX = {
     "GET /studies/{study}/trials/{number}/logs": PEOPLE,
     "GET /studies/{study}/trials/{number}/views/{view}": PEOPLE,
     "GET /studies/{study}/trials/{number}/artifacts/{name:path}": PEOPLE,
+    "GET /studies/{study}/trials/{number}/snapshots/{step}": PEOPLE,
     "POST /studies/{study}/trials/{number}/cancel": {R, A, OP},
     "POST /studies/{study}/trials/{number}/retry": {R, A, OP},
     "POST /studies/{study}/trials/{number}/prune": {R, A, OP},
@@ -110,8 +111,8 @@ OPEN = {
 }
 TO_PROGRAMS = {"GET /metrics"}  # behind a token, beside the API; see test_metrics
 VALUES = {"worker_id": "0" * 32, "trial_id": "1", "sha256": "0" * 64, "study": "study", "number": "0",
-          "name": "x", "name:path": "x", "key_id": "0" * 16, "key": "0" * 16, "study_id": "1", "part": "x",
-          "verb": "x", "where": "away", "rest:path": "x", "view": "history"}  # fmt: skip
+          "step": "1", "name": "x", "name:path": "x", "key_id": "0" * 16, "key": "0" * 16, "study_id": "1",
+          "part": "x", "verb": "x", "where": "away", "rest:path": "x", "view": "history"}  # fmt: skip
 
 
 def routes(app: FastAPI) -> set[str]:

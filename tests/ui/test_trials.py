@@ -152,6 +152,17 @@ def test_a_branch_names_its_trunk_the_snapshot_and_what_it_changed(
     assert (near["here"], near["number"][0]) == (TRUNK + 3, TRUNK)
 
 
+def test_the_weights_that_a_trial_left_come_as_a_file(tried: Tried, reader: httpx.Client) -> None:
+    here = f"/ui/studies/{tried.study}/trials/{TRUNK}"
+    assert f'href="{here}/snapshots/15" download>weights at epoch 15</a>' in reader.get(here).text
+    got = reader.get(f"{here}/snapshots/15")
+    assert (got.content, got.headers["content-type"]) == (b"weights", "application/octet-stream")
+    name = f'attachment; filename="trial-{TRUNK}-step-15.safetensors"'
+    assert got.headers["content-disposition"] == name
+    assert reader.get(f"{here}/snapshots/14").status_code == 404
+    assert "weights at" not in reader.get(f"/ui/studies/{tried.study}/trials/0").text
+
+
 def test_the_pruning_view_counts_what_was_saved_and_judges_by_ranks(tried: Tried) -> None:
     seen = tried.api("GET", "/studies/tried/views/pruning").json()
     assert (seen["stage"], seen["pruner"], seen["pruned"], seen["complete"]) == ("search", "median", 4, 12)

@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from processes import Server, Worker, is_alive, until
 from tunesmith_service import wire
+from tunesmith_service.__main__ import main
 from tunesmith_service.client import Client, NotFound, WorkerClient
+from tunesmith_workers import snapshots
 
 TASK = """
 import time
@@ -331,6 +334,35 @@ def test_a_trial_that_is_cancelled_is_abandoned_and_the_slot_takes_the_next(hous
         house.trial_is(1, state="complete")
         assert worker.said.count("event=trainer_ready") == 1
     house.trial_is(0, state="cancelled")
+
+
+def test_weights_come_out_by_the_page_about_python_and_by_the_command(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    house.study()
+    study = house.client.study(house.name)
+    with pytest.raises(NotFound, match="no best trial yet"):
+        study.download_snapshot(house.directory / "none")
+    house.let(EPOCHS)
+    with house.worker():
+        house.trial_is(state="complete")
+    monkeypatch.chdir(house.directory)
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    scope: dict[str, Any] = {"Path": Path, "study": study}
+    exec(page.partition("## Weights")[2].partition("```python")[2].partition("```")[0], scope)
+    assert scope["saved"]["params"] == {"lr": 0.1}
+    assert scope["saved"]["epoch"] == EPOCHS - 1  # the last, for no later stage goes on from its end
+    assert scope["weights"]["weight"].shape == (1, 1)
+    token = (house.server.home / "operator.token").read_text().strip()
+    known = {"TUNESMITH_URL": house.server.url, "TUNESMITH_TOKEN": token}
+    words = ["trial", "snapshot", house.name, "0", "--step", "2", "-o", "two"]
+    told = CliRunner().invoke(main, words, env=known)
+    assert told.output == "Trial #0 at step 2: two\n"
+    assert snapshots.load(Path("two"))["epoch"] == 2
+    words[words.index("2")] = "9"
+    refused = CliRunner().invoke(main, words, env=known)
+    assert "has no snapshot at step 9; it has 1, 2, 3, 4, 5" in refused.output
+    assert refused.exit_code == 5
 
 
 def test_an_edited_task_file_restarts_the_trainer_and_a_broken_one_is_waited_for(house: House):

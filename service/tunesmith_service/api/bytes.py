@@ -36,3 +36,7 @@ async def download(request: Request, service: Service, sha256: str, filename: st
     named = FileResponse("", filename=filename).headers["Content-Disposition"]
     headers = SAFE_HEADERS | {"Content-Disposition": named, "Content-Length": str(size)}
     return StreamingResponse(pieces, media_type=BYTES, headers=headers)
+
+
+def snapshot_name(number: int, step: int) -> str:
+    return f"trial-{number}-step-{step}.safetensors"

@@ -13,7 +13,7 @@ from tunesmith_studies.trial import TrialState
 
 from tunesmith_service import by_hand, store, trial_filter, trial_store
 from tunesmith_service.api import examples, models, shapes
-from tunesmith_service.api.bytes import download
+from tunesmith_service.api.bytes import download, snapshot_name
 from tunesmith_service.api.deps import (
     MAX_ID,
     Cursor,
@@ -197,6 +197,20 @@ async def artifact(
     if row is None:
         raise NotFound(f"trial {trial.number} has no artifact {name[:128]!r}")
     return await download(request, service, row.sha256, name.rpartition("/")[2] or "artifact")
+
+
+@routes.get("/{number}/snapshots/{step}", responses=problem(404, 422), response_class=FileResponse)
+@allow(Role.VIEWER)
+async def snapshot(
+    request: Request,
+    trial: TrialDep,
+    step: Annotated[int, Path(description="As the trial lists it.", ge=0, le=MAX_ID, examples=[5])],
+    service: ServiceDep,
+) -> Response:
+    """A snapshot's bytes, of the newest attempt that left one at this step: a safetensors file that
+    `tunesmith_workers.snapshots.load` reads."""
+    found = await service.read(trial_store.snapshot_at, trial, step)
+    return await download(request, service, found.sha256, snapshot_name(trial.number, step))
 
 
 @routes.post("/{number}/cancel", responses=problem(404) | examples.answer(examples.TRIAL_ENDED))

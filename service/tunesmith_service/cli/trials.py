@@ -6,6 +6,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -159,6 +160,19 @@ def prune(session: Session, study: str, number: int, yes: bool) -> None:
     """End one trial that runs, as pruned: what it showed so far counts."""
     session.confirm(f"Prune trial #{number} of {study} now?", yes=yes)
     session.show(session.client.post("studies", study, "trials", number, "prune"), views.cancelled)
+
+
+@trial.command()
+@study_argument
+@click.argument("number", type=click.IntRange(min=0), required=False)
+@click.option("--step", type=click.IntRange(min=0), help="Of those that `trial show` lists; else the last.")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write."
+)
+def snapshot(session: Session, study: str, number: int | None, step: int | None, out: Path) -> None:
+    """Fetch the weights of a trial, or of the best, as a safetensors file."""
+    told = session.client.study(study).download_snapshot(out, number=number, step=step)
+    session.show(told | {"file": str(out)}, views.fetched)
 
 
 def parse(settings: Iterable[str]) -> dict[str, Any]:

@@ -406,6 +406,10 @@ def cancelled(answer: Answer) -> str:
     return f"Trial #{answer['number']} is {answer['state']}."
 
 
+def fetched(told: Answer) -> str:
+    return f"Trial #{told['number']} at step {told['step']}: {told['file']}"
+
+
 # --- tokens ---------------------------------------------------------------------------------------
 
 

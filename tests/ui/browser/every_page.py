@@ -25,7 +25,9 @@ QUERIES = {
 }
 """Pages that show nothing, or something else, without a query."""
 
-_NOT_PAGES = re.compile(r"/(parts|views|static|artifacts|export|stream|login)\b|\.json$|\{rest:path\}")
+_NOT_PAGES = re.compile(
+    r"/(parts|views|static|artifacts|snapshots|export|stream|login)\b|\.json$|\{rest:path\}"
+)
 
 
 def pages_of(dashboard: Any, stages: tuple[str, str] = STAGES) -> list[str]:

@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from tunesmith_service import trial_store
-from tunesmith_service.api.bytes import SAFE_HEADERS, download
+from tunesmith_service.api.bytes import SAFE_HEADERS, download, snapshot_name
 from tunesmith_service.api.deps import ServiceDep, WhoDep
 from tunesmith_service.charts import of_trial, trial_views
 from tunesmith_service.core import Service
 from tunesmith_service.errors import NotFound
 from tunesmith_service.security import Role, Who, allow
 from tunesmith_service.stores import Store
-from tunesmith_service.trial_store import Artifact
+from tunesmith_service.trial_store import Artifact, Snapshot
 from tunesmith_service.ui import screens, trial_screen
 from tunesmith_service.ui.pages.common import Number, StudyId, drawn, page
 from tunesmith_service.ui.routing import router
@@ -142,3 +142,15 @@ async def artifact(  # noqa: PLR0917  (called by name)
 
     found = await service.read(read)
     return await download(request, service, found.sha256, name.rpartition("/")[2] or "artifact")
+
+
+@routes.get("/ui/studies/{study_id}/trials/{number}/snapshots/{step}")
+@allow(Role.VIEWER, by="session")
+async def snapshot(  # noqa: PLR0917  (called by name)
+    request: Request, service: ServiceDep, who: WhoDep, study_id: StudyId, number: Number, step: Number
+) -> Response:
+    def read(conn: Connection) -> Snapshot:
+        return screens.snapshot(conn, screens.study(conn, who, study_id), number, step)
+
+    found = await service.read(read)
+    return await download(request, service, found.sha256, snapshot_name(number, step))
