@@ -102,11 +102,10 @@ _SCRIPT = """\
 # Slurm signals every process of the job when it takes the job away, so the worker needs no word from here.
 trap : TERM
 # The warning before its time is up comes to this script alone.
-trap 'again=yes; kill -USR1 "$worker"' USR1
+trap 'again=yes; kill -USR1 $!' USR1
 
 {worker} &
-worker=$!
-while kill -0 "$worker" 2> /dev/null; do wait "$worker"; code=$?; done
+while kill -0 $! 2> /dev/null; do wait $!; code=$?; done
 if [[ ${{again:-}} ]]; then scontrol requeue "${{SLURM_JOB_ID}}"; fi
 exit "$code"
 """
