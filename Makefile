@@ -30,6 +30,7 @@ $(STAMP):
 	@echo "Setting up .venv (a few minutes, once)"
 	@$(PIP) install --quiet -c constraints.txt torch==2.13.0
 	@$(PIP) install --quiet -c constraints.txt -e '.[worker,postgres,test,lint,mlflow,wandb,s3,ray,docs]'
+	@$(BIN)/python -m compileall -q studies service workers tests # pip compiles what it installs, not what stays here
 	@rm -f .venv/.set-up-*
 	@touch $@
 
@@ -57,7 +58,7 @@ test-slurm: $(STAMP) ## Workers as a job array of a real Slurm; fetches Slurm wh
 	$(BIN)/python -m pytest -m slurm tests/workers/test_slurm.py
 
 test-long: $(STAMP) ## The tests that need minutes
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest $(BESIDE) -m long
 
 test-chaos: $(STAMP) ## A minute of chaos on each database; make soak is the long form
 	$(BIN)/python -m pytest -m chaos
