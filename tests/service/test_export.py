@@ -251,4 +251,4 @@ def test_a_table_of_trials_is_read_back_as_csv(exported: Exported, tmp_path: Pat
     assert float(rows[1][2]) == exported.api("GET", f"/studies/{exported.study}/trials/0").json()["value"]
     unnamed = CliRunner().invoke(main, [*words, "-o", str(tmp_path / "some")], env=environ)
     assert (unnamed.exit_code, list(tmp_path.iterdir())) == (ExitCode.USAGE, [out])
-    assert "add --format, one of csv, parquet, markdown, latex" in unnamed.output
+    assert "add --format, one of csv, parquet, jsonl, markdown, latex" in unnamed.output

@@ -122,7 +122,7 @@ def _config(rows: Rows, key: str, session: str, role: str, at_bounds: bool) -> s
         "key_id": rows.spare["key_id"], "key": [session], "etag": [f'"{n}"' for n in range(4)],
         "lease": [LEASE], "resumed": [rows.resumed], "lease_resumed": [RESUMED], "seq": [1],
         "snapshot": rows.blobs[1:],
-        "stage": ["coarse"], "artifact": ["confusion.json"], "lived": [0, 4],
+        "stage": ["coarse"], "artifact": ["confusion.json"], "lived": [0, 4], "kept": [2],
         "compared": [f"{rows.study_id}:0,{rows.study_id}:4"],
         "filter": ["", "state:complete", "lr>=1e-3 val/loss<0.9", "tag:odd"],
         "sort": ["number", "-value", "lr"], "columns": ["", "number,lr,val/loss"],
