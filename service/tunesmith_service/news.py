@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, exists, func, select
 
+from tunesmith_service import overviews, trial_store
 from tunesmith_service.notice_tables import deliveries, targets, told
 from tunesmith_service.tables import events, studies, trials
 
@@ -71,7 +72,9 @@ def _news(conn: Connection, study: Any, event: Any) -> Iterator[News]:
         and data["state"] in ("complete", "stopped", "paused")
     ):
         why = f": {data['reason']}" if data.get("reason") else ""
-        yield News(f"study_{data['state']}", event.n, event.at_us, f"{study.name} is {data['state']}{why}")
+        best = "" if data["state"] == "paused" else _best(conn, study.id)
+        said = f"{study.name} is {data['state']}{why}{best}"
+        yield News(f"study_{data['state']}", event.n, event.at_us, said)
     if event.kind == "stage":
         yield from _of_stage(study, event)
     if event.kind == "moved" and data["to"] == "failed":
@@ -79,6 +82,11 @@ def _news(conn: Connection, study: Any, event: Any) -> Iterator[News]:
         yield News("trial_failed", event.n, event.at_us, said, event.trial_number, event.stage)
     if event.kind == "moved" and data["to"] == "complete" and data.get("value") is not None:
         yield from _of_value(conn, study, event, float(data["value"]))
+
+
+def _best(conn: Connection, study_id: int) -> str:
+    found = trial_store.best_trials(conn, overviews.visible_study(conn, None, study_id))
+    return f"; its best is trial {found[0].number}: {found[0].value:.6g}" if found else ""
 
 
 def _of_stage(study: Any, event: Any) -> Iterator[News]:

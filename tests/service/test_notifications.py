@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 from databases import Databases
+from light import TASK, LightWorker
 from processes import until
 from tunesmith_service.__main__ import main
-from tunesmith_service.wire import LEASE_HEADER
 
 from .conftest import SECOND, Api, Lease, Served, running, study
 
@@ -99,9 +99,7 @@ async def another(api: Api, of: Lease) -> Lease:
     """The next trial of the same study."""
     study = of.grant["work"]["study"]
     await api.enqueue(study)
-    grant = (await api.claim()).json()["grant"]
-    header = f"{grant['incarnation']}.{grant['attempt']}.5ec1e7{'0' * 26}"
-    return Lease(grant["trial_id"], {LEASE_HEADER: header}, grant)
+    return api.leased((await api.claim()).json()["grant"])
 
 
 def is_genuine() -> Callable[..., bool]:
@@ -153,6 +151,34 @@ def _verify(secret: str, receiver: Receiver) -> None:
     assert not genuine(secret, headers, body + b" ", **ever)
     assert not genuine(secret, headers | {"Tunesmith-Timestamp": "1"}, body, **ever)
     assert headers["Tunesmith-Delivery"] == json.loads(body)["id"]
+
+
+def test_the_end_of_a_study_is_told_with_its_best(serve: Callable[..., Served], receiver: Receiver) -> None:
+    server = serve("--notify-seconds", "1")
+    target = {
+        "name": "me",
+        "kind": "webhook",
+        "to": receiver.url,
+        "events": ["study_complete", "stage_failed"],
+    }
+    assert server.people.post("/notify/targets", json=target).status_code == 201
+    stage = {"kind": "coarse_grid", "name": "coarse", "epochs": 2, "axes": {"lr": [0.01, 0.03, 0.1]}}
+    spec = study("told", task=TASK, stages=[stage])
+    assert server.people.post("/studies", json=spec).status_code == 201
+
+    async def work() -> None:
+        worker = LightWorker(
+            server.url, server.token("worker"), objective=lambda work, step: work.params["lr"]
+        )
+        await worker.register()
+        while server.people.get("/studies/told").json()["state"] == "active":
+            await worker.run_one(wait_seconds=1)
+        await worker.client.aclose()
+
+    asyncio.run(work())
+    (said,) = until(receiver.messages, 60)
+    assert (said["event"], said["study"]) == ("study_complete", "told")
+    assert said["text"] == "told is complete; its best is trial 0: 0.01"
 
 
 def test_of_two_servers_each_message_is_sent_by_one(
