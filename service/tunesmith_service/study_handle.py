@@ -88,9 +88,10 @@ class Study:
         Raises: NotFound if there is none.
         """
         if number is None:
-            if self.best is None:
+            best = self.best
+            if best is None:
                 raise NotFound(f"study {self.name} has no best trial yet")
-            number = int(self.best["number"])
+            number = int(best["number"])
         at = ("studies", self.name, "trials", number)
         if step is None:
             kept = self._client.get(*at)["snapshots"]

@@ -341,14 +341,19 @@ def snapshots(conn: Connection, trial_id: int) -> list[Snapshot]:
     )
 
 
+def kept_snapshots(conn: Connection, trial_id: int) -> dict[int, Snapshot]:
+    """By rising step the newest of those whose bytes are still kept."""
+    kept = {s.step: s for s in snapshots(conn, trial_id) if s.forgotten_us is None}
+    return dict(sorted(kept.items()))
+
+
 def snapshot_at(conn: Connection, trial: Trial, step: int) -> Snapshot:
-    """The newest at a step whose bytes are still kept. Raises: NotFound, saying which steps there are."""
-    kept = [s for s in snapshots(conn, trial.id) if s.forgotten_us is None]
-    if found := [s for s in kept if s.step == step]:
-        return found[-1]
-    there = ", ".join(map(str, sorted({s.step for s in kept})))
-    hint = f"it has {there}" if there else "it has none (any more)"
-    raise NotFound(f"trial {trial.number} has no snapshot at step {step}; {hint}")
+    """Raises: NotFound, saying which steps there are."""
+    kept = kept_snapshots(conn, trial.id)
+    if step not in kept:
+        there = f"it has {', '.join(map(str, kept))}" if kept else "it has none (any more)"
+        raise NotFound(f"trial {trial.number} has no snapshot at step {step}; {there}")
+    return kept[step]
 
 
 def largest_snapshot(conn: Connection, project_id: int, task: str) -> int | None:

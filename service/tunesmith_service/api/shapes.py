@@ -189,7 +189,7 @@ def trial_detail(conn: Connection, row: trial_store.Trial, study: store.Study) -
             )
             for a in trial_store.attempts(conn, row.id)
         ],
-        snapshots=sorted({s.step for s in trial_store.snapshots(conn, row.id) if s.forgotten_us is None}),
+        snapshots=list(trial_store.kept_snapshots(conn, row.id)),
         artifacts=[a.name for a in trial_store.artifacts(conn, row.id)],
         findings=[models.Finding(**f.to_json()) for f in shown],
     )

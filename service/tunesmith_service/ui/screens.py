@@ -233,7 +233,7 @@ class TrialView:
     log: Sequence[Row[Any]]  # chunks of the newest attempt's log
     findings: Sequence[Finding]
     artifacts: Sequence[trial_store.Artifact]
-    snapshots: Sequence[trial_store.Snapshot]  # whose bytes are still kept, the newest of each step
+    snapshots: Sequence[trial_store.Snapshot]  # those that can be fetched
     tags: Sequence[str]
     moves: Sequence[views.Move]
     may_vary: bool
@@ -258,7 +258,7 @@ def trial(
         log=overviews.log_tail(conn, row.id, chunks=LOG_CHUNKS),
         findings=_findings(conn, row, shown),
         artifacts=trial_store.artifacts(conn, row.id),
-        snapshots=_kept(trial_store.snapshots(conn, row.id)),
+        snapshots=list(trial_store.kept_snapshots(conn, row.id).values()),
         tags=row.tags or (),
         moves=more_moves.of_trial(row, stage_state) if may_move else [],
         may_vary=may_move and row.kind == "train",
@@ -270,11 +270,6 @@ def _measured(conn: Connection, row: trial_store.Trial) -> list[tuple[str, float
     """The newest figure of each name, in the order in which they were first reported."""
     points = trial_store.curve(conn, row.id)
     return list({name: value for p in points for name, value in p.metrics.items()}.items())
-
-
-def _kept(snapshots: Sequence[trial_store.Snapshot]) -> list[trial_store.Snapshot]:
-    kept = {s.step: s for s in snapshots if s.forgotten_us is None}
-    return [kept[step] for step in sorted(kept)]
 
 
 def snapshot(conn: Connection, shown: StudyView, number: int, step: int) -> trial_store.Snapshot:
