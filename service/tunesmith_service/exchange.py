@@ -200,7 +200,10 @@ class HashedFile:
         self._path, self._sha256 = path, sha256
         self._part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
         self._hash = hashlib.sha256()
-        self._file: BinaryIO = self._part.open("xb")
+        try:
+            self._file: BinaryIO = self._part.open("xb")
+        except OSError as e:  # of the name that was given, not of ours beside it
+            raise type(e)(e.errno, e.strerror, str(path)) from None
 
     def write(self, chunk: bytes) -> None:
         self._hash.update(chunk)

@@ -96,7 +96,10 @@ class Study:
         if step is None:
             kept = self._client.get(*at)["snapshots"]
             if not kept:
-                raise NotFound(f"trial {number} of {self.name} has no snapshot (any more)")
+                raise NotFound(
+                    f"trial {number} of {self.name} left no snapshot, or it is deleted by now: kept are "
+                    "those that a later stage may go on from, and the honest seeds of a final stage"
+                )
             step = int(max(kept))
         self._client.download(*at, "snapshots", step, to=to)
         return {"number": number, "step": step}

@@ -66,6 +66,9 @@ BAD_STUDIES = {
         "/objective",
         "the test set never decides",
     ),
+    "a name with a slash": (study("a/b"), "/name", "leave / out"),
+    "a name that leads up": (study(".."), "/name", "leave / out"),
+    "another's id as its name": (study("1"), "/name", "a number alone is a study's id"),
 }
 
 

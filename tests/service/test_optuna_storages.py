@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +141,10 @@ def test_one_stage_alone_is_a_study_of_its_own(varied: Varied, tmp_path: Path) -
     file = str(tmp_path / "x.db")
     assert varied.tunesmith("export", "optuna", NAME, "--storage", file, "--stage", "coarse").exit_code == 0
     found = optuna_import.read(file)
-    assert found.spec["name"] == f"{NAME}/coarse"  # a slash is no way into another path
+    assert found.spec["name"] == f"{NAME}-coarse"  # with a slash nobody could ask for it
     with varied.client() as client:
         assert (optuna_import.bring(client, found), optuna_import.bring(client, found)) == (6, 0)
+        assert client.study(f"{NAME}-coarse").name == f"{NAME}-coarse"
     wrong = varied.tunesmith(*words, "fine")
     assert (wrong.exit_code, "has no stage 'fine'; it has coarse, refine" in wrong.output) == (2, True)
 
@@ -369,6 +372,32 @@ def test_a_storage_without_such_a_study_is_told(tmp_path: Path, where: str, stud
 
     assert "secret" not in str(told.value)
     assert not (tmp_path / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("notes.txt", b"remember the milk\n", "is no journal of Optuna's"),
+        ("notes.txt", b"no newline", "is no journal of Optuna's"),
+        ("numbers.txt", b"17\n", "is no journal of Optuna's"),
+        ("bytes.log", b"\xbd\x00\xff", "is no journal of Optuna's"),
+        ("rows.db", None, "is a database of another program's"),
+    ],
+)
+def test_a_file_of_others_is_neither_written_nor_read(
+    varied: Varied, tmp_path: Path, name: str, content: bytes | None, why: str
+) -> None:
+    file = tmp_path / name
+    if content is None:
+        with closing(sqlite3.connect(file)) as there:
+            there.execute("CREATE TABLE mine (x)")
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    for words in (["export", "optuna", NAME], ["import", "optuna"]):
+        said = varied.tunesmith(*words, "--storage", str(file))
+        assert (said.exit_code, f"{file} {why}" in said.output) == (ExitCode.USAGE, True), said.output
+    assert file.read_bytes() == before
 
 
 def test_the_database_of_a_service_is_never_taken_for_another_program_s(varied: Varied) -> None:

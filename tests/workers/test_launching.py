@@ -24,6 +24,7 @@ from processes import Process, Server, Worker, free_port, until
 from tunesmith_workers.launching import Crew, LaunchError, kubernetes, local, ray, slurm
 from tunesmith_workers.launching.command import workers
 
+TOKEN = f"tsm_5f0c8a3e9b7d4c21_{'5ec1e7' + '0' * 58}"
 VERSIONS = ("1.37", "1.36", "1.35")
 CREW = Crew("http://tunesmith:8787", Path("worker.token"), count=8, slots=2, gpus_per_slot=1, cpus_per_slot=4,
             options=("--data", "spam=/data/my spam.csv"), name="crew")  # fmt: skip
@@ -39,7 +40,7 @@ STUDY = {
 @pytest.fixture
 def crew(tmp_path: Path) -> Crew:
     token = tmp_path / "worker.token"
-    token.write_text("tsm_5f0c8a3e9b7d4c21_secret\n")
+    token.write_text(f"{TOKEN}\n")
     return Crew("http://tunesmith:8787", token, count=3, name="crew", options=("--exit-when-idle", "600"))
 
 
@@ -97,6 +98,31 @@ def test_a_persons_own_word_goes_before_ours():
 def test_slurm_is_told_nothing_that_the_script_lives_on(key: str):
     with pytest.raises(LaunchError, match=r"leave it out|no option of sbatch"):
         slurm.script(CREW, {key: "1"})
+
+
+def test_what_stands_in_the_token_file_is_one(crew: Crew):
+    crew.token_file.write_text("study: mine\n")
+    with pytest.raises(LaunchError, match="holds no token; `tunesmith token create"):
+        kubernetes.manifests(crew, kubernetes.cluster({"image": "w:1"}))
+
+
+def launched(*words: str, **environ: str) -> Any:
+    return CliRunner().invoke(workers, ["launch", *words, "--dry-run"], env=environ)
+
+
+def test_options_of_another_engine_are_named():
+    said = launched("--on", "local", "--slurm", "partition=gpu")
+    assert (said.exit_code, "--slurm partition=gpu says nothing to local; leave it out" in said.output) == (
+        2,
+        True,
+    )
+
+
+def test_without_a_word_workers_are_those_of_the_service_that_runs_here(tmp_path: Path):
+    home = tmp_path / "home"
+    with Server(home) as server:
+        said = launched("--on", "local", TUNESMITH_HOME=str(home))
+    assert f"--url {server.url} --token-file {home}/worker.token" in said.output
 
 
 def test_a_line_more_makes_no_command_of_its_own():
@@ -290,7 +316,7 @@ def test_a_pod_gets_what_its_crew_needs_and_may_write_nowhere_else(crew: Crew):
     assert spec["volumes"][0]["secret"]["secretName"] == "there"
     assert of_kind(kubernetes.manifests(crew, kubernetes.cluster({"image": "w"})), "Secret")[
         "stringData"
-    ] == {"token": "tsm_5f0c8a3e9b7d4c21_secret"}
+    ] == {"token": TOKEN}
 
 
 def test_a_scaled_deployment_follows_the_metrics_that_the_service_has(crew: Crew, tmp_path: Path):

@@ -359,6 +359,8 @@ def test_weights_come_out_by_the_page_about_python_and_by_the_command(
     told = CliRunner().invoke(main, words, env=known)
     assert told.output == "Trial #0 at step 2: two\n"
     assert snapshots.load(Path("two"))["epoch"] == 2
+    nowhere = CliRunner().invoke(main, [*words[:-1], "nowhere/two"], env=known)
+    assert (nowhere.exit_code, nowhere.output) == (2, "Error: nowhere/two: No such file or directory\n")
     words[words.index("2")] = "9"
     refused = CliRunner().invoke(main, words, env=known)
     assert "has no snapshot at step 9; it has 1, 2, 3, 4, 5" in refused.output

@@ -68,6 +68,15 @@ async def create_study(  # noqa: PLR0917  (called by name)
     return found
 
 
+def no_name(name: str) -> str:
+    """Why nobody could ask for a study of this name; empty if one can."""
+    if "/" in name or name in (".", ".."):
+        return f"a study cannot be called {name!r}: its name stands in addresses, so leave / out"
+    if name.isascii() and name.isdecimal():
+        return f"a study cannot be called {name!r}: a number alone is a study's id"
+    return ""
+
+
 async def created(
     service: Service,
     who: Who,
@@ -83,6 +92,8 @@ async def created(
             f"the study has {n} hyperparameters; at most {most} are taken",
             errors=[{"pointer": "/space", "message": f"{n} with those of fixed; at most {most}"}],
         )
+    if why := no_name(body.name):
+        raise Unprocessable(why, errors=[{"pointer": "/name", "message": why}])
     planned = forecast(body)
     offers = await service.read(shapes.offers, who.home_project)
     warnings = [] if body.task in offers else [shapes.no_worker(body.task, offers)]

@@ -154,6 +154,10 @@ def reporting(ctx: click.Context, *, as_json: bool, debug: bool) -> Iterator[Non
         if debug:
             traceback.print_exc()
         _end(ctx, e, as_json=as_json)
+    except OSError as e:
+        if debug or e.filename is None:
+            raise
+        _end(ctx, CommandError(ExitCode.USAGE, f"{e.filename}: {e.strerror}"), as_json=as_json)
 
 
 class PeopleGroup(click.Group):

@@ -19,7 +19,7 @@ def import_() -> None:
     help="Optuna's: sqlite:///trials.db, postgresql://…, or the file of SQLite or a journal.",
 )  # fmt: skip
 @click.option("--study", default="", help="The Optuna study; may be left out where there is only one.")
-@click.option("--name", default="", help="Of the study here; default: the same.")
+@click.option("--name", default="", help="Of the study here; default: the same, - for each /.")
 @click.option("--task", default="", help="What workers train in stages that you add; default: imported.")
 @click.option("--metric", default="", help="What its values measure; default: Optuna's name of it.")
 @click.option(

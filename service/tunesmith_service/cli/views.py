@@ -359,6 +359,8 @@ def trial_page(trial: Answer) -> str:
         facts["variant of"] = f"#{trial['variant_of']}"
     if trial["retry_of"] is not None:
         facts["again after"] = f"#{trial['retry_of']}"
+    if trial["snapshots"]:
+        facts["snapshots"] = f"at {trial['unit']} {', '.join(map(str, trial['snapshots'][-5:]))}"
     if trial["imported"]:
         facts["imported"] = f"#{trial['imported']['number']} where it was run"
     parts = [text.facts(facts)]

@@ -6,6 +6,7 @@ texts, and knows fewer characters in names: others become `_`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ _STATUS = {"failed": "FAILED", "cancelled": "KILLED", "running": "RUNNING", "wai
 _OF_STUDY = {"active": "RUNNING", "paused": "RUNNING", "stopped": "KILLED"}
 _NOTED = ("number", "stage", "state", "stop_reason", "attempt", "worker")
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""MLflow's own, of seven tries, has a person wait for four minutes for a server that is not there."""
 _MOST_METRICS, _MOST_PARAMS = 1000, 100  # that MLflow takes at once
 
 
@@ -58,6 +61,8 @@ def export(study: Study, tracking_uri: str, *, experiment: str = "", overwrite: 
         overwrite: delete the runs of an earlier export, as MLflow deletes.
     Raises: AlreadyThere; ValueError that names the extra to install, or says what MLflow said.
     """
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     mlflow = needed("mlflow", "mlflow")
     if tracking_uri.startswith(_DATABASES):
         refuse_our_own(tracking_uri)

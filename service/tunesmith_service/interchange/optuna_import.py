@@ -88,7 +88,7 @@ def read(
     if left := len(all_) - len(trials):
         notes.append(f"{left} of {len(all_)} trials have not ended in Optuna and are left out.")
     spec = {
-        "name": name or theirs.study_name,
+        "name": name or theirs.study_name.replace("/", "-"),
         "task": task or earlier.get("task") or TASK,
         "objective": {"metric": metric, "direction": theirs.directions[which].name.lower()},
         "space": _space(earlier, trials),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import optuna
@@ -16,6 +18,8 @@ from tunesmith_service.interchange.points import file_of, refuse_our_own
 
 _SQLITE = (".db", ".sqlite", ".sqlite3")
 _HEADER = b"SQLite format 3\x00"
+OPTUNAS = {"studies", "trials", "version_info"}
+LINE_BYTES = 1_000_000
 
 
 @contextmanager
@@ -50,10 +54,41 @@ def _open(where: str, *, new: bool) -> BaseStorage:
     if file is not None and not new and not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if "://" not in where and file is not None and not _is_sqlite(file):
+        _check_journal(file)
         return JournalStorage(JournalFileBackend(where))
     url = where if "://" in where else f"sqlite:///{where}"
     refuse_our_own(url)
+    if file is not None:
+        _check_database(file)
     return RDBStorage(url)
+
+
+def _check_journal(file: Path) -> None:
+    """Optuna would write behind whatever stands there. Raises: ValueError."""
+    if not file.exists() or not file.stat().st_size:
+        return
+    with file.open("rb") as lines:
+        first = lines.readline(LINE_BYTES)
+    try:
+        is_one = "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        is_one = False
+    if not is_one:
+        raise ValueError(f"{file} is no journal of Optuna's; nothing in it was touched, name another file")
+
+
+def _check_database(file: Path) -> None:
+    """Optuna would make its tables among whatever stands there. Raises: ValueError."""
+    if not file.is_file() or not file.stat().st_size:
+        return
+    if not _is_sqlite(file):
+        raise ValueError(f"{file} is no SQLite database; nothing in it was touched, name another file")
+    with closing(sqlite3.connect(file.absolute().as_uri() + "?mode=ro", uri=True)) as there:
+        tables = {name for (name,) in there.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and not tables >= OPTUNAS:
+        raise ValueError(
+            f"{file} is a database of another program's; nothing in it was touched, name another"
+        )
 
 
 def _is_sqlite(file: Path) -> bool:

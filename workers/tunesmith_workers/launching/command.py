@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from tunesmith_workers.launching import kubernetes, local, ray, slurm
-from tunesmith_workers.launching.crew import DEFAULT_URL, Crew, LaunchError
+from tunesmith_workers.launching.crew import Crew, LaunchError, of_this_home
 
 
 @click.group()
@@ -22,12 +24,12 @@ def workers() -> None:
     help="Where.",
 )  # fmt: skip
 @click.option(
-    "--url", envvar="TUNESMITH_URL", default=DEFAULT_URL, show_default=True,
-    help="Of the service; of several servers of it with commas between.",
+    "--url", envvar="TUNESMITH_URL", show_envvar=True,
+    help="Of the service; of several servers of it with commas between. Default: the one of this home.",
 )  # fmt: skip
 @click.option(
-    "--token-file", envvar="TUNESMITH_TOKEN_FILE", default=Path("worker.token"), show_default=True,
-    type=click.Path(path_type=Path), help="A token of the role worker; Slurm's jobs read it there.",
+    "--token-file", envvar="TUNESMITH_TOKEN_FILE", show_envvar=True, type=click.Path(path_type=Path),
+    help="A token of the role worker; Slurm's jobs read it there. Default: that of this home.",
 )  # fmt: skip
 @click.option("--count", type=int, default=1, show_default=True, help="Workers.")
 @click.option("--slots", type=int, default=1, show_default=True, help="Trials at a time on each worker.")
@@ -53,7 +55,7 @@ def workers() -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and run nothing.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- WORKER_OPTIONS]")
 def launch(
-    *, engine: str, url: str, token_file: Path, count: int, slots: int, gpus_per_slot: int,
+    *, engine: str, url: str | None, token_file: Path | None, count: int, slots: int, gpus_per_slot: int,
     cpus_per_slot: int, name: str, sbatch: tuple[str, ...], cluster: tuple[str, ...],
     ray_options: tuple[str, ...], dry_run: bool, options: tuple[str, ...],
 ) -> None:  # fmt: skip
@@ -68,6 +70,9 @@ def launch(
             --kubernetes image=registry.example.org/tunesmith-worker:0.2.0 | kubectl apply -f -
     """
     try:
+        _check_engine(engine, {"slurm": sbatch, "kubernetes": cluster, "ray": ray_options})
+        there, its_token = of_this_home()
+        url, token_file = url or there, token_file or its_token
         crew = Crew(url, token_file, count, slots, gpus_per_slot, cpus_per_slot, options, name)
         match engine:
             case "local":
@@ -77,10 +82,19 @@ def launch(
             case "ray":
                 _ray(crew, ray.cluster(_pairs("--ray", ray_options)), dry_run=dry_run)
             case _:
+                if urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost"):
+                    click.echo(f"Note: no pod reaches {url}; name the service by --url", err=True)
                 found = kubernetes.manifests(crew, kubernetes.cluster(_pairs("--kubernetes", cluster)))
                 click.echo(kubernetes.written(found), nl=False)
     except LaunchError as e:
         raise click.UsageError(str(e)) from e
+
+
+def _check_engine(engine: str, given: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises: LaunchError for options of an engine that is not asked."""
+    for other, texts in given.items():
+        if texts and other != engine:
+            raise LaunchError(f"--{other} {texts[0]} says nothing to {engine}; leave it out")
 
 
 def _local(crew: Crew, *, dry_run: bool) -> None:

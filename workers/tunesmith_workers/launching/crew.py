@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,15 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 SET_BY_US = ("--url", "--token", "--token-file", "--name", "--state", "--slots", "--devices", "--cores",
              "--devices-per-slot")  # fmt: skip
 """Options of `tunesmith worker` that follow from a crew and its engine."""
+
+
+def of_this_home() -> tuple[str, Path]:
+    """Address of the service that runs from the home of this folder, and the file with its workers' token."""
+    home = Path(os.environ.get("TUNESMITH_HOME", ".tunesmith"))
+    try:
+        return str(json.loads((home / "server.json").read_text())["url"]), home / "worker.token"
+    except (OSError, ValueError, KeyError, TypeError):
+        return DEFAULT_URL, home / "worker.token"
 
 
 class LaunchError(Exception):
@@ -63,9 +74,13 @@ class Crew:
     def token(self) -> str:
         """For engines that carry it to the workers themselves. Raises: LaunchError."""
         try:
-            return self.token_file.read_text().strip()
+            text = self.token_file.read_text().strip()
         except OSError as e:
             raise LaunchError(f"{self.token_file} cannot be read ({e.strerror}): name a file that can") from e
+        if not text.startswith("tsm_"):
+            made = f"`tunesmith token create NAME --role worker --quiet > {self.token_file}`"
+            raise LaunchError(f"{self.token_file} holds no token; {made} makes one")
+        return text
 
     def arguments(self, token_file: Path | None = None, *, workers: int = 1) -> list[str]:
         """Of `tunesmith worker`, but for its name.
