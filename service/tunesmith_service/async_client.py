@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 from random import Random
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from tunesmith_service.calls import Call, Flow, answer
-from tunesmith_service.exchange import Retries, Tries, TryAgain, jitter, options
+from tunesmith_service.calls import Call, Flow, answer, given
+from tunesmith_service.errors import Refused
+from tunesmith_service.exchange import (
+    CHUNK_BYTES,
+    HashedFile,
+    Retries,
+    Tries,
+    TryAgain,
+    failure,
+    jitter,
+    options,
+)
+from tunesmith_service.piping import pour
 from tunesmith_service.servers import Servers
 from tunesmith_service.study_handle import AsyncStudy
 
@@ -85,6 +97,27 @@ class AsyncClient:
             if page.get("next_cursor") is None:
                 return
             query["cursor"] = page["next_cursor"]
+
+    async def download(
+        self,
+        *path: str | int,
+        to: Path,
+        sha256: str | None = None,
+        **query: str | int | float | bool | None,
+    ) -> None:
+        call = Call("GET", path, query=query)
+
+        async def once() -> None:
+            with self._servers.ask() as base:
+                async with self._http.stream("GET", base + call.path, params=given(query)) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        raise failure(response) or Refused(f"{call.path}: {response.status_code}")
+                    with HashedFile(to, sha256) as file:
+                        await pour(response.aiter_bytes(CHUNK_BYTES), file.write)
+                        file.keep()
+
+        await self._persist(once)
 
     async def run(self, flow: Flow[T]) -> T:
         said: Any = None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_service.calls import Call, Flow, Rest, all_items
+from tunesmith_service.errors import NotFound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,23 @@ def stages(study: str) -> Flow[list[Found]]:
 def best(study: str) -> Flow[Found | None]:
     items = (yield Call("GET", ("studies", study, "best")))["items"]
     return items[0] if items else None
+
+
+def snapshot(study: str, number: int | None, step: int | None) -> Flow[dict[str, int]]:
+    """Which one is meant: of the best trial if none is named, the last if no step is. Raises: NotFound."""
+    if number is None:
+        if (found := (yield from best(study))) is None:
+            raise NotFound(f"study {study} has no best trial yet")
+        number = int(found["number"])
+    if step is None:
+        kept = (yield Call("GET", ("studies", study, "trials", number)))["snapshots"]
+        if not kept:
+            raise NotFound(
+                f"trial {number} of {study} left no snapshot, or it is deleted by now: kept are those that a "
+                "later stage may go on from, and the honest seeds of a final stage"
+            )
+        step = int(max(kept))
+    return {"number": number, "step": step}
 
 
 def curve(study: str, number: int) -> Flow[list[Found]]:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_service import study_flows as flows
-from tunesmith_service.errors import NotFound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,22 +86,9 @@ class Study:
         Returns: `number` and `step`.
         Raises: NotFound if there is none.
         """
-        if number is None:
-            best = self.best
-            if best is None:
-                raise NotFound(f"study {self.name} has no best trial yet")
-            number = int(best["number"])
-        at = ("studies", self.name, "trials", number)
-        if step is None:
-            kept = self._client.get(*at)["snapshots"]
-            if not kept:
-                raise NotFound(
-                    f"trial {number} of {self.name} left no snapshot, or it is deleted by now: kept are "
-                    "those that a later stage may go on from, and the honest seeds of a final stage"
-                )
-            step = int(max(kept))
-        self._client.download(*at, "snapshots", step, to=to)
-        return {"number": number, "step": step}
+        meant = self._client.run(flows.snapshot(self.name, number, step))
+        self._client.download(*_snapshot(self.name, meant), to=to)
+        return meant
 
     def trials(self, filter: str = "", *, sort: str = "number") -> Iterator[dict[str, Any]]:
         """Those that a filter picks, such as `"state:complete val/loss<0.1"`; see docs/filters.md."""
@@ -176,6 +162,13 @@ class AsyncStudy:
     async def best(self) -> dict[str, Any] | None:
         return await self._client.run(flows.best(self.name))
 
+    async def download_snapshot(
+        self, to: Path, *, number: int | None = None, step: int | None = None
+    ) -> dict[str, int]:
+        meant = await self._client.run(flows.snapshot(self.name, number, step))
+        await self._client.download(*_snapshot(self.name, meant), to=to)
+        return meant
+
     def trials(self, filter: str = "", *, sort: str = "number") -> AsyncIterator[dict[str, Any]]:
         return self._client.pages(
             "studies", self.name, "trials", filter=filter or None, sort=sort, limit=flows.AT_ONCE
@@ -212,3 +205,7 @@ class AsyncStudy:
 
 def _listed(params: Mapping[str, Any]) -> str:
     return escape(", ".join(f"{name}={value}" for name, value in params.items()))
+
+
+def _snapshot(study: str, meant: Mapping[str, int]) -> tuple[str | int, ...]:
+    return ("studies", study, "trials", meant["number"], "snapshots", meant["step"])

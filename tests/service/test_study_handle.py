@@ -208,7 +208,7 @@ def test_every_method_of_a_study_has_its_twin():
         return {name for name in vars(kind) if not name.startswith("_")}
 
     assert names(AsyncStudy) == names(Study)
-    assert names(Client) - names(AsyncClient) == {"ask", "close", "download"}  # these block, or have a thread
+    assert names(Client) - names(AsyncClient) == {"ask", "close"}  # these have a thread, or block
 
 
 def test_one_who_awaits_is_told_after_a_while_that_nobody_answers():

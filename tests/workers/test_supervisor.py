@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from processes import Server, Worker, is_alive, until
 from tunesmith_service import wire
 from tunesmith_service.__main__ import main
-from tunesmith_service.client import Client, NotFound, WorkerClient
+from tunesmith_service.client import AsyncClient, Client, NotFound, WorkerClient
 from tunesmith_workers import snapshots
 
 TASK = """
@@ -354,6 +354,13 @@ def test_weights_come_out_by_the_page_about_python_and_by_the_command(
     assert scope["saved"]["epoch"] == EPOCHS - 1  # the last, for no later stage goes on from its end
     assert scope["weights"]["weight"].shape == (1, 1)
     token = (house.server.home / "operator.token").read_text().strip()
+
+    async def by_one_who_awaits() -> Any:
+        async with AsyncClient(house.server.url, token) as client:
+            return await (await client.study(house.name)).download_snapshot(Path("three"), step=3)
+
+    assert asyncio.run(by_one_who_awaits()) == {"number": 0, "step": 3}
+    assert snapshots.load(Path("three"))["epoch"] == 3
     known = {"TUNESMITH_URL": house.server.url, "TUNESMITH_TOKEN": token}
     words = ["trial", "snapshot", house.name, "0", "--step", "2", "-o", "two"]
     told = CliRunner().invoke(main, words, env=known)
