@@ -42,7 +42,7 @@ trap finish EXIT
 if ! podman image exists "$base"; then
   say "making a Debian with Python as $base"
   debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv \
-    bookworm "$work/debian" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$work/debootstrap.log"
+    bookworm "$work/debian" ${DEBIAN_MIRROR:-} > "$work/debootstrap.log"
   ln -s python3 "$work/debian/usr/bin/python"
   rm "$work"/debian/usr/lib/python3*/EXTERNALLY-MANAGED  # as in the official image, pip may install
   tar -C "$work/debian" -c . | podman import - "$base" > /dev/null
