@@ -65,7 +65,7 @@ def _open(where: str, *, new: bool) -> BaseStorage:
 
 def _check_journal(file: Path) -> None:
     """Optuna would write behind whatever stands there. Raises: ValueError."""
-    if not file.exists() or not file.stat().st_size:
+    if _is_new(file):
         return
     with file.open("rb") as lines:
         first = lines.readline(LINE_BYTES)
@@ -79,7 +79,7 @@ def _check_journal(file: Path) -> None:
 
 def _check_database(file: Path) -> None:
     """Optuna would make its tables among whatever stands there. Raises: ValueError."""
-    if not file.is_file() or not file.stat().st_size:
+    if _is_new(file):
         return
     if not _is_sqlite(file):
         raise ValueError(f"{file} is no SQLite database; nothing in it was touched, name another file")
@@ -91,8 +91,12 @@ def _check_database(file: Path) -> None:
         )
 
 
+def _is_new(file: Path) -> bool:
+    return not file.is_file() or not file.stat().st_size
+
+
 def _is_sqlite(file: Path) -> bool:
-    if not file.is_file() or not file.stat().st_size:
+    if _is_new(file):
         return file.suffix.lower() in _SQLITE
     with file.open("rb") as opened_:
         return opened_.read(len(_HEADER)) == _HEADER
