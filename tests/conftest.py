@@ -10,9 +10,12 @@ import swift_server
 from databases import DIALECTS, Databases
 from factories import Bench
 from hypothesis import HealthCheck, settings
+from processes import ROOMY
 from sqlalchemy import Engine
 from swift_server import Swift
 from tunesmith_service import db
+
+os.environ.update(ROOMY)
 
 _quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 settings.register_profile(

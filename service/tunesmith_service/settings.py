@@ -108,7 +108,7 @@ class Settings(BaseModel):
         2048 * MIB, "bytes", "With less free disk than this, new studies, trials and uploads wait.", ge=0
     )
     reserve_percent: float = _setting(
-        10.0, "per cent", "With less of the disk free than this, they wait as well.", ge=0, lt=100
+        1.0, "per cent", "With less of the disk free than this, they wait as well.", ge=0, lt=100
     )
     ballast_bytes: int = _setting(
         256 * MIB, "bytes", "Room beside SQLite that is given up when the disk is full; 0: none.", ge=0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,6 +339,14 @@ def test_doctor_ends_well_where_nothing_is_wrong(home, tunesmith):
     findings = {f["name"]: f for f in done(tunesmith("doctor", "--json"))}
     assert findings["server"]["state"] == findings["database"]["state"] == "ok"
     assert said_address(home) in findings["server"]["detail"]
+
+
+@pytest.mark.parametrize(("free", "said"), [(1.9, "fail"), (9, "warn"), (11, "ok")])
+def test_doctor_warns_of_a_disk_long_before_a_service_refuses_anything(tunesmith, monkeypatch, free, said):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (100 * 2**30, 0, int(free * 2**30)))
+    findings = {f["name"]: f for f in json.loads(tunesmith("doctor", "--json").stdout)}
+    assert findings["disk"]["state"] == said
+    assert "GB of 107.4 GB free" in findings["disk"]["detail"]
 
 
 def test_doctor_without_a_service_fails_with_a_line_that_starts_one(tunesmith):

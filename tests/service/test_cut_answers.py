@@ -39,7 +39,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
 
 
 def _settings(home: Path, url: str = "") -> Settings:
-    return Settings(home=home, database_url=url, planner=False, reserve_bytes=0)
+    return Settings(
+        home=home, database_url=url, planner=False, reserve_bytes=0, reserve_percent=0, ballast_bytes=0
+    )
 
 
 @asynccontextmanager

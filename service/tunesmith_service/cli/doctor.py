@@ -21,11 +21,8 @@ from tunesmith_service.settings import Settings, load
 from tunesmith_service.stores import StoreError, store_of
 from tunesmith_service.ui import formats
 
-LOW_DISK_BYTES = 2 * 2**30
-"""Below this a service refuses new studies and snapshots; see its setting reserve_bytes."""
-
 LOW_DISK_SHARE = 0.1
-"""And below this share of the disk; see its setting reserve_percent."""
+"""With less of the disk free than this, it is time to look, long before a service refuses anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +85,14 @@ def _disk(session: Session) -> Finding:
     place = next(p for p in (home, *home.parents) if p.exists())
     total, _, free = shutil.disk_usage(place)
     fix = "free some space, or give another --home"
-    if free < LOW_DISK_BYTES:
-        return Finding("disk", "fail", f"{formats.size(free)} free at {place}: snapshots are refused", fix)
+    said = f"{formats.size(free)} of {formats.size(total)} free at {place}"
+    usual = Settings()
+    reserve = max(usual.reserve_bytes, int(total * usual.reserve_percent / 100))
+    if free < reserve:
+        return Finding("disk", "fail", f"{said}: a service keeps {formats.size(reserve)} in reserve", fix)
     if free < total * LOW_DISK_SHARE:
-        said = f"{formats.size(free)} of {formats.size(total)} free at {place}: below --reserve-percent"
-        return Finding("disk", "warn", f"{said} a service refuses snapshots", fix)
-    return Finding("disk", "ok", f"{formats.size(free)} free at {place}")
+        return Finding("disk", "warn", said, fix)
+    return Finding("disk", "ok", said)
 
 
 def _torch() -> Finding:
