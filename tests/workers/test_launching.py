@@ -302,13 +302,13 @@ def of_kind(found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def test_a_pod_gets_what_its_crew_needs_and_may_write_nowhere_else(crew: Crew):
-    told = kubernetes.cluster({"image": "w:1", "memory": "16Gi", "secret": "there", "gpu": "amd.com/gpu"})
+    told = kubernetes.cluster({"image": "w:1", "memory": "1.5Gi", "secret": "there", "gpu": "amd.com/gpu"})
     found = kubernetes.manifests(CREW, told)
     assert [m["kind"] for m in found] == ["Deployment", "PodDisruptionBudget"]
     spec = found[0]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert container["resources"] == {
-        "requests": {"cpu": "8", "memory": "16Gi"}, "limits": {"memory": "16Gi", "amd.com/gpu": "2"},
+        "requests": {"cpu": "8", "memory": "1.5Gi"}, "limits": {"memory": "1.5Gi", "amd.com/gpu": "2"},
     }  # fmt: skip
     assert container["args"][-2:] == ["--data", "spam=/data/my spam.csv"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -343,6 +343,13 @@ def test_a_scaled_deployment_follows_the_metrics_that_the_service_has(crew: Crew
         ({"image": "w", "kind": "pod"}, "kind is deployment or job"),
         ({"image": "w", "kind": "job", "most": "3"}, "a job has as many workers"),
         ({"image": "w", "most": "3"}, "most and viewer go together"),
+        ({"image": "w", "namespace": "My Team"}, "takes no namespace 'My Team': it is a-z"),
+        (
+            {"image": "w", "memory": "16 GB"},
+            "takes no memory '16 GB': it is a number with a unit, such as 16Gi",
+        ),
+        ({"image": "w", "secret": "token_of_mine"}, "takes no secret 'token_of_mine'"),
+        ({"image": "w", "gpu": "nvidia"}, "takes no gpu 'nvidia': it is a vendor's"),
     ],
 )
 def test_what_kubernetes_is_not_told_is_refused(told: dict[str, str], says: str):

@@ -32,6 +32,14 @@ WRITTEN = {"home": HOME, "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108
 USER = 10001  # of the images
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
+_WORDS = {
+    "namespace": (re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "a-z, 0-9 and -, at most 63"),
+    "secret": (re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"), "a-z, 0-9, - and dots, at most 253"),
+    "viewer": (re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"), "a-z, 0-9, - and dots, at most 253"),
+    "memory": (re.compile(r"\d+(\.\d+)?([kMGTPE]|[KMGTPE]i)?"), "a number with a unit, such as 16Gi"),
+    "gpu": (re.compile(r"[a-z0-9][-.a-z0-9]*/[A-Za-z0-9][-._A-Za-z0-9]*"), "a vendor's, such as amd.com/gpu"),
+}
+"""What the API server takes for each, and how that is said."""
 Manifest = dict[str, Any]
 
 
@@ -61,6 +69,10 @@ class Cluster:
     viewer: str | None = None
 
     def __post_init__(self) -> None:
+        for name, (pattern, wanted) in _WORDS.items():
+            word = getattr(self, name)
+            if word is not None and not pattern.fullmatch(word):
+                raise LaunchError(f"Kubernetes takes no {name} {word!r}: it is {wanted}")
         if self.most is not None and self.kind == "job":
             raise LaunchError(
                 "a job has as many workers as it was given: scale a deployment, or leave it out"
