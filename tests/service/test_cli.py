@@ -241,7 +241,8 @@ def test_a_trial_outside_the_space_is_refused(tunesmith, study, words, said):
 def test_what_is_not_there_is_said_and_has_its_code(tunesmith, study):
     assert "no study 'nowhere'" in refused(tunesmith("study", "show", "nowhere"), ExitCode.NOT_FOUND)
     assert "no trial 99" in refused(tunesmith("trial", "show", study, 99), ExitCode.NOT_FOUND)
-    refused(tunesmith("token", "revoke", "0" * 16, "--yes"), ExitCode.NOT_FOUND)
+    none = refused(tunesmith("token", "revoke", "0" * 16, "--yes"), ExitCode.NOT_FOUND)
+    assert "Hint: `tunesmith token list` has those that there are" in none
 
 
 def test_a_name_can_be_taken_once(tunesmith, file, study):

@@ -45,6 +45,8 @@ _HINTS = {
     ExitCode.AUTH: "name a token with --token-file or TUNESMITH_TOKEN; `tunesmith token create` makes one",
     ExitCode.NOT_FOUND: "`tunesmith study list` has the studies, `tunesmith trial list STUDY` its trials",
 }
+_LISTED_APART = ("fleet", "token", "session", "notify")
+"""Groups whose things belong to no study."""
 
 
 class CommandError(Exception):
@@ -168,6 +170,8 @@ class PeopleGroup(click.Group):
 
 def _end(ctx: click.Context, error: Exception, *, as_json: bool) -> NoReturn:
     document, code, hint = _explain(error)
+    if code is ExitCode.NOT_FOUND and (group := ctx.parent) and group.info_name in _LISTED_APART:
+        hint = f"`tunesmith {group.info_name} list` has those that there are"
     if as_json:
         click.echo(as_shown(json.dumps(document, indent=2, ensure_ascii=False), sys.stderr), err=True)
     else:
