@@ -21,7 +21,6 @@ from tunesmith_service.exchange import (
     TryAgain,
     failure,
     jitter,
-    options,
 )
 from tunesmith_service.piping import pour
 from tunesmith_service.servers import Servers
@@ -54,9 +53,7 @@ class AsyncClient:
         random = random or jitter()
         self.retries = Retries(random)
         self._servers = Servers(url, random, clock)
-        self._http = httpx.AsyncClient(
-            transport=transport, **options(token, trust_env=not self._servers.are_here)
-        )
+        self._http = httpx.AsyncClient(transport=transport, **self._servers.options(token))
         self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
 
     async def __aenter__(self) -> Self:

@@ -61,7 +61,6 @@ from tunesmith_service.exchange import (
     TryAgain,
     failure,
     jitter,
-    options,
     read,
 )
 from tunesmith_service.piping import pour
@@ -143,9 +142,7 @@ class WorkerClient:
         self.retries = Retries(random)
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._servers = Servers(url, random, self._clock)
-        self._http = httpx.AsyncClient(
-            transport=transport, **options(token, trust_env=not self._servers.are_here)
-        )
+        self._http = httpx.AsyncClient(transport=transport, **self._servers.options(token))
         self._sleep = sleep
         self._on_trouble = on_trouble
         self._direct: Direct | None = None  # once the service says that bytes may go past it
@@ -340,7 +337,7 @@ class Client:
         random = random or jitter()
         self.retries = Retries(random)
         self._servers = Servers(url, random, clock)
-        self._http = httpx.Client(transport=transport, **options(token, trust_env=not self._servers.are_here))
+        self._http = httpx.Client(transport=transport, **self._servers.options(token))
         self._retry_for, self._clock, self._sleep = retry_for, clock, sleep
         self._asker = Asker(self, clock)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -41,7 +40,6 @@ FLOOR_SECONDS = 0.5
 CAP_SECONDS = 30.0
 RETRY_AFTER_LIMIT_SECONDS = 120.0  # a proxy's mistake must not put a worker to sleep for a day
 
-_SENT = re.compile(r"[\x21-\x7e]*")
 """What a header can carry of a token."""
 
 M = TypeVar("M", bound=BaseModel)
@@ -167,22 +165,6 @@ def read(response: httpx.Response, model: type[M]) -> M:
         return model.model_validate_json(response.content)
     except ValidationError as e:
         raise TryAgain(f"{response.request.url} answered something else than Tunesmith does: {e}") from e
-
-
-def options(token: str, *, trust_env: bool) -> dict[str, Any]:
-    """What both kinds of httpx client are made with. Raises ValueError for a token that cannot be one: sent,
-    it would fail as if the network had, and be tried again for ever."""
-    if not _SENT.fullmatch(token):
-        raise ValueError(
-            "the token is not one: it holds blanks, line breaks or letters that no token has; "
-            "copy it whole, and nothing else, such as tsm_5f0c8a3e9b7d4c21_…"
-        )
-    return {
-        "headers": {"Authorization": f"Bearer {token}"},
-        "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        "trust_env": trust_env,
-    }
 
 
 def is_loopback(host: str) -> bool:

@@ -7,14 +7,18 @@ asked whether it is well: the requests themselves tell.
 
 from __future__ import annotations
 
+import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
+from typing import Any
 
 import httpx
 
-from tunesmith_service.exchange import TryAgain, is_loopback
+from tunesmith_service.exchange import CONNECT_SECONDS, READ_SECONDS, TryAgain, is_loopback
 
+_SENT = re.compile(r"[\x21-\x7e]*")
 COOL_SECONDS = 10.0
 """So long after a failure a server is asked only if no other is left."""
 
@@ -40,9 +44,28 @@ class Servers:
     def __str__(self) -> str:
         return " and ".join(base.removesuffix("/api/v1/") for base in self._bases)
 
+    def options(self, token: str) -> dict[str, Any]:
+        """What both kinds of httpx client are made with. Raises ValueError for a token that cannot be one:
+        sent, it would fail as if the network had, and be tried again for ever."""
+        if not _SENT.fullmatch(token):
+            raise ValueError(
+                "the token is not one: it holds blanks, line breaks or letters that no token has; "
+                "copy it whole, and nothing else, such as tsm_5f0c8a3e9b7d4c21_…"
+            )
+        found = {
+            "headers": {"Authorization": f"Bearer {token}"},
+            "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            "trust_env": not self._are_here,  # no proxy of the environment reaches this machine
+        }
+        if self._are_here and all(httpx.URL(base).scheme == "http" for base in self._bases):
+            # Reading the machine's authorities takes up to 0.1 s, at each start of a command. This context
+            # has none, so whatever would speak TLS by it fails.
+            found["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return found
+
     @property
-    def are_here(self) -> bool:
-        """Whether all are on this machine, where no proxy of the environment reaches."""
+    def _are_here(self) -> bool:
         return all(is_loopback(httpx.URL(base).host) for base in self._bases)
 
     @contextmanager

@@ -116,6 +116,8 @@ class Host:
             ttl_seconds=ttl_seconds,
             sweep_seconds=ttl_seconds / 6,
             reserve_bytes=0,
+            reserve_percent=0,
+            ballast_bytes=2**16,
             accept_restore=True,
             log_format="json",
         )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -340,8 +341,32 @@ def test_a_proxy_of_the_environment_is_not_asked_for_the_loopback(
 ):
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
+    assert _made_with(url, monkeypatch)["trust_env"] is trusts
+
+
+@pytest.mark.parametrize(
+    ("url", "speaks"),
+    [
+        ("http://localhost:1", False),
+        ("https://localhost:1", True),
+        ("http://tune.example", True),
+        ("http://localhost:1,https://localhost:2", True),
+    ],
+)
+def test_authorities_are_read_unless_no_tls_can_be_spoken(
+    url: str, speaks: bool, monkeypatch: pytest.MonkeyPatch
+):
+    context = _made_with(url, monkeypatch).get("verify")
+    if speaks:
+        assert context is None  # as httpx does it
+    else:
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+        assert context.get_ca_certs() == []
+
+
+def _made_with(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     made: list[dict[str, Any]] = []
     real: Callable[..., httpx.Client] = httpx.Client
     monkeypatch.setattr(httpx, "Client", lambda **options: made.append(options) or real(**options))
     Client(url, "t").close()
-    assert made[0]["trust_env"] is trusts
+    return made[0]
