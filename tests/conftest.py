@@ -22,6 +22,8 @@ os.environ.update(ROOMY)
 # Each request of a test's own would read the machine's authorities anew, which takes up to 0.1 s.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
+MINUTES = ("test_simulation.py", "test_lease_model.py", "test_hostile.py", "test_scripts.py")
+
 _quiet = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 settings.register_profile(
     "default", deadline=None, max_examples=100, stateful_step_count=30, suppress_health_check=_quiet
@@ -41,6 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=2,
         help="requests that are made up for each operation of the API, role and database",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes go first: a process that begins one last would end long after the others."""
+    items.sort(key=lambda item: item.path.name not in MINUTES)
 
 
 def pytest_collection_finish() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import Engine, Select, bindparam, select
 from tunesmith_service import batches, errors, tables, wire
 from tunesmith_service import commands as c
 from tunesmith_service.clock import SECOND, ManualClock
@@ -27,6 +27,7 @@ BACKOFF = MAX_BACKOFF_US
 TASK = "digits"
 DIGEST = "d1" * 32
 PROJECT = 1
+_EVENT_N = select(tables.studies.c.event_n).where(tables.studies.c.id == bindparam("study"))
 WORK = {"epochs": 3, "seed": 7, "data_fraction": 1.0, "stop_at_plateau": False, "keep_snapshot": False}
 
 _ids = count(1)
@@ -233,7 +234,8 @@ class Bench:
         return self.rows(select(g).where(g.c.study_id == study, g.c.name == name))[0]
 
     def event_n(self, study: int) -> int:
-        return int(self.study_row(study).event_n)
+        with self.engine.connect() as conn:
+            return int(conn.execute(_EVENT_N, {"study": study}).scalar_one())
 
     def seconds(self, n: float) -> None:
         self.clock.advance(round(n * SECOND))

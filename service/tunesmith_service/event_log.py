@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Column, Connection, String, cast, select, type_coerce
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Executable,
+    String,
+    and_,
+    bindparam,
+    cast,
+    select,
+    type_coerce,
+)
 from tunesmith_studies.log import Entry
 
 from tunesmith_service import tables
@@ -17,27 +29,34 @@ from tunesmith_service.db import columns, values
 
 def entries_since(conn: Connection, study_id: int, n: int, limit: int | None = None) -> list[Entry]:
     """The study's log after event `n`, in order and without gaps; at most `limit` entries."""
-    e, r = tables.events, tables.reports
-    until = n + limit if limit is not None else 2**62
-
-    def raw(column: Column[Any]) -> Any:  # as it is stored: SQLAlchemy's own reading of JSON takes longer
-        return type_coerce(column, String) if conn.dialect.name == "sqlite" else cast(column, String)
-
-    happened = select(e.c.n, e.c.kind, e.c.trial_number, e.c.stage, raw(e.c.data))
-    reported = select(r.c.n, r.c.trial_number, r.c.stage, r.c.attempt, r.c.seq, raw(r.c.points))
+    asked = {"study": study_id, "since": n, "until": n + limit if limit is not None else 2**62}
+    happened, reported = _since(conn.dialect.name)
     found = [
         Entry(at, kind, trial, stage, json.loads(data))
-        for at, kind, trial, stage, data in conn.execute(
-            happened.where(e.c.study_id == study_id, e.c.n > n, e.c.n <= until)
-        )
+        for at, kind, trial, stage, data in conn.execute(happened, asked)
     ]
-    for at, trial, stage, attempt, seq, points in conn.execute(
-        reported.where(r.c.study_id == study_id, r.c.n > n, r.c.n <= until)
-    ):
+    for at, trial, stage, attempt, seq, points in conn.execute(reported, asked):
         data = {"attempt": attempt, "seq": seq, "points": json.loads(points)}
         found.append(Entry(at, "reported", trial, stage, data))
     found.sort(key=attrgetter("n"))
     return _without_gap(found, n)
+
+
+@cache
+def _since(dialect: str) -> tuple[Executable, Executable]:
+    """Events and reports of a study behind one event, up to another."""
+    e, r = tables.events.c, tables.reports.c
+
+    def raw(column: Column[Any]) -> Any:  # as it is stored: SQLAlchemy's own reading of JSON takes longer
+        return type_coerce(column, String) if dialect == "sqlite" else cast(column, String)
+
+    def asked(of: Any) -> ColumnElement[bool]:
+        here = of.study_id == bindparam("study")
+        return and_(here, of.n > bindparam("since"), of.n <= bindparam("until"))
+
+    happened = select(e.n, e.kind, e.trial_number, e.stage, raw(e.data)).where(asked(e))
+    reported = select(r.n, r.trial_number, r.stage, r.attempt, r.seq, raw(r.points)).where(asked(r))
+    return happened, reported
 
 
 def _without_gap(entries: list[Entry], n: int) -> list[Entry]:

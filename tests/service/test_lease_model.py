@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,15 +24,31 @@ from hypothesis.stateful import (
 )
 from invariants import look, violations
 from lease_model import MOST_RUNNING, MOST_TRIALS, RETRIES, Model, word
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, bindparam, select, update
 from tunesmith_service import commands as c
-from tunesmith_service import db, event_log, tables, trial_store, wire, wishes
+from tunesmith_service import db, event_log, reading, tables, wire, wishes
+from tunesmith_studies.log import Entry
 
 FINAL = ("complete", "pruned", "failed", "cancelled")
 
 
 MEASURING = "dh"
 """Keys of trials that measure."""
+
+_S, _T, _A, _R = tables.studies.c, tables.trials.c, tables.attempts.c, tables.reports.c
+_STUDY = bindparam("study")
+STUDY = select(_S.state, _S.waiting, _S.running, _S.finished, _S.trial_n, _S.event_n).where(_S.id == _STUDY)
+TRIALS = select(
+    _T.number, _T.state, _T.stop_reason, _T.attempt, _T.losses, _T.failures, _T.lease_expires_us, _T.value
+).where(_T.study_id == _STUDY)
+ATTEMPTS = (
+    select(_T.number, _A.attempt, _A.incarnation, _A.resume_step, _A.ended_us)
+    .join(tables.trials, _T.id == _A.trial_id)
+    .where(_T.study_id == _STUDY)
+    .order_by(_A.attempt)
+)
+REPORTS = select(_R.trial_id, _R.attempt, _R.seq).where(_R.study_id == _STUDY)
+"""Made once: they are read after each of many thousand steps."""
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -289,11 +305,27 @@ class LeaseMachine(RuleBasedStateMachine):
     # --- what must hold after each step -----------------------------------------------------------
 
     @invariant()
-    def the_tables_say_what_the_model_says(self) -> None:
+    def what_is_stored_is_what_the_model_says(self) -> None:
         if not hasattr(self, "study"):
             return
-        t = tables.trials
-        for row in self.bench.rows(select(t).where(t.c.study_id == self.study)):
+        asked = {"study": self.study}
+        with self.engine.connect() as conn:
+            (study,) = conn.execute(STUDY, asked)
+            trials, attempts, reports = (conn.execute(x, asked).all() for x in (TRIALS, ATTEMPTS, REPORTS))
+            entries = event_log.entries_since(conn, self.study, 0)
+            curves = reading.curves(conn, self.model.ids)
+        self.the_tables_say_what_the_model_says(study, trials)
+        self.attempts_are_dense_and_at_most_one_is_open(attempts)
+        self.the_log_is_dense_and_nothing_follows_a_trials_end(study, entries)
+        # Every acknowledged report is there once.
+        assert sorted(tuple(row) for row in reports) == sorted(self.acknowledged)
+        # Curves hold what resumed attempts kept.
+        for trial_id, number in self.model.ids.items():
+            told = [(p.step, p.metrics["val/loss"]) for p in curves.get(trial_id, [])]
+            assert repr(told) == repr(self.model.trials[number].curve)
+
+    def the_tables_say_what_the_model_says(self, study: Any, trials: Sequence[Any]) -> None:
+        for row in trials:
             trial = self.model.trials[row.number]
             assert (row.state, row.stop_reason, row.attempt) == (
                 trial.state,
@@ -305,20 +337,14 @@ class LeaseMachine(RuleBasedStateMachine):
             value = trial.curve[-1][1] if row.state == "complete" and not trial.measures else None
             assert row.value == value
         states = Counter(trial.state for trial in self.model.trials)
-        study = self.bench.study_row(self.study)
         assert study.state == self.model.state
         assert (study.waiting, study.running) == (states["waiting"], states["running"])
         assert study.finished == sum(states[s] for s in FINAL)
-        assert study.trial_n == len(self.model.trials)
+        assert study.trial_n == len(trials) == len(self.model.trials)
 
-    @invariant()
-    def attempts_are_dense_and_at_most_one_is_open(self) -> None:
-        if not hasattr(self, "study"):
-            return
-        t, a = tables.trials, tables.attempts
+    def attempts_are_dense_and_at_most_one_is_open(self, attempts: Sequence[Any]) -> None:
         found: dict[int, list[Any]] = {}
-        joined = select(a, t.c.number).join(t, t.c.id == a.c.trial_id).where(t.c.study_id == self.study)
-        for row in self.bench.rows(joined.order_by(a.c.attempt)):
+        for row in attempts:
             found.setdefault(row.number, []).append(row)
         for number, tried in found.items():
             assert [row.attempt for row in tried] == list(range(1, len(tried) + 1))
@@ -329,13 +355,8 @@ class LeaseMachine(RuleBasedStateMachine):
             still_open = [row for row in tried if row.ended_us is None]
             assert len(still_open) == (self.model.trials[number].state == "running")
 
-    @invariant()
-    def the_log_is_dense_and_nothing_follows_a_trials_end(self) -> None:
-        if not hasattr(self, "study"):
-            return
-        with self.engine.connect() as conn:
-            entries = event_log.entries_since(conn, self.study, 0)
-        assert [e.n for e in entries] == list(range(1, self.bench.event_n(self.study) + 1))
+    def the_log_is_dense_and_nothing_follows_a_trials_end(self, study: Any, entries: Sequence[Entry]) -> None:
+        assert [e.n for e in entries] == list(range(1, study.event_n + 1))
         over: set[int] = set()
         for e in entries:
             if e.trial is not None:
@@ -343,22 +364,6 @@ class LeaseMachine(RuleBasedStateMachine):
                 if e.kind == "moved" and e.data["to"] in FINAL:
                     over.add(e.trial)
         assert over == {i for i, trial in enumerate(self.model.trials) if trial.final}
-
-    @invariant()
-    def every_acknowledged_report_is_there_once(self) -> None:
-        if not hasattr(self, "study"):
-            return
-        r = tables.reports
-        stored = self.bench.rows(select(r.c.trial_id, r.c.attempt, r.c.seq).where(r.c.study_id == self.study))
-        assert sorted(tuple(row) for row in stored) == sorted(self.acknowledged)
-
-    @invariant()
-    def curves_hold_what_resumed_attempts_kept(self) -> None:
-        for trial_id, number in getattr(self, "model", Model()).ids.items():
-            with self.engine.connect() as conn:
-                curve = trial_store.curve(conn, trial_id)
-            told = [(p.step, p.metrics["val/loss"]) for p in curve]
-            assert repr(told) == repr(self.model.trials[number].curve)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
