@@ -28,9 +28,9 @@ $(STAMP):
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { \
 	  rm -rf .venv; echo "No virtual environment: on Debian or Ubuntu, apt install python3-venv" >&2; exit 1; }
 	@echo "Setting up .venv (a few minutes, once)"
-	@$(PIP) install --quiet -c constraints.txt torch==2.13.0
-	@$(PIP) install --quiet -c constraints.txt -e '.[worker,postgres,test,lint,mlflow,wandb,s3,ray,docs]'
-	@$(BIN)/python -m compileall -q studies service workers tests # pip compiles what it installs, not what stays here
+	@$(PIP) install --quiet --no-compile -c constraints.txt torch==2.13.0
+	@$(PIP) install --quiet --no-compile -c constraints.txt -e '.[worker,postgres,test,lint,mlflow,wandb,s3,ray,docs]'
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib studies service workers tests || true # pip compiles on one core
 	@rm -f .venv/.set-up-*
 	@touch $@
 
