@@ -90,6 +90,23 @@ def test_a_variant_is_queued_from_a_trials_page_and_both_pages_link(
     dashboard.api("POST", f"/studies/{dashboard.study}/trials/{new[1:]}/cancel")
 
 
+def test_a_form_that_is_sent_before_its_scripts_are_there_loses_nothing(
+    visit: Visit, dashboard: Dashboard
+) -> None:
+    from playwright.sync_api import expect
+
+    page, held = visit.page, []
+    page.route("**/htmx*", lambda route: held.append(route))  # noqa: PLW0108 (no built-in will do)
+    page.goto(f"/ui/studies/{dashboard.study}/trials/9/variant", wait_until="commit")
+    page.get_by_label("lr", exact=True).fill("7")
+    page.get_by_role("button", name="Enqueue").click(no_wait_after=True)
+    expect(page.get_by_label("lr", exact=True)).to_have_value("7")
+    for route in held:
+        route.continue_()
+    expect(page.get_by_text("lr=7.0 is outside the space, which has [0.0001, 1]")).to_be_visible()
+    refusals(visit, 422)
+
+
 def test_a_best_on_the_edge_of_the_space_is_extended_by_a_stage(chromium: Any, tmp_path: Path) -> None:
     """Browser test 14: real trainings by a real worker, whose best rate is the largest of the space."""
     from playwright.sync_api import expect
