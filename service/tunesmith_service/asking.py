@@ -25,12 +25,12 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tunesmith_service import wire
+from tunesmith_service.calls import Call
 from tunesmith_service.errors import AlreadyFinal, ClaimStale, LeaseLost, TunesmithError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class AskedTrial:
         self._value = math.nan
         self._over, self._ending = threading.Event(), threading.Lock()
         threading.Thread(
-            target=_beat, args=(weakref.ref(self), self._over, grant.ttl_seconds / 3), daemon=True,
+            target=_beat, args=(weakref.ref(self), self._over, grant.ttl_seconds, when_over), daemon=True,
             name=f"beats of trial {self.number}",
         ).start()  # fmt: skip
 
@@ -221,11 +221,12 @@ class AskedTrial:
         if self._send(route, body):
             self._is_over(state)
 
-    def _send(self, route: str, body: Mapping[str, Any]) -> bool:
+    def _send(self, route: str, body: Mapping[str, Any], *, retry_for: float | None = None) -> bool:
         """Whether it was taken; if not, the trial is over."""
         if self.state is None:
+            call = Call("POST", ("leases", self._trial_id, route), dict(body), headers=self._lease)
             try:
-                self._client.post("leases", self._trial_id, route, json=dict(body), headers=self._lease)
+                self._client.call(call, retry_for=retry_for)
             except AlreadyFinal as e:
                 self._is_over(str((e.outcome or {}).get("state", "lost")))
             except LeaseLost:
@@ -242,15 +243,24 @@ class AskedTrial:
                 self._when_over()
 
 
-def _beat(trial_of: weakref.ref[AskedTrial], over: threading.Event, seconds: float) -> None:
-    """Keep a lease until the trial is over, or nobody holds it any more."""
-    while not over.wait(seconds):
+def _beat(
+    trial_of: weakref.ref[AskedTrial], over: threading.Event, ttl_seconds: float, let_go: Callable[[], None]
+) -> None:
+    """Keep a lease until the trial is over, or nobody holds it any more: then it runs out, and its slot is
+    free. What the client is patient for would take longer than a lease lasts, so each beat is tried once."""
+    rest = ttl_seconds / 3
+    while not over.wait(rest):
         trial = trial_of()
         if trial is None:
-            return
-        with suppress(TunesmithError):  # away: the next may be heard; refused: so is what the loop sends
-            trial._send("heartbeat", {})
+            over.wait(ttl_seconds)
+            return let_go()
+        try:
+            trial._send("heartbeat", {}, retry_for=0)
+            rest = ttl_seconds / 3
+        except TunesmithError:  # away: the next may be heard; refused: so is what the loop sends
+            rest = ttl_seconds / 10
         del trial
+    return None
 
 
 def _kept(text: str) -> str:

@@ -79,8 +79,11 @@ class Bucket:
         self.address = address
         self._region, self._incoming, self._check_space = region, incoming, check_space
         self._fresh_seconds = kept_seconds / 2
-        session = Session(region_name=region)
-        self._credentials = session.get_credentials()
+        try:
+            session = Session(region_name=region)
+            self._credentials = session.get_credentials()
+        except BotoCoreError as e:
+            raise StoreError(f"there are no credentials for {address}: {e}") from e
         if self._credentials is None:
             raise StoreError(
                 f"there are no credentials for {address}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "

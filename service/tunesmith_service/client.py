@@ -424,7 +424,7 @@ class Client:
                         file.write(chunk)
                     file.keep()
 
-        self._persist(once)
+        self._persist(once, self._retry_for)
 
     def run(self, flow: Flow[T], *, sleep: Callable[[float], None] | None = None) -> T:
         """Do what a flow says, to its end."""
@@ -437,17 +437,20 @@ class Client:
             result: T = end.value
             return result
 
-    def call(self, call: Call) -> Any:
+    def call(self, call: Call, *, retry_for: float | None = None) -> Any:
+        """Args:
+        retry_for: seconds, instead of the client's own.
+        """
         options = call.options()
 
         def once() -> Any:
             with self._servers.ask() as base:
                 return answer(self._http.request(call.method, base + call.path, **options))
 
-        return self._persist(once)
+        return self._persist(once, self._retry_for if retry_for is None else retry_for)
 
-    def _persist(self, once: Callable[[], T]) -> T:
-        tries = Tries(self.retries, self._clock, self._retry_for)
+    def _persist(self, once: Callable[[], T], retry_for: float) -> T:
+        tries = Tries(self.retries, self._clock, retry_for)
         while True:
             try:
                 return once()

@@ -66,6 +66,8 @@ def _piece(conn: Connection, study: Any) -> Piece:
 
 def _news(conn: Connection, study: Any, event: Any) -> Iterator[News]:
     data = event.data
+    if event.kind == "moved" and data.get("cause") == "import":
+        return  # it happened elsewhere, and some time ago
     if (
         event.kind == "study"
         and "archived" not in data

@@ -11,7 +11,9 @@ import hmac
 import json
 import smtplib
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.message import EmailMessage
 from email.utils import formatdate
 from typing import Any
@@ -38,8 +40,11 @@ def check(kind: str, destination: str, settings: Settings) -> None:
                 f"an e-mail goes to one address, such as lab@example.org, got {destination!r}"
             )
         return
-    parts = urlsplit(destination)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+    try:
+        parts = urlsplit(destination)
+    except ValueError as e:
+        raise Unprocessable(f"{destination!r} is no URL: {e}") from e
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.fragment:
         raise Unprocessable(
             "a webhook goes to a URL, such as https://example.org/hook, without a password in it"
         )
@@ -54,10 +59,14 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 class Sender:
-    """Redirects are not followed, and of what is answered only the status counts."""
+    """Redirects are not followed, and of what is answered only the status counts.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Args:
+        clock: in seconds; how long a mail server takes.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
         self._made: httpx.AsyncClient | None = None
 
     @property
@@ -78,15 +87,15 @@ class Sender:
         """Returns: what was answered. Raises: NotDeliveredError."""
         try:
             check(notice["kind"], notice["destination"], self._settings)
+            if notice["kind"] == "email":  # waited for: a thread that is left would send the letter yet
+                return await asyncio.to_thread(self._mail, notice)
             async with asyncio.timeout(self._settings.notify_seconds):
-                if notice["kind"] == "email":
-                    return await asyncio.to_thread(self._mail, notice)
                 return await self._post(notice, now_us)
         except Unprocessable as e:
             raise NotDeliveredError(e.detail) from e
         except TimeoutError as e:
             raise NotDeliveredError(f"no answer within {self._settings.notify_seconds:g} s") from e
-        except (httpx.HTTPError, httpx.InvalidURL, smtplib.SMTPException, OSError) as e:
+        except (httpx.HTTPError, httpx.InvalidURL, smtplib.SMTPException, OSError, ValueError) as e:
             raise NotDeliveredError(f"{type(e).__name__}: {e}"[:500]) from e
 
     async def _post(self, notice: Mapping[str, Any], now_us: int) -> str:
@@ -105,7 +114,15 @@ class Sender:
             return f"answered {answer.status_code}"
 
     def _mail(self, notice: Mapping[str, Any]) -> str:
+        """Once the letter is on its way nothing is said against it: a second try would send it again."""
         s = self._settings
+        until = self._clock() + s.notify_seconds
+
+        def left() -> float:
+            if (seconds := until - self._clock()) <= 0:
+                raise TimeoutError
+            return seconds
+
         letter = EmailMessage()
         letter["From"], letter["To"] = s.smtp_from, notice["destination"]
         letter["Subject"] = "Tunesmith: " + " ".join(notice["body"]["text"].split())[:150]
@@ -114,15 +131,20 @@ class Sender:
         letter.set_content(f"{notice['body']['text']}\n\n{notice['body']['url']}\n")
         trust = ssl.create_default_context()
         if s.smtp_security == "tls":
-            line: smtplib.SMTP = smtplib.SMTP_SSL(
-                s.smtp_host, s.smtp_port, timeout=s.notify_seconds, context=trust
-            )
+            line: smtplib.SMTP = smtplib.SMTP_SSL(s.smtp_host, s.smtp_port, timeout=left(), context=trust)
         else:
-            line = smtplib.SMTP(s.smtp_host, s.smtp_port, timeout=s.notify_seconds)
-        with line:
+            line = smtplib.SMTP(s.smtp_host, s.smtp_port, timeout=left())
+        try:
             if s.smtp_security == "starttls":
+                left()
                 line.starttls(context=trust)
             if s.smtp_user:
+                left()
                 line.login(s.smtp_user, s.smtp_password)
+            left()
             line.send_message(letter)
+            with suppress(OSError, smtplib.SMTPException):
+                line.quit()
+        finally:
+            line.close()
         return f"taken by {s.smtp_host}"

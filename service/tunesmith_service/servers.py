@@ -112,7 +112,11 @@ def _named(urls: str) -> set[str]:
 
 
 def _base(url: str) -> str:
-    base = httpx.URL(url)
+    wanted = f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}"
+    try:
+        base = httpx.URL(url)
+    except httpx.InvalidURL as e:
+        raise ValueError(f"{wanted}: {e}") from e
     if base.scheme not in ("http", "https") or not base.host:
-        raise ValueError(f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}")
+        raise ValueError(wanted)
     return str(base.copy_with(path=f"{base.path.rstrip('/')}/api/v1/", query=None, fragment=None))

@@ -104,7 +104,7 @@ def trials_table(study: str, which: str) -> Flow[pd.DataFrame]:
     found = pandas.DataFrame([_row(trial) for trial in trials])
     for name in TIMES.values():
         if name in found:
-            found[name] = pandas.to_datetime(found[name])
+            found[name] = pandas.to_datetime(found[name], format="ISO8601")
     if "datetime_start" in found:
         found.insert(
             list(found.columns).index("datetime_complete") + 1,

@@ -228,6 +228,8 @@ def test_a_trial_is_queued_by_hand_like_another_and_cancelled(home, tunesmith, s
     [
         (["-p", "lr=7"], "lr=7 is outside the space, which has [0.001, 1]"),
         (["-p", "lr"], "NAME=VALUE"),
+        (["-p", "lr=@x"], "lr='@x' is outside the space"),
+        (["-p", "lr=a: b: c"], "is outside the space"),
         ([], "lr is missing"),
     ],
 )

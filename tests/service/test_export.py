@@ -207,6 +207,18 @@ def test_a_directory_with_runs_is_left_alone_unless_told_otherwise(exported: Exp
     assert len(event_files.runs_in(out)) == len(before)
 
 
+def test_what_another_program_wrote_beside_them_is_never_taken_for_ours(exported: Exported, tmp_path: Path):
+    out = tmp_path / "out"
+    assert export(exported, "--out", str(out)).exit_code == 0
+    for theirs in (out / "events.out.tfevents.1", out / "trial-00001" / "events.out.tfevents.1"):
+        theirs.write_bytes(b"a training's")
+        refused = export(exported, "--out", str(out), "--overwrite")
+        assert (refused.exit_code, "such as" in refused.output) == (ExitCode.CONFLICT, True)
+        assert "say --overwrite" not in refused.output
+        assert theirs.read_bytes() == b"a training's"
+        theirs.unlink()
+
+
 def test_runs_of_others_are_never_overwritten(exported: Exported, tmp_path: Path):
     other = tmp_path / "their run" / "events.out.tfevents.1"
     other.parent.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socketserver
 import threading
@@ -17,6 +18,8 @@ from databases import Databases
 from light import TASK, LightWorker
 from processes import until
 from tunesmith_service.__main__ import main
+from tunesmith_service.sending import NotDeliveredError, Sender
+from tunesmith_service.settings import Settings
 
 from .conftest import SECOND, Api, Lease, Served, running, study
 
@@ -257,7 +260,10 @@ class Mailbox(socketserver.StreamRequestHandler):
                 self.wfile.write(b"354 go on\r\n")
                 text = iter(self.rfile.readline, b".\r\n")
                 self.letters.append(b"".join(text).decode())
-            self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 well\r\n")
+            if word == b"EHLO":
+                self.wfile.write(b"250-here\r\n250 AUTH PLAIN\r\n")
+            else:
+                self.wfile.write(b"221 bye\r\n" if word == b"QUIT" else b"250 well\r\n")
 
 
 def test_a_letter_is_sent_and_strange_targets_are_refused(play, receiver: Receiver) -> None:
@@ -274,9 +280,15 @@ def test_a_letter_is_sent_and_strange_targets_are_refused(play, receiver: Receiv
             ("webhook", receiver.url), ("webhook", "file:///etc/passwd"),
             ("slack", "https://u:p@hooks.example.org"), ("email", "nobody"),
             ("email", "ann@example.org\r\nBcc: all@example.org"),
+            ("webhook", "https://[::1"), ("webhook", "https://:secret@hooks.example.org/x"),
         ):  # fmt: skip
             made = await api.post("/notify/targets", json={"name": "x", "kind": kind, "to": to})
             assert made.status_code == 422, (kind, to, made.text)
+        for name in ("lab/ops", "..", "."):
+            made = await api.post(
+                "/notify/targets", json={"name": name, "kind": "email", "to": "ann@example.org"}
+            )
+            assert made.status_code == 422, (name, made.text)
         await add(api, "https://hooks.example.org/services/secret", "slack", "channel")
         listed = (await api.get("/notify/targets")).text
         assert "https://hooks.example.org/…" in listed
@@ -289,6 +301,56 @@ def test_a_letter_is_sent_and_strange_targets_are_refused(play, receiver: Receiv
             smtp_from="tunesmith@example.org", notify_hosts=("hooks.example.org",),
         )  # fmt: skip
         post.shutdown()
+
+
+NOTICE = {
+    "kind": "email", "destination": "ann@example.org", "key": "k1", "body": {"text": "over", "url": "http://x"},
+}  # fmt: skip
+
+
+def send(*passes: float, **changed: Any) -> str:
+    """Send a letter, where so many seconds pass between looks at the clock."""
+    ticks = itertools.accumulate(itertools.chain(passes, itertools.repeat(0.0)))
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mailbox) as post:
+        threading.Thread(target=post.serve_forever, daemon=True).start()
+        settings = Settings(
+            smtp_host="127.0.0.1", smtp_port=post.server_address[1], smtp_security="none",
+            smtp_from="tunesmith@example.org", notify_seconds=10, **changed,
+        )  # fmt: skip
+        try:
+            return asyncio.run(Sender(settings, lambda: next(ticks)).send(NOTICE, 0))
+        finally:
+            post.shutdown()
+
+
+def test_a_letter_is_sent_before_its_time_is_up_or_not_at_all() -> None:
+    Mailbox.letters.clear()
+    with pytest.raises(NotDeliveredError, match="no answer within 10 s"):
+        send(0, 3, 8)
+    assert Mailbox.letters == []
+    assert send(0, 3, 6, 9) == "taken by 127.0.0.1"  # it took longer than a try may, and was taken
+    assert len(Mailbox.letters) == 1
+
+
+def test_a_password_that_cannot_be_sent_is_said_and_ends_the_try() -> None:
+    with pytest.raises(NotDeliveredError, match="UnicodeEncodeError"):
+        send(smtp_user="ann", smtp_password="ä")
+
+
+def test_what_was_run_elsewhere_is_no_news(play, receiver: Receiver) -> None:
+    async def scene(api: Api) -> None:
+        await add(api, receiver.url, events=["trial_failed", "new_best"])
+        old = {"kind": "imported", "name": "old", "epochs": 1, "trials": 2}
+        assert (await api.post("/studies", json=study("old", stages=[old]))).is_success
+        trials = [
+            {"number": 0, "state": "complete", "value": 0.5, "params": {"lr": 0.1}},
+            {"number": 1, "state": "failed", "params": {"lr": 0.2}},
+        ]
+        brought = await api.post("/studies/old/import", json={"stage": "old", "trials": trials})
+        assert brought.json() == {"new": 2}, brought.text
+        assert await told(api) == []
+
+    play(scene)
 
 
 def test_a_server_killed_between_sending_and_writing_down_sends_again_with_the_same_id(

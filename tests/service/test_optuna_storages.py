@@ -6,7 +6,9 @@ import json
 import math
 import re
 import sqlite3
+import time
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from processes import until
 from sqlalchemy import create_engine, inspect
 from tunesmith_service.cli.base import ExitCode
-from tunesmith_service.interchange import optuna_export, optuna_import
+from tunesmith_service.interchange import optuna_export, optuna_import, optuna_space
 from tunesmith_service.interchange.optuna_storage import opened
 
 from .varied import NAME, SPACE, Varied
@@ -137,7 +139,7 @@ def test_an_export_is_replaced_only_when_asked_and_a_study_of_others_never(
 
 def test_one_stage_alone_is_a_study_of_its_own(varied: Varied, tmp_path: Path) -> None:
     words = ["export", "optuna", NAME, "--storage", str(tmp_path / "x.log"), "--stage"]
-    assert "Optuna study varied <b>/refine with 0 trials" in varied.tunesmith(*words, "refine").output
+    assert f"Optuna study {NAME}/refine with 0 trials" in varied.tunesmith(*words, "refine").output
     file = str(tmp_path / "x.db")
     assert varied.tunesmith("export", "optuna", NAME, "--storage", file, "--stage", "coarse").exit_code == 0
     found = optuna_import.read(file)
@@ -321,6 +323,42 @@ def test_steps_of_a_range_are_left_behind_with_a_word(tmp_path: Path) -> None:
     found = optuna_import.read(stepped)
     assert found.notes == ["x had steps, and is a range without steps here."]
     assert found.spec["space"] == {"x": {"type": "float", "low": 0.0, "high": 1.0, "log": False}}
+
+
+def test_parameters_that_only_come_together_do_not_decide_each_other() -> None:
+    choice, layers = CategoricalDistribution(("a", "b")), IntDistribution(1, 2)
+    of = {"n": [layers], "act": [choice], "norm": [choice], "kind": [choice], "depth": [layers]}
+    trials = [
+        {"n": 1, "kind": "a"},
+        {"n": 2, "kind": "b", "act": "a", "norm": "b", "depth": 1},
+        {"n": 2, "kind": "a", "act": "a", "norm": "b"},
+    ]
+    found = optuna_space.space(of, trials)
+    assert {name: one.get("when") for name, one in found.items()} == {
+        "n": None, "act": None, "norm": None, "kind": None, "depth": {"kind": ["b"]},
+    }  # fmt: skip
+
+
+def test_a_trial_in_the_hour_that_comes_twice_has_not_ended_before_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    file = tmp_path / "autumn.log"
+    start, end = datetime(2025, 10, 26, 2, 50), datetime(2025, 10, 26, 2, 10)  # noqa: DTZ001
+    try:
+        with opened(str(file), new=True) as there:
+            study = optuna.create_study(storage=there, study_name="autumn")
+            trial = optuna.trial.create_trial(value=1.0)
+            trial.datetime_start, trial.datetime_complete = start, end
+            study.add_trial(trial)
+        (found,) = optuna_import.read(str(file)).trials
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (found["started_at"], found["ended_at"]) == (
+        "2025-10-26T02:50:00+02:00", "2025-10-26T02:10:00+01:00",
+    )  # fmt: skip
 
 
 def test_ranges_that_changed_on_the_way_are_held_by_one(tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_trials_as_a_table_has_the_names_that_optuna_has(done: Study):
     assert done.trials_dataframe("lr>0.5").empty
 
 
+def test_times_with_and_without_a_fraction_make_one_column(client: Client):
+    old = {"kind": "imported", "name": "old", "epochs": 1, "trials": 2}
+    study = client.create(SPEC | {"name": "mixed", "stages": [old]})
+    trial = {"state": "complete", "value": 0.5, "params": {"lr": 0.1}}
+    starts = ("2026-01-05T09:30:00Z", "2026-01-05T09:30:00.25Z")
+    trials = [trial | {"number": n, "started_at": at, "ended_at": at} for n, at in enumerate(starts)]
+    client.post("studies", study.name, "import", json={"stage": "old", "trials": trials})
+    assert list(study.trials_dataframe()["datetime_start"].dt.microsecond) == [0, 250_000]
+
+
 def test_curves_as_a_table_keep_what_is_not_finite(done: Study):
     table = done.metrics_dataframe()
     assert len(table) == 6

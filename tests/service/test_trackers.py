@@ -105,9 +105,17 @@ def test_mlflow_runs_are_replaced_only_when_asked(varied: Varied, uri: str, runs
     assert not after & before
 
 
-def test_what_mlflow_refuses_is_told(varied: Varied) -> None:
-    refused = varied.tunesmith("export", "mlflow", NAME, "--tracking-uri", "nosuch://x")
-    assert (refused.exit_code, "MLflow at nosuch://x refuses" in refused.output) == (ExitCode.USAGE, True)
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("nosuch://x", "MLflow at nosuch://x refuses"),
+        ("mysql://u@127.0.0.1/x", "MLflow does not reach the database of its runs: No module named"),
+    ],
+)
+def test_what_mlflow_refuses_is_told(varied: Varied, uri: str, says: str) -> None:
+    refused = varied.tunesmith("export", "mlflow", NAME, "--tracking-uri", uri)
+    assert (refused.exit_code, says in refused.output) == (ExitCode.USAGE, True), refused
 
 
 # --- W&B ------------------------------------------------------------------------------------------
@@ -140,7 +148,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "exchange.md"
 def examples(kind: str) -> list[str]:
     """Of the page about exchange, about the study of these tests."""
     found = re.findall(rf"^```{kind}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    return [re.sub(r" digits(?= -)", f" '{NAME}'", code).replace('"digits"', repr(NAME)) for code in found]
+    return [
+        re.sub(r" digits(?= -)", f" {shlex.quote(NAME)}", code).replace('"digits"', repr(NAME))
+        for code in found
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +209,12 @@ def test_a_run_of_wandb_has_settings_group_every_point_and_how_it_ended(
 def test_wandb_runs_are_replaced_only_when_asked(varied: Varied, offline: Path) -> None:
     refused = varied.tunesmith("export", "wandb", NAME, "--dir", str(offline))
     assert refused.exit_code == ExitCode.CONFLICT
-    assert "has 7 runs of study varied <b> already; replace them with --overwrite" in refused.output
+    assert f"has 7 runs of study {NAME} already; replace them with --overwrite" in refused.output
+    before = sorted(offline.rglob("*.wandb"))
+    words = ("--project", "team/x", "--overwrite")
+    refused = varied.tunesmith("export", "wandb", NAME, "--dir", str(offline), *words)
+    assert (refused.exit_code, "W&B takes no project 'team/x'" in refused.output) == (ExitCode.USAGE, True)
+    assert sorted(offline.rglob("*.wandb")) == before
 
 
 # --- without their packages -----------------------------------------------------------------------

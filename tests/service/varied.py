@@ -12,7 +12,7 @@ from tunesmith_service.client import Client
 from ui.conftest import Dashboard
 from ui.seeding import ERROR, Seeder, metrics
 
-NAME = "varied <b>"
+NAME = "varied <b>'s"
 SPACE: dict[str, Any] = {
     "lr": {"low": 1e-4, "high": 1.0, "log": True},
     "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True, "zero": True},

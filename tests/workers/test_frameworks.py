@@ -92,6 +92,20 @@ def test_a_branch_trains_at_a_rate_of_its_own(example: Example):
     assert not same_bits(tree(same)["model"], tree(other)["model"])
 
 
+@pytest.mark.parametrize("example", ["transformers"], indirect=True)
+def test_each_of_several_evaluation_sets_is_reported(example: Example, monkeypatch: pytest.MonkeyPatch):
+    its = example.function.__globals__
+    real = its["Trainer"]
+    both = lambda *a, eval_dataset, **more: real(  # noqa: E731
+        *a, eval_dataset={"easy": eval_dataset, "hard": eval_dataset}, **more
+    )
+    monkeypatch.setitem(its, "Trainer", both)
+    said = example.run(epochs=2, metric="val/hard_loss")
+    assert said[-1] == Ending("complete", "budget")
+    for point in points(said):
+        assert {"val/easy_loss", "val/hard_loss", "train/loss"} <= point.metrics.keys()
+
+
 def test_a_trial_that_is_given_up_stops_at_the_epoch_and_keeps_no_snapshot(example: Example):
     said = example.run(asked=wish_at(6, "abandon"), snapshot_every_seconds=600)
     assert said[-1] == Ending("abandoned")

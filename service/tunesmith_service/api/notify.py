@@ -31,8 +31,12 @@ USUAL: tuple[Event, ...] = (
 )
 
 
+NAME_PATTERN = r"^[^\x00-\x1f\x7f/]*[^\x00-\x1f\x7f/.][^\x00-\x1f\x7f/]*$"
+"""It stands in addresses, where a slash, or dots alone, would lead elsewhere."""
+
+
 class NewTarget(Question):
-    name: str = Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+    name: str = Field(min_length=1, max_length=128, pattern=NAME_PATTERN)
     kind: Literal["webhook", "slack", "email"]
     to: str = Field(min_length=3, max_length=2048, description="A URL, or an e-mail's address.")
     events: list[Event] = Field(default=list(USUAL), min_length=1, max_length=20)

@@ -70,8 +70,9 @@ async def create_study(  # noqa: PLR0917  (called by name)
 
 def no_name(name: str) -> str:
     """Why nobody could ask for a study of this name; empty if one can."""
-    if name in (".", ".."):
-        return f"a study cannot be called {name!r}: its name stands in addresses"
+    if name in (".", "..") or "/" in name:
+        instead = f"; {name.replace('/', '-')} would do" if "/" in name else ""
+        return f"a study cannot be called {name!r}: its name stands in addresses{instead}"
     if name.isascii() and name.isdecimal():
         return f"a study cannot be called {name!r}: a number alone is a study's id"
     return ""
@@ -101,8 +102,6 @@ async def created(
     if gpus and body.task in offers and gpus > (largest := offers[body.task].devices()):
         warnings.append(shapes.too_small(gpus, largest))
     warnings += doubts(body.space, body.fixed)
-    if "/" in body.name:
-        warnings.append("a study with / in its name is found by its id alone; `study list --json` has it")
     if dry_run:
         total = planned.values()
         snapshots = sum(f.snapshots for f in total)

@@ -37,6 +37,8 @@ Answer = Mapping[str, Any]
 
 OBJECTIVE = "objective"
 FILES = "events.out.tfevents.*"
+OURS = ".tunesmith"
+"""Ends the name of each file that is written here, so that no other is ever taken for one."""
 MOST_CELLS_WRITTEN = 32
 """A confusion matrix of at most this many classes is written out as a table, too."""
 PICTURE_PIXELS = 256
@@ -55,8 +57,8 @@ def runs_in(directory: Path) -> list[Path]:
 
 
 def own_runs_in(directory: Path) -> list[Path]:
-    """Those that an export into this directory may have written."""
-    return sorted([*directory.glob(FILES), *directory.glob(f"trial-*/{FILES}")])
+    """Those that an export has written."""
+    return [file for file in runs_in(directory) if file.name.endswith(OURS)]
 
 
 def write_study(directory: Path, study: Answer) -> None:
@@ -99,7 +101,7 @@ def write_trial(
 @contextmanager
 def _writing(directory: Path) -> Iterator[Any]:
     """Gives `write(summary, step, wall_time)`."""
-    writer = EventFileWriter(str(directory))
+    writer = EventFileWriter(str(directory), filename_suffix=OURS)
     try:
         yield lambda summary, step, at: writer.add_event(Event(summary=summary, step=step, wall_time=at))
     finally:

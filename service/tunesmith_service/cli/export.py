@@ -109,17 +109,16 @@ def _told(told: dict[str, Any]) -> str:
 
 def _make_room(event_files: Any, out: Path, *, overwrite: bool) -> None:
     """Raises: CommandError if the directory holds runs, of whatever made them, and may not be used."""
-    if overwrite:
-        for file in event_files.own_runs_in(out):
-            file.unlink()
-    if others := event_files.runs_in(out):
-        ours = set(event_files.own_runs_in(out))
-        hint = "name another directory" + ("" if set(others) - ours else ", or say --overwrite")
+    there, ours = event_files.runs_in(out), event_files.own_runs_in(out)
+    others = [file for file in there if file not in ours]
+    if others or (ours and not overwrite):
         raise CommandError(
             ExitCode.CONFLICT,
-            f"{out} holds {text.count(len(others), 'event file')} already, such as {others[0]}",
-            hint,
+            f"{out} holds {text.count(len(there), 'event file')} already, such as {(others or ours)[0]}",
+            "name another directory" + ("" if others else ", or say --overwrite"),
         )
+    for file in ours:
+        file.unlink()
     out.mkdir(parents=True, exist_ok=True)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from tunesmith_service.cli import text, views
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleGroup, Session, as_shown
@@ -190,11 +189,14 @@ def parse(settings: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""As a study's file reads them."""
+
+
 def _scalar(written: str) -> bool | int | float | str:
     for kind in (int, float):
         try:
             return kind(written)
         except ValueError:
             continue
-    value = yaml.safe_load(written)
-    return value if isinstance(value, bool) else written
+    return _TRUTH.get(written.lower(), written)

@@ -7,9 +7,12 @@ texts, and knows fewer characters in names: others become `_`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunesmith_service.interchange.points import (
     AlreadyThere,
@@ -64,12 +67,15 @@ def export(study: Study, tracking_uri: str, *, experiment: str = "", overwrite: 
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     mlflow = needed("mlflow", "mlflow")
-    if tracking_uri.startswith(_DATABASES):
-        refuse_our_own(tracking_uri)
     try:
+        if tracking_uri.startswith(_DATABASES):
+            refuse_our_own(tracking_uri)
         return _Writer(mlflow, study, tracking_uri).write(experiment, overwrite=overwrite)
     except mlflow.exceptions.MlflowException as e:
         raise ValueError(f"MLflow at {tracking_uri} refuses: {e}") from e
+    except (SQLAlchemyError, ImportError) as e:
+        first = str(e).partition("\n")[0]
+        raise ValueError(f"MLflow does not reach the database of its runs: {first}") from e
 
 
 class _Writer:
@@ -103,15 +109,26 @@ class _Writer:
 
     def _make_room(self, experiment_id: str, name: str, *, overwrite: bool) -> None:
         """Raises: AlreadyThere if the study's runs are there and may not go."""
-        quoted = name.replace("'", "\\'")
-        while runs := self._client.search_runs([experiment_id], f"tags.`{STUDY}` = '{quoted}'"):
-            if not overwrite:
-                raise AlreadyThere(
-                    f"the experiment has runs of study {name} already, such as {runs[0].info.run_id}; "
-                    "replace them with --overwrite, or name another --experiment"
-                )
-            for run in runs:
-                self._client.delete_run(run.info.run_id)
+        there = list(self._runs(experiment_id, name))
+        if there and not overwrite:
+            raise AlreadyThere(
+                f"the experiment has runs of study {name} already, such as {there[0]}; "
+                "replace them with --overwrite, or name another --experiment"
+            )
+        for run_id in there:
+            self._client.delete_run(run_id)
+
+    def _runs(self, experiment_id: str, name: str) -> Iterator[str]:
+        """Of the study. MLflow's filters know no sign for a quote in a text, so they ask for any instead."""
+        pattern = re.sub(r"['\"\\]", "_", name)
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment_id], f"tags.`{STUDY}` LIKE '{pattern}'", page_token=token
+            )
+            yield from (run.info.run_id for run in page if run.data.tags.get(STUDY) == name)
+            if not (token := page.token):
+                return
 
     def _trial(self, experiment_id: str, parent: str, trial: Answer, reported: Times) -> int:
         start = milliseconds(trial["started_at"])

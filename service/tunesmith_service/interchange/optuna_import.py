@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -180,6 +181,7 @@ def _trial(trial: FrozenTrial, metric: str, which: int) -> dict[str, Any]:
     state, reason = _ending(trial, value)
     held = attributes.get(f"{OURS}held") or {}
     points = sorted(trial.intermediate_values.items())
+    started, ended = _times(trial)
     return {
         "number": trial.number,
         "state": state,
@@ -188,9 +190,19 @@ def _trial(trial: FrozenTrial, metric: str, which: int) -> dict[str, Any]:
         "params": {**trial.params, **held},
         "points": [{"step": step, "metrics": {metric: show_number(v)}} for step, v in points],
         "attributes": _plain({k: v for k, v in attributes.items() if not k.startswith(OURS)}),
-        "started_at": trial.datetime_start.astimezone().isoformat() if trial.datetime_start else None,
-        "ended_at": trial.datetime_complete.astimezone().isoformat() if trial.datetime_complete else None,
+        "started_at": started and started.isoformat(),
+        "ended_at": ended and ended.isoformat(),
     }
+
+
+def _times(trial: FrozenTrial) -> tuple[datetime | None, datetime | None]:
+    """Start and end. Optuna keeps local times without a zone; in the hour that comes twice in autumn an end
+    may seem to lie before its start."""
+    started = trial.datetime_start and trial.datetime_start.astimezone()
+    ended = trial.datetime_complete and trial.datetime_complete.astimezone()
+    if started and trial.datetime_complete and ended and ended < started:
+        ended = max(started, trial.datetime_complete.replace(fold=1).astimezone())
+    return started, ended
 
 
 def _ending(trial: FrozenTrial, value: float | None) -> tuple[str, str | None]:

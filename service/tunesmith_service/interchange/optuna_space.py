@@ -93,14 +93,19 @@ def _choices(name: str, several: Sequence[BaseDistribution]) -> list[Any]:
 
 
 def _when(name: str, choices: Sequence[str], complete: Sequence[Params]) -> dict[str, list[Scalar]]:
-    """Values of one choice that go with having this parameter, if all complete trials agree."""
+    """Values of one choice that go with having this parameter, if all complete trials agree.
+
+    Some trials must have had the choice and not the parameter: two parameters that only ever come together
+    do not decide each other. So conditions never run in a circle.
+    """
     having = [params for params in complete if name in params]
     lacking = [params for params in complete if name not in params]
     for choice in choices if having and lacking else ():
         if choice == name or not all(choice in params for params in having):
             continue
         on = dict.fromkeys(params[choice] for params in having)
-        if all(params.get(choice) not in on for params in lacking):
+        others = [params[choice] for params in lacking if choice in params]
+        if others and not any(value in on for value in others):
             return {choice: list(on)}
     return {}
 

@@ -48,6 +48,10 @@ def export(study: Study, directory: Path, *, project: str = "tunesmith", overwri
     wandb = needed("wandb", "wandb")
     shown = study.show()
     prefix = hashlib.sha256(f"{shown['id']} {shown['created_at']} {shown['name']}".encode()).hexdigest()[:8]
+    try:
+        wandb.Settings(project=project)
+    except (ValueError, wandb.errors.Error) as e:
+        raise ValueError(f"W&B takes no project {project!r}: {e}") from e
     _make_room(directory, shown["name"], prefix, overwrite=overwrite)
     directory.mkdir(parents=True, exist_ok=True)
     reported = times(study)

@@ -35,11 +35,13 @@ def fit(trainer: Trainer, trial: Trial, *, names: Mapping[str, str] | None = Non
 
     Args:
         trainer: not trained yet, with `eval_strategy="epoch"` and `num_train_epochs=trial.epochs`.
+            With a dictionary of evaluation sets, `eval_easy_loss` is reported as `val/easy_loss`.
         names: other names for metrics, such as {"eval_f1": "val/f1-macro"}.
     Raises: ValueError if the Trainer's arguments are others, or the objective is not among the metrics.
     """
     _check(trainer.args, trial)
-    trainer.add_callback(_Callback(trial, names))
+    sets = trainer.eval_dataset
+    trainer.add_callback(_Callback(trial, names, len(sets) if isinstance(sets, dict) else 1))
     resume = str(_begin(trainer, trial)) if trial.restored else None
     return trainer.train(resume_from_checkpoint=resume)
 
@@ -65,8 +67,13 @@ def _begin(trainer: Trainer, trial: Trial) -> Path:
 
 
 class _Callback(TrainerCallback):
-    def __init__(self, trial: Trial, names: Mapping[str, str] | None) -> None:
-        self._trial, self._teller = trial, Teller(trial, names, PARTS)
+    """Args:
+    sets: that each epoch is evaluated on, one after another.
+    """
+
+    def __init__(self, trial: Trial, names: Mapping[str, str] | None, sets: int = 1) -> None:
+        self._trial, self._teller, self._sets = trial, Teller(trial, names, PARTS), sets
+        self._evaluated: list[Mapping[str, float]] = []
         self._train_loss: dict[str, float] = {}
         self._epoch_ended = False  # its evaluation is the epoch's
         self._told = False  # since the last chance of a snapshot
@@ -110,8 +117,12 @@ class _Callback(TrainerCallback):
     ) -> None:
         if not self._epoch_ended:
             return
+        self._evaluated.append(metrics)
+        if len(self._evaluated) < self._sets:
+            return
         self._epoch_ended, self._told = False, True
-        found = {name: value for name, value in metrics.items() if _is_of_model(name)}
+        found = {n: value for one in self._evaluated for n, value in one.items() if _is_of_model(n)}
+        self._evaluated.clear()
         if self._teller.tell(round(state.epoch or 0), self._train_loss | found):
             control.should_training_stop = True
 
