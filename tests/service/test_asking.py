@@ -10,11 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from processes import Server, until
@@ -148,6 +150,43 @@ def test_a_trial_that_is_held_keeps_its_lease_and_one_that_is_dropped_loses_it(
     assert stood(study, held.number) == ("complete", "budget")
     again = asked(worker, study)
     assert again.number == number
+    again.tell(1.0)
+
+
+def test_a_beat_that_is_not_answered_is_tried_anew_and_not_waited_for(people: Client, server: Server):
+    """What the client is patient for would take longer than a lease lasts."""
+    study = make(people)
+    beats, slept = threading.Semaphore(0), []
+
+    def unheard(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/heartbeat"):
+            beats.release()
+            raise httpx.ConnectError("the network is away", request=request)
+        return line.handle_request(request)
+
+    with (
+        httpx.HTTPTransport() as line,
+        Client(
+            server.url, server.worker_token, retry_for=600, transport=httpx.MockTransport(unheard),
+            sleep=slept.append,
+        ) as worker,
+    ):  # fmt: skip
+        trial = asked(worker, study)
+        assert all(beats.acquire(timeout=TTL_SECONDS) for _ in range(3))
+        assert slept == []
+        trial.release()
+
+
+def test_a_trial_that_is_dropped_gives_its_slot_back_once_its_lease_is_over(people: Client, worker: Client):
+    study = make(people, trials=1)
+    asker = worker._asker
+    trial = asked(worker, study)
+    assert asker._free == []
+    del trial
+    gc.collect()
+    until(lambda: asker._free)
+    again = asked(worker, study)
+    assert len(asker._slots) == 1
     again.tell(1.0)
 
 

@@ -148,6 +148,8 @@ def test_a_bucket_that_cannot_be_used_is_refused_with_what_to_do(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     assert "there are no credentials" in refused(tmp_path, blob_store="s3://weights/x", **at)
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    assert "config profile (nope) could not be found" in refused(tmp_path, blob_store="s3://weights/x", **at)
 
 
 def test_a_server_that_takes_other_bytes_than_were_signed_for_is_refused(

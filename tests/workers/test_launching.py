@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def crew(tmp_path: Path) -> Crew:
         ({"count": 0}, "count is at least 1, got 0"),
         ({"slots": 0}, "slots is at least 1"),
         ({"gpus_per_slot": -1}, "gpus_per_slot is at least 0"),
+        ({"name": "my lab"}, "'my lab' names no worker"),
+        ({"name": "x" * 41}, "at most 40"),
         ({"options": ("--url=http://x",)}, "--url follows from the launch itself"),
         ({"options": ("--once", "--slots", "3")}, "--slots follows from the launch itself"),
     ],
@@ -70,7 +73,18 @@ def test_a_worker_is_told_its_share_of_a_machine():
 
 def test_here_one_process_has_the_slots_of_all():
     crew = Crew("http://x", Path("t"), count=4, slots=2, options=("--once",))
-    assert local.command(crew)[-7:] == ["--cores", "8", "--devices", "cpu", "--slots", "8", "--once"]
+    assert local.command(crew, {})[-7:] == ["--cores", "8", "--devices", "cpu", "--slots", "8", "--once"]
+
+
+def test_here_the_first_gpus_are_the_workers():
+    environ = {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
+    crew = Crew("http://x", Path("t"), count=2, gpus_per_slot=1)
+    made = local.command(crew, environ)
+    assert made[-6:] == ["--cores", "2", "--devices-per-slot", "1", "--devices", "4,5"]
+    with pytest.raises(
+        LaunchError, match="3 workers of 1 slots with 2 GPUs need 6, and this machine shows 4"
+    ):
+        local.command(Crew("http://x", Path("t"), count=3, gpus_per_slot=2), environ)
 
 
 # --- Slurm ---
@@ -88,6 +102,14 @@ def test_slurm_is_asked_for_an_array_that_comes_back():
     ]  # fmt: skip
     assert "'spam=/data/my spam.csv'" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("two words", '"two words"'), ("run #7", '"run #7"'), ('a "b" c', r'"a \"b\" c"'), ("v100:2", "v100:2")],
+)
+def test_sbatch_reads_a_value_whole(value: str, written: str):
+    assert f"comment={written}" in directives(slurm.script(CREW, {"comment": value}))
 
 
 def test_a_persons_own_word_goes_before_ours():
@@ -213,7 +235,10 @@ def test_as_many_workers_are_wanted_as_there_is_work_for(tmp_path: Path):
     cluster = ray.Cluster(viewer=viewer, least=1)
     with Server(tmp_path / "home") as server, server.client() as people:
         crew = Crew(server.url, server.home / "worker.token", count=8, slots=2)
-        with pytest.raises(LaunchError, match="viewer is a file with a token"):
+        with pytest.raises(LaunchError, match="cannot be read"):
+            ray.wanted(crew, cluster, viewer)
+        viewer.write_text("")
+        with pytest.raises(LaunchError, match=r"holds no token; .*--role viewer"):
             ray.wanted(crew, cluster, viewer)
         viewer.write_text(server.worker_token)
         with pytest.raises(LaunchError, match=r"HTTP 403.*--role viewer"):
@@ -225,6 +250,12 @@ def test_as_many_workers_are_wanted_as_there_is_work_for(tmp_path: Path):
             params = [{"lr": 0.001 * (n + 1)} for n in range(more)]
             people.post("studies", "queued", "trials", json={"params": params, "stage": "grid"})
             assert ray.wanted(crew, cluster, viewer) == workers
+        beside = replace(crew, url=f"http://127.0.0.1:{free_port()}, {server.url}")
+        assert ray.wanted(beside, cluster, viewer) == 8  # one of two servers answers
+        with pytest.raises(LaunchError, match="shows no queue of a Tunesmith service"):
+            ray.wanted(replace(crew, url=f"{server.url}/ui/static"), cluster, viewer)
+        with pytest.raises(LaunchError, match="is no address"):
+            ray.wanted(replace(crew, url="http://host:87x87"), cluster, viewer)
     assert ray.wanted(crew, cluster, viewer) is None  # gone, not empty
 
 
@@ -360,13 +391,23 @@ def test_what_kubernetes_is_not_told_is_refused(told: dict[str, str], says: str)
 def test_names_jobs_and_tokens_that_would_not_do_are_refused(crew: Crew, tmp_path: Path):
     plain = kubernetes.cluster({"image": "w"})
     with pytest.raises(LaunchError, match="names nothing in Kubernetes"):
-        kubernetes.manifests(Crew("http://x", crew.token_file, name="My Crew"), plain)
+        kubernetes.manifests(Crew("http://x", crew.token_file, name="My_Crew"), plain)
     with pytest.raises(LaunchError, match="--exit-when-idle"):
         kubernetes.manifests(
             Crew("http://x", crew.token_file), kubernetes.cluster({"image": "w", "kind": "job"})
         )
     with pytest.raises(LaunchError, match="cannot be read"):
         kubernetes.manifests(Crew("http://x", tmp_path / "no"), plain)
+
+
+def test_a_jobs_worker_that_is_taken_away_has_not_completed_it():
+    options = (*CREW.options, "--exit-when-idle", "600")
+    for kind, code in (("job", ["--stopped-exit-code", "143"]), ("deployment", [])):
+        told = kubernetes.cluster({"image": "w", "kind": kind, "secret": "there"})
+        found = kubernetes.manifests(replace(CREW, options=options), told)
+        args = of_kind(found, kind.capitalize())["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert args[5 : 5 + len(code)] == code
+        assert args[5 + len(code)] == "--url"
 
 
 def test_the_probe_tells_a_worker_that_is_awake_from_one_that_hangs(tmp_path: Path):

@@ -35,13 +35,13 @@ def test_a_worker_without_a_token_says_where_one_comes_from(tmp_path: Path):
         (["--name", "../x"], "--name takes letters"),
         (["--url", "localhost:8787"], "url is the service's address"),
         (["--token-file", "/no/such/file"], "No such file"),
+        (["--url", "http://host:87x87"], "url is the service's address"),
     ],
 )
 def test_what_makes_no_worker_is_refused_with_what_to_say_instead(
     tmp_path: Path, options: list[str], words: str
 ):
-    token = {} if "--token-file" in options else {"TUNESMITH_TOKEN": "tsm_x"}
-    result = run("--state", str(tmp_path / "state"), *options, **token)
+    result = run("--state", str(tmp_path / "state"), *options, TUNESMITH_TOKEN="tsm_x")
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
 
@@ -92,6 +92,16 @@ def test_what_is_no_token_at_all_ends_the_worker_loudly_too(tmp_path: Path):
     with Server(tmp_path / "home") as server, Worker(server.url, "tsm_x", tmp_path / "state") as worker:
         assert worker.ends(90) == 4
         assert "Error: the service refuses this worker's token" in worker.said
+
+
+def test_a_worker_that_was_stopped_ends_with_the_code_that_was_asked_for(tmp_path: Path):
+    """Of a Job of Kubernetes, which would take 0 for a completion."""
+    with Server(tmp_path / "home") as server:
+        said = ("--stopped-exit-code", "143")
+        with Worker(server.url, server.worker_token, tmp_path / "state", *said) as worker:
+            worker.says("event=registered", seconds=60)
+            worker.process.terminate()
+            assert worker.ends(60) == 143
 
 
 @pytest.mark.parametrize("token", ["tsm_one\ntsm_two", "tsm_5f0c…", "tsm_a b"])

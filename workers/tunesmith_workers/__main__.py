@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import httpcore
 import structlog
+from click.core import ParameterSource
 from tunesmith_service.client import Forbidden, Unauthorized
 
 from tunesmith_workers import devices as machine
@@ -106,11 +107,19 @@ much as a large one."""
     metavar="SIGNALS",
     help="Signals that hand the trials back, such as the one that a batch system warns with.",
 )
+@click.option(
+    "--stopped-exit-code",
+    type=click.IntRange(0, 255),
+    default=0,
+    show_default=True,
+    help="Exit code after such a signal; a Job of Kubernetes takes 0 for done, and begins no other.",
+)
 def worker(
     *, url: str, token: str | None, token_file: Path | None, tasks: tuple[Path, ...], data: tuple[str, ...],
     weights: tuple[str, ...], slots: int | None, devices: str | None, slots_per_device: int,
     devices_per_slot: int, cores: int | None, state: Path | None, name: str | None, once: bool,
     exit_when_idle: float | None, max_offline: float, stall_timeout: float | None, hand_back_on: str,
+    stopped_exit_code: int,
 ) -> None:  # fmt: skip
     """Train trials of a Tunesmith service on this machine, one at a time on each slot.
 
@@ -143,6 +152,8 @@ def worker(
         except StateInUseError as e:
             raise click.ClickException(str(e)) from e
         _run(supervisor)
+        if supervisor.was_stopped:
+            sys.exit(stopped_exit_code)
 
 
 def _search_sniffio_once() -> None:
@@ -162,8 +173,13 @@ def _run(supervisor: Supervisor) -> None:
 
 
 def _token(token: str | None, file: Path | None) -> str:
-    """Raises: ValueError, OSError."""
-    if token is None and file is not None:
+    """What is said in the command goes before what the environment says. Raises: ValueError, OSError."""
+    said = click.get_current_context().get_parameter_source
+    file_is_said = (said("token_file"), said("token")) == (
+        ParameterSource.COMMANDLINE,
+        ParameterSource.ENVIRONMENT,
+    )
+    if file is not None and (token is None or file_is_said):
         token = file.read_text().strip()
     if not token:
         raise ValueError(

@@ -107,6 +107,7 @@ class Supervisor:
         self._busy = 0
         self._idle_since: float | None = None
         self._draining = False
+        self.was_stopped = False
         self._trouble_at: float | None = None
 
     def _seat(
@@ -158,6 +159,7 @@ class Supervisor:
 
     def stop(self, cause: str) -> None:
         """Hand everything back and leave; a second time: at once."""
+        self.was_stopped = True
         self._log.info("stopping", cause=cause)
         for slot in self._slots:
             slot.stop(cause)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,7 @@ def _check_engine(engine: str, given: Mapping[str, tuple[str, ...]]) -> None:
 
 def _local(crew: Crew, *, dry_run: bool) -> None:
     if dry_run:
-        click.echo(shlex.join(local.command(crew)))
+        click.echo(shlex.join(local.command(crew, os.environ)))
     else:
         local.launch(crew)
 

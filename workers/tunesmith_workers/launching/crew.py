@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,11 @@ DEFAULT_URL = "http://127.0.0.1:8787"
 SET_BY_US = ("--url", "--token", "--token-file", "--name", "--state", "--slots", "--devices", "--cores",
              "--devices-per-slot")  # fmt: skip
 """Options of `tunesmith worker` that follow from a crew and its engine."""
+
+
+MOST_OF_NAME = 40
+"""Characters; what an engine adds to tell its workers apart makes up to 64 of it."""
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MOST_OF_NAME - 1}}}")
 
 
 def of_this_home() -> tuple[str, Path]:
@@ -25,6 +31,19 @@ def of_this_home() -> tuple[str, Path]:
 
 class LaunchError(Exception):
     """What keeps a crew from being launched, and what to do about it."""
+
+
+def token_in(file: Path, role: str) -> str:
+    """Raises: LaunchError."""
+    try:
+        text = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else "it is no text"
+        raise LaunchError(f"{file} cannot be read ({why}): name a file that can") from e
+    if not text.startswith("tsm_"):
+        made = f"`tunesmith token create NAME --role {role} --quiet > {file}`"
+        raise LaunchError(f"{file} holds no token; {made} makes one")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,11 @@ class Crew:
         for what, least in (("count", 1), ("slots", 1), ("gpus_per_slot", 0), ("cpus_per_slot", 1)):
             if getattr(self, what) < least:
                 raise LaunchError(f"{what} is at least {least}, got {getattr(self, what)}")
+        if not _NAME.fullmatch(self.name):
+            raise LaunchError(
+                f"{self.name!r} names no worker, whose state is kept under it: take letters, digits, dots, _ "
+                f"and -, at most {MOST_OF_NAME}"
+            )
         for option in self.options:
             if (flag := option.partition("=")[0]) in SET_BY_US:
                 raise LaunchError(f"{flag} follows from the launch itself; leave it out")
@@ -73,14 +97,7 @@ class Crew:
 
     def token(self) -> str:
         """For engines that carry it to the workers themselves. Raises: LaunchError."""
-        try:
-            text = self.token_file.read_text().strip()
-        except OSError as e:
-            raise LaunchError(f"{self.token_file} cannot be read ({e.strerror}): name a file that can") from e
-        if not text.startswith("tsm_"):
-            made = f"`tunesmith token create NAME --role worker --quiet > {self.token_file}`"
-            raise LaunchError(f"{self.token_file} holds no token; {made} makes one")
-        return text
+        return token_in(self.token_file, "worker")
 
     def arguments(self, token_file: Path | None = None, *, workers: int = 1) -> list[str]:
         """Of `tunesmith worker`, but for its name.

@@ -26,6 +26,8 @@ from tunesmith_workers.launching.crew import Crew, LaunchError
 GRACE_SECONDS = 40
 """Between SIGTERM and SIGKILL: a worker needs 25 to hand back."""
 ALIVE_SECONDS = 60
+STOPPED = 143
+"""Exit code of a job's worker after SIGTERM, as of a process that it ended: 0 would be a completion."""
 HOME, SECRET, TOKEN = "/var/lib/tunesmith", "/run/secrets/tunesmith", "token"
 WRITTEN = {"home": HOME, "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108
 """All that a worker may write, by volume."""
@@ -166,7 +168,8 @@ def _job(crew: Crew, cluster: Cluster) -> Manifest:
         "parallelism": crew.count,
         "completions": crew.count,
         "backoffLimit": 3 * crew.count,
-        # A pod that the cluster takes away has not failed: its trials wait for the next one.
+        # A pod that the cluster takes away is neither done, since its worker then ends with STOPPED, nor has
+        # it failed: another takes its place, for which its trials wait.
         "podFailurePolicy": {
             "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}]
         },
@@ -194,6 +197,7 @@ def _pod(crew: Crew, cluster: Cluster, *, restart: str) -> Manifest:
         "image": cluster.image,
         "args": [
             "worker", "--name", "$(POD_NAME)", "--state", f"{HOME}/state",
+            *(("--stopped-exit-code", str(STOPPED)) if cluster.kind == "job" else ()),
             *crew.arguments(Path(SECRET, TOKEN)),
         ],
         "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],

@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tunesmith_workers.launching.crew import Crew, LaunchError
+from tunesmith_workers.launching.crew import Crew, LaunchError, token_in
 from tunesmith_workers.launching.ray_actor import Worker, WorkerKilledError
 
 NAMESPACE = "tunesmith"
@@ -206,28 +206,38 @@ class _Actors:
 
 
 def wanted(crew: Crew, cluster: Cluster, viewer: Path) -> int | None:
-    """Workers for the trials that could run now or do; None while the service does not say.
+    """Workers for the trials that could run now or do; None while no server says.
 
-    Raises: LaunchError if it never will.
+    Raises: LaunchError if none ever will.
     """
+    token = token_in(viewer, "viewer")
+    for url in crew.url.split(","):
+        if (trials := _trials(f"{url.strip().rstrip('/')}/metrics", token, viewer)) is not None:
+            return min(crew.count, max(cluster.least, math.ceil(trials / crew.slots)))
+    return None
+
+
+def _trials(url: str, token: str, viewer: Path) -> float | None:
+    """That could run now or do; None while the server does not answer. Raises: LaunchError."""
     try:
-        token = viewer.read_text().strip()
-    except OSError as e:
-        raise LaunchError(f"{viewer} cannot be read ({e.strerror}); viewer is a file with a token") from e
-    try:
-        answer = httpx.get(f"{crew.url.rstrip('/')}/metrics", headers={"Authorization": f"Bearer {token}"})
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"})
     except httpx.HTTPError:
         return None
+    except httpx.InvalidURL as e:
+        raise LaunchError(f"{url} is no address: {e}") from e
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise LaunchError(
             f"the service shows nobody its queue for the token in {viewer} (HTTP {answer.status_code}): "
             "tunesmith token create NAME --role viewer --quiet makes one that may read it"
         )
-    if not answer.is_success:
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS or answer.is_server_error:
         return None
-    found = {f.name: f.samples[0].value for f in text_string_to_metric_families(answer.text) if f.samples}
-    trials = found["tunesmith_trials_claimable"] + found["tunesmith_trials_running"]
-    return min(crew.count, max(cluster.least, math.ceil(trials / crew.slots)))
+    try:
+        families = text_string_to_metric_families(answer.text)
+        found = {f.name: f.samples[0].value for f in families if f.samples}
+        return found["tunesmith_trials_claimable"] + found["tunesmith_trials_running"]
+    except (ValueError, KeyError) as e:
+        raise LaunchError(f"{url} shows no queue of a Tunesmith service (HTTP {answer.status_code})") from e
 
 
 def _knock(address: str) -> None:

@@ -53,7 +53,7 @@ def script(crew: Crew, options: Mapping[str, str] | None = None) -> str:
         **_checked(options or {}),
     }
     head = "\n".join(
-        f"#SBATCH --{key}={value}" if value else f"#SBATCH --{key}" for key, value in asked.items()
+        f"#SBATCH --{key}={_quoted(value)}" if value else f"#SBATCH --{key}" for key, value in asked.items()
     )
     return _SCRIPT.format(head=head, worker=_worker(crew))
 
@@ -87,6 +87,13 @@ def _checked(options: Mapping[str, str]) -> Mapping[str, str]:
         if key in OURS:
             raise LaunchError(f"--{key} follows from the launch itself; leave it out")
     return options
+
+
+def _quoted(value: str) -> str:
+    """As sbatch reads a line: else a blank ends the value, and a # all that follows."""
+    if not re.search(r"""[\s#"'\\]""", value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 def _worker(crew: Crew) -> str:
