@@ -78,7 +78,8 @@ class Notifier:
         found = [*await self._read(news.pieces), *await self._read(news.stuck, self._now_us(), quiet_us)]
         for piece in found:
             await self._submit(self._queued(piece, targets))
-        hold_us = int(3 * self._settings.notify_seconds * SECOND)
+        # A mail server may take as long for each of its answers once the letter is on its way.
+        hold_us = int(6 * self._settings.notify_seconds * SECOND)
         while taken := await self._submit(TakeNotices(AT_ONCE, hold_us)):
             await asyncio.gather(*map(self._deliver, taken))
 

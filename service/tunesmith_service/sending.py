@@ -114,7 +114,8 @@ class Sender:
             return f"answered {answer.status_code}"
 
     def _mail(self, notice: Mapping[str, Any]) -> str:
-        """Once the letter is on its way nothing is said against it: a second try would send it again."""
+        """Not sent once its time is up; what is on its way by then is waited for, since another try would
+        send it again."""
         s = self._settings
         until = self._clock() + s.notify_seconds
 

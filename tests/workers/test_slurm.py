@@ -29,6 +29,8 @@ SPEC = {
     "stages": [{"kind": "coarse_grid", "name": "grid", "epochs": EPOCHS, "axes": {"lr": PLANNED}}],
 }  # fmt: skip
 
+COMMENT = 'two words, run #7 "here"'
+
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
@@ -44,7 +46,7 @@ def launched(cluster: Cluster, server: Server, directory: Path, *options: str) -
     command = [
         sys.executable, "-m", "tunesmith_service", "workers", "launch", "--on", "slurm", "--url", server.url,
         "--token-file", str(server.home / "worker.token"), "--count", str(WORKERS), "--name", "crew",
-        "--", *options,
+        "--slurm", f"comment={COMMENT}", "--", *options,
     ]  # fmt: skip
     environ = (
         os.environ | cluster.environ | {"XDG_STATE_HOME": str(directory / "state"), "OMP_NUM_THREADS": "1"}
@@ -102,6 +104,7 @@ def test_a_worker_whose_time_is_nearly_up_hands_back_and_queues_again(
     with Server(tmp_path / "home") as server, server.client() as people:
         people.post("studies", json=SPEC)
         job = launched(cluster, server, tmp_path)
+        assert f"Comment={COMMENT}\n" in cluster.run("scontrol", "show", "job", f"{job}_1")
         until(lambda: len(list(people.pages("workers"))) == WORKERS, 120, saw=lambda: cluster.states(job))
         # As Slurm does where a job has a time limit; the shortest is a minute, of which 90 s are the warning.
         cluster.run("scancel", "--signal=USR1", "--batch", f"{job}_1")
