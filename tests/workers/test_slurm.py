@@ -104,7 +104,7 @@ def test_a_worker_whose_time_is_nearly_up_hands_back_and_queues_again(
     with Server(tmp_path / "home") as server, server.client() as people:
         people.post("studies", json=SPEC)
         job = launched(cluster, server, tmp_path)
-        assert f"Comment={COMMENT}\n" in cluster.run("scontrol", "show", "job", f"{job}_1")
+        assert cluster.run("squeue", "--job", f"{job}_1", "--noheader", "--format", "%k") == COMMENT
         until(lambda: len(list(people.pages("workers"))) == WORKERS, 120, saw=lambda: cluster.states(job))
         # As Slurm does where a job has a time limit; the shortest is a minute, of which 90 s are the warning.
         cluster.run("scancel", "--signal=USR1", "--batch", f"{job}_1")
