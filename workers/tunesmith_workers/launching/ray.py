@@ -19,12 +19,15 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -131,9 +134,10 @@ def launch(
     cluster = cluster or Cluster()
     token = crew.token()
     over: dict[str, int] = {}
-    with _connection(cluster.address) as ray:
+    with _connection(cluster.address) as ray, _interruptible() as check:
         actors = _Actors(ray, crew, cluster, token)
         while len(over) < crew.count:
+            check()
             count = crew.count if cluster.viewer is None else wanted(crew, cluster, cluster.viewer)
             actors.become(len(actors) if count is None else count, but=over)
             for name, code in actors.left():
@@ -141,6 +145,30 @@ def launch(
                 if code or cluster.viewer is None:
                     over[name] = code
     return over
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Gives what raises KeyboardInterrupt if one came and was lost, as in a callback of Ray's own: else the
+    launch would stay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    asked = threading.Event()
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Actors:
