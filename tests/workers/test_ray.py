@@ -137,7 +137,7 @@ def test_a_head_that_is_lost_loses_no_trial(make_cluster: MakeCluster, tmp_path:
 def test_a_launch_that_is_over_leaves_nobody_behind(make_cluster: MakeCluster, tmp_path: Path) -> None:
     cluster = make_cluster(cpus=2)
     with Server(tmp_path / "home") as server, server.client() as people:
-        study = Study(people, trials=2, epochs=400)
+        study = Study(people, trials=2, epochs=20_000)
         with launched(cluster, server, 1) as launch:
             (taken,) = until(lambda: study.running({"crew-1"}), 120, saw=lambda: launch.said)
             again = launched(cluster, server, 1)
