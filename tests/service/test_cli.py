@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -346,7 +347,9 @@ def test_doctor_ends_well_where_nothing_is_wrong(home, tunesmith):
 
 @pytest.mark.parametrize(("free", "said"), [(1.9, "fail"), (9, "warn"), (11, "ok")])
 def test_doctor_warns_of_a_disk_long_before_a_service_refuses_anything(tunesmith, monkeypatch, free, said):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: (100 * 2**30, 0, int(free * 2**30)))
+    like_disk_usage = namedtuple("usage", "total used free")
+    shown = like_disk_usage(100 * 2**30, 0, int(free * 2**30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shown)
     findings = {f["name"]: f for f in json.loads(tunesmith("doctor", "--json").stdout)}
     assert findings["disk"]["state"] == said
     assert "GB of 107.4 GB free" in findings["disk"]["detail"]

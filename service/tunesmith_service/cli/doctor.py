@@ -16,6 +16,7 @@ import httpx
 from tunesmith_service import db, integrity
 from tunesmith_service.cli import text
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, Session
+from tunesmith_service.disk import Disk
 from tunesmith_service.errors import TunesmithError, Unavailable
 from tunesmith_service.settings import Settings, load
 from tunesmith_service.stores import StoreError, store_of
@@ -87,7 +88,8 @@ def _disk(session: Session) -> Finding:
     fix = "free some space, or give another --home"
     said = f"{formats.size(free)} of {formats.size(total)} free at {place}"
     usual = Settings()
-    reserve = max(usual.reserve_bytes, int(total * usual.reserve_percent / 100))
+    kept = Disk(place, reserve_bytes=usual.reserve_bytes, reserve_percent=usual.reserve_percent)
+    reserve = kept.reserve()
     if free < reserve:
         return Finding("disk", "fail", f"{said}: a service keeps {formats.size(reserve)} in reserve", fix)
     if free < total * LOW_DISK_SHARE:

@@ -34,10 +34,11 @@ WRITTEN = {"home": HOME, "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108
 USER = 10001  # of the images
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
+_OBJECT = (re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"), "a-z, 0-9, - and dots, at most 253")
 _WORDS = {
     "namespace": (re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"), "a-z, 0-9 and -, at most 63"),
-    "secret": (re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"), "a-z, 0-9, - and dots, at most 253"),
-    "viewer": (re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"), "a-z, 0-9, - and dots, at most 253"),
+    "secret": _OBJECT,
+    "viewer": _OBJECT,
     "memory": (re.compile(r"\d+(\.\d+)?([kMGTPE]|[KMGTPE]i)?"), "a number with a unit, such as 16Gi"),
     "gpu": (re.compile(r"[a-z0-9][-.a-z0-9]*/[A-Za-z0-9][-._A-Za-z0-9]*"), "a vendor's, such as amd.com/gpu"),
 }
