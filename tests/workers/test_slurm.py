@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ pytestmark = [
     ),
 ]
 
-TRIALS, PLANNED, EPOCHS, WORKERS = 12, 2, 40, 3
+TRIALS, PLANNED, EPOCHS, WORKERS = 12, 2, 120, 3
 SPEC = {
     "name": "on-slurm", "task": "digits", "space": {"lr": {"low": 1e-4, "high": 1.0, "log": True}},
     "fixed": {"optimizer": "sgd", "hidden": 64}, "objective": {"metric": "val/loss", "direction": "minimize"},
@@ -57,6 +58,13 @@ def launched(cluster: Cluster, server: Server, directory: Path, *options: str) -
     return done.stdout.split()[2]
 
 
+def send(signum: signal.Signals, pids: list[int]) -> None:
+    """Who has ended by itself meanwhile, such as a trainer between two trials, is not missed."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
 def test_what_slurm_requeues_or_kills_loses_and_doubles_no_trial(cluster: Cluster, tmp_path: Path) -> None:
     with Server(tmp_path / "home", ttl_seconds=5) as server, server.client() as people:
         people.post("studies", json=SPEC)
@@ -72,16 +80,26 @@ def test_what_slurm_requeues_or_kills_loses_and_doubles_no_trial(cluster: Cluste
             stand = [(t["number"], t["state"], t["attempt"]) for t in trials()]
             return f"{stand}\n{cluster.states(job)}\n{logs}"
 
-        def running(task: int) -> dict[str, Any] | None:
-            """What this task's worker trains, once a few epochs are done."""
-            theirs = (t for t in trials() if t["state"] == "running" and t["step"] >= 3)
-            return next((t for t in theirs if t["worker"] == f"crew-{job}-{task}"), None)
+        def running(task: int, *others: int) -> dict[str, Any] | None:
+            """What this task's worker trains, once a few epochs are done and while many are to come."""
+            theirs = (
+                t for t in trials() if t["worker"] == f"crew-{job}-{task}" and t["number"] not in others
+            )
+            return next((t for t in theirs if t["state"] == "running" and 3 <= t["step"] < EPOCHS // 2), None)
+
+        def halted(task: int, *others: int) -> dict[str, Any] | None:
+            """The same, of a task whose processes stand still from here on: what it trains, it keeps."""
+            if running(task, *others):
+                send(signal.SIGSTOP, pids := cluster.pids(job, task))
+                if found := running(task, *others):
+                    return found
+                send(signal.SIGCONT, pids)
+            return None
 
         preempted = until(lambda: running(1), 120, saw=said)
         cluster.run("scontrol", "requeue", f"{job}_1")
-        killed = until(lambda: running(2), 120, saw=said)
-        for pid in cluster.pids(job, 2):
-            os.kill(pid, signal.SIGKILL)
+        killed = until(lambda: halted(2, preempted["number"]), 120, saw=said)
+        send(signal.SIGKILL, cluster.pids(job, 2))
         until(lambda: [t["state"] for t in trials()] == ["complete"] * (TRIALS + PLANNED), 300, saw=said)
         until(lambda: not cluster.states(job), 60, saw=said)  # idle workers have left by themselves
 
