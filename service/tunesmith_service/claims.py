@@ -242,17 +242,8 @@ class _Serving:
     def _retry_at(self, c: Claim) -> int | None:
         """When the next backoff of this claim's project ends."""
         if self.retry_at is None:
-            pending = (
-                select(studies.c.project_id, func.min(trials.c.not_before_us).label("at_us"))
-                .join(studies, studies.c.id == trials.c.study_id)
-                .where(
-                    trials.c.state == "waiting",
-                    trials.c.not_before_us > self.now_us,
-                    studies.c.state == "active",
-                )
-                .group_by(studies.c.project_id)
-            )
-            self.retry_at = {row.project_id: row.at_us for row in self.tx.execute(pending)}
+            pending = self.tx.execute(_PENDING, {"now_us": self.now_us})
+            self.retry_at = {row.project_id: row.at_us for row in pending}
         return self.retry_at.get(c.project_id)
 
     # --- writing ----------------------------------------------------------------------------------
@@ -327,6 +318,12 @@ _FIRST = [
     _OF_STAGE.where(which).order_by(trials.c.ordinal, trials.c.number).limit(_MOST)
     for which in (not_(_IS_STALE), _IS_STALE)
 ]
+_PENDING = (
+    select(studies.c.project_id, func.min(trials.c.not_before_us).label("at_us"))
+    .join(studies, studies.c.id == trials.c.study_id)
+    .where(trials.c.state == "waiting", trials.c.not_before_us > _NOW_US, studies.c.state == "active")
+    .group_by(studies.c.project_id)
+)
 
 
 @cache

@@ -253,9 +253,11 @@ def columns(kind: type[Any], table: FromClause) -> list[Any]:
     return [table.c[f.name] for f in fields(kind) if f.name in table.c]
 
 
-def values(conn: Connection, kind: type[T], statement: Select[Any]) -> list[T]:
-    """The rows, each as a value of `kind`."""
-    return [kind(**row._mapping) for row in conn.execute(statement)]
+def values(
+    conn: Connection, kind: type[T], statement: Select[Any], named: Mapping[str, Any] | None = None
+) -> list[T]:
+    """The rows, each as a value of `kind`; `named` are the statement's parameters."""
+    return [kind(**row._mapping) for row in conn.execute(statement, named)]
 
 
 # --- batches: many rows as one parameter ----------------------------------------------------------

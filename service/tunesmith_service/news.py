@@ -18,6 +18,8 @@ PIECE = 1000
 
 KINDS = ("study", "stage", "moved")
 
+_TARGETS = select(targets).order_by(targets.c.id)
+
 
 @dataclass(frozen=True, slots=True)
 class News:
@@ -43,7 +45,7 @@ class Piece:
 
 
 def all_targets(conn: Connection) -> list[Mapping[str, Any]]:
-    return [dict(row._mapping) for row in conn.execute(select(targets).order_by(targets.c.id))]
+    return [dict(row._mapping) for row in conn.execute(_TARGETS)]
 
 
 def pieces(conn: Connection) -> list[Piece]:

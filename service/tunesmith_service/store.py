@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, Text, and_, case, cast, func, or_, select
+from sqlalchemy import Connection, Row, Text, and_, bindparam, case, cast, func, or_, select
 from tunesmith_studies.resources import gpus_of
 
 from tunesmith_service import tables
@@ -33,8 +33,11 @@ class Instance:
     last_tick_us: int
 
 
+_INSTANCE = select(*columns(Instance, tables.instance))
+
+
 def instance(conn: Connection) -> Instance:
-    return values(conn, Instance, select(*columns(Instance, tables.instance)))[0]
+    return values(conn, Instance, _INSTANCE)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,11 @@ class TokenRow:
     revoked_us: int | None
 
 
+_TOKEN = select(*columns(TokenRow, tables.tokens)).where(tables.tokens.c.key_id == bindparam("key_id"))
+
+
 def token_by_key(conn: Connection, key_id: str) -> TokenRow | None:
-    wanted = select(*columns(TokenRow, tables.tokens)).where(tables.tokens.c.key_id == key_id)
-    return next(iter(values(conn, TokenRow, wanted)), None)
+    return next(iter(values(conn, TokenRow, _TOKEN, {"key_id": key_id})), None)
 
 
 def tokens(conn: Connection, project_id: int | None) -> list[TokenRow]:
@@ -273,12 +278,18 @@ def live_slots(conn: Connection) -> list[SlotKind]:
     return [SlotKind(row.project_id, json.loads(row.tasks), row.devices, row.slots) for row in found]
 
 
+_PLANNED = (
+    select(*columns(Study, tables.studies))
+    .where(tables.studies.c.state.in_(("active", "paused")))
+    .order_by(tables.studies.c.id)
+)
+
+
 def planned_studies(conn: Connection, live: Sequence[SlotKind]) -> list[PlannedStudy]:
     """Active studies, and paused ones too: what runs there may still be pruned."""
-    s = tables.studies
-    wanted = select(*columns(Study, s)).where(s.c.state.in_(("active", "paused"))).order_by(s.c.id)
     return [
-        PlannedStudy(y.id, y.spec, y.event_n, _slots_for(y, live).count) for y in values(conn, Study, wanted)
+        PlannedStudy(y.id, y.spec, y.event_n, _slots_for(y, live).count)
+        for y in values(conn, Study, _PLANNED)
     ]
 
 

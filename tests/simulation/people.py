@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, bindparam, select
 from tunesmith_service import db, tables
 from tunesmith_service.clock import SECOND
 
@@ -27,6 +27,9 @@ STAGES: tuple[dict[str, Any], ...] = (
     {"kind": "sampler", "epochs": 2, "trials": 6, "sampler": {"kind": "tpe", "n_startup_trials": 2}},
 )
 TRIES = 8
+OVERDUE = select(tables.trials.c.id, tables.trials.c.attempt).where(
+    tables.trials.c.state == "running", tables.trials.c.lease_expires_us < bindparam("before_us")
+)
 
 
 class People:
@@ -96,12 +99,10 @@ class People:
 
     def overdue(self, seconds: float) -> list[str]:
         """A sentence for each trial that runs although its lease ran out so long ago."""
-        t = tables.trials
         before_us = self._world.host.now_us() - round(seconds * SECOND)
-        wanted = select(t.c.id, t.c.attempt).where(t.c.state == "running", t.c.lease_expires_us < before_us)
         return [
             f"trial id {row.id} was running under attempt {row.attempt} two ticks after its lease had run out"
-            for row in self.read(wanted)
+            for row in self.read(OVERDUE, before_us=before_us)
         ]
 
     async def ask(self, method: str, path: str, body: Any = None) -> httpx.Response | None:
@@ -128,12 +129,12 @@ class People:
     def _workers(self) -> list[str]:
         return sorted(row.id for row in self.read(select(tables.workers.c.id)))
 
-    def read(self, statement: Any) -> list[Any]:
+    def read(self, statement: Any, **named: Any) -> list[Any]:
         """Rows of the database as it is now."""
         if self._engine is None:
             self._engine = db.open_engine(self._world.host.settings.url)
         with self._engine.connect() as conn:
-            return list(conn.execute(statement))
+            return list(conn.execute(statement, named))
 
     def close(self) -> None:
         if self._engine is not None:
