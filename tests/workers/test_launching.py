@@ -244,14 +244,14 @@ def test_as_many_workers_are_wanted_as_there_is_work_for(tmp_path: Path):
         with pytest.raises(LaunchError, match=r"HTTP 403.*--role viewer"):
             ray.wanted(crew, cluster, viewer)
         viewer.write_text(people.post("tokens", json={"name": "ray", "role": "viewer"})["token"])
-        assert ray.wanted(crew, cluster, viewer) == 1  # nothing to do
+        until(lambda: ray.wanted(crew, cluster, viewer) == 1)  # nothing to do
         people.post("studies", json=STUDY)
         for more, workers in ((5, 3), (30, 8)):  # rounded up; never more than the crew has
             params = [{"lr": 0.001 * (n + 1)} for n in range(more)]
             people.post("studies", "queued", "trials", json={"params": params, "stage": "grid"})
-            assert ray.wanted(crew, cluster, viewer) == workers
+            until(lambda workers=workers: ray.wanted(crew, cluster, viewer) == workers)
         beside = replace(crew, url=f"http://127.0.0.1:{free_port()}, {server.url}")
-        assert ray.wanted(beside, cluster, viewer) == 8  # one of two servers answers
+        until(lambda: ray.wanted(beside, cluster, viewer) == 8)  # one of two servers answers
         with pytest.raises(LaunchError, match="shows no queue of a Tunesmith service"):
             ray.wanted(replace(crew, url=f"{server.url}/ui/static"), cluster, viewer)
         with pytest.raises(LaunchError, match="is no address"):
@@ -277,14 +277,14 @@ def supervisor(state: Path) -> int:
 
 def test_a_killed_actor_s_worker_hands_back_once_before_the_next_one_begins(tmp_path: Path):
     with Server(tmp_path / "home") as server, actor(server, tmp_path) as first:
-        first.says("event=registered", seconds=60)  # so it has the token
+        first.says("event=registered")  # so it has the token
         line = Path(f"/proc/{supervisor(tmp_path)}/cmdline").read_text()
         environ = Path(f"/proc/{supervisor(tmp_path)}/environ").read_text()
         with actor(server, tmp_path) as second:
             first.kill()  # waits until nobody has its output any more: the worker has left
             second.says("event=started")
             os.kill(supervisor(tmp_path), signal.SIGTERM)
-            second.says("over 0", seconds=60)
+            second.says("over 0")
         assert first.said.count("event=stopping") == first.said.count("event=stopped") == 1
         secret = server.worker_token
         assert secret not in line
@@ -359,7 +359,7 @@ def test_a_scaled_deployment_follows_the_metrics_that_the_service_has(crew: Crew
     assert how["spec"]["secretTargetRef"][0]["name"] == "reads-metrics"
     with Server(tmp_path / "home") as server, server.client() as people:
         token = people.post("tokens", json={"name": "keda", "role": "viewer"})["token"]
-        told = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {token}"})
+        told = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=60)
         assert told.status_code == 200
         for trigger in triggers:
             assert f"\n{trigger['metadata']['valueLocation']} " in told.text
@@ -426,7 +426,7 @@ def test_the_probe_tells_a_worker_that_is_awake_from_one_that_hangs(tmp_path: Pa
         assert not probe()
         worker.signal(signal.SIGCONT)
         until(probe)
-        worker.says("event=registered", seconds=60)
+        worker.says("event=registered")
         worker.signal(signal.SIGTERM)
         assert worker.ends(kubernetes.GRACE_SECONDS) == 0
 

@@ -66,11 +66,11 @@ def send(signum: signal.Signals, pids: list[int]) -> None:
 
 
 def test_what_slurm_requeues_or_kills_loses_and_doubles_no_trial(cluster: Cluster, tmp_path: Path) -> None:
-    with Server(tmp_path / "home", ttl_seconds=5) as server, server.client() as people:
+    with Server(tmp_path / "home", ttl_seconds=10) as server, server.client() as people:
         people.post("studies", json=SPEC)
         params = [{"lr": 0.002 * (n + 1)} for n in range(TRIALS)]
         people.post("studies", "on-slurm", "trials", json={"params": params, "stage": "grid"})
-        job = launched(cluster, server, tmp_path, "--exit-when-idle", "5")
+        job = launched(cluster, server, tmp_path, "--exit-when-idle", "20")  # longer than a lost lease takes
 
         def trials() -> list[dict[str, Any]]:
             return list(people.pages("studies", "on-slurm", "trials"))
@@ -96,12 +96,12 @@ def test_what_slurm_requeues_or_kills_loses_and_doubles_no_trial(cluster: Cluste
                 send(signal.SIGCONT, pids)
             return None
 
-        preempted = until(lambda: running(1), 120, saw=said)
+        preempted = until(lambda: running(1), saw=said)
         cluster.run("scontrol", "requeue", f"{job}_1")
-        killed = until(lambda: halted(2, preempted["number"]), 120, saw=said)
+        killed = until(lambda: halted(2, preempted["number"]), saw=said)
         send(signal.SIGKILL, cluster.pids(job, 2))
-        until(lambda: [t["state"] for t in trials()] == ["complete"] * (TRIALS + PLANNED), 300, saw=said)
-        until(lambda: not cluster.states(job), 60, saw=said)  # idle workers have left by themselves
+        until(lambda: [t["state"] for t in trials()] == ["complete"] * (TRIALS + PLANNED), 600, saw=said)
+        until(lambda: not cluster.states(job), saw=said)  # idle workers have left by themselves
 
         log = list(people.pages("studies", "on-slurm", "events"))
         ends = Counter(e["trial"] for e in log if e["kind"] == "moved" and e["data"]["to"] == "complete")
@@ -123,9 +123,9 @@ def test_a_worker_whose_time_is_nearly_up_hands_back_and_queues_again(
         people.post("studies", json=SPEC)
         job = launched(cluster, server, tmp_path)
         assert cluster.run("squeue", "--job", f"{job}_1", "--noheader", "--format", "%k") == COMMENT
-        until(lambda: len(list(people.pages("workers"))) == WORKERS, 120, saw=lambda: cluster.states(job))
+        until(lambda: len(list(people.pages("workers"))) == WORKERS, saw=lambda: cluster.states(job))
         # As Slurm does where a job has a time limit; the shortest is a minute, of which 90 s are the warning.
         cluster.run("scancel", "--signal=USR1", "--batch", f"{job}_1")
         log = tmp_path / f"crew-{job}_1.log"
-        until(lambda: log.read_text().count("event=started") == 2, 120, saw=log.read_text)
+        until(lambda: log.read_text().count("event=started") == 2, saw=log.read_text)
         assert f"event=stopping worker=crew-{job}-1 cause=preempted" in log.read_text()

@@ -107,12 +107,12 @@ _SCRIPT = """\
 {head}
 
 # Slurm signals every process of the job when it takes the job away, so the worker needs no word from here.
-trap : TERM
+trap heard=yes TERM
 # The warning before its time is up comes to this script alone.
-trap 'again=yes; kill -USR1 $!' USR1
+trap 'heard=yes; again=yes; kill -USR1 $!' USR1
 
 {worker} &
-while kill -0 $! 2> /dev/null; do wait $!; code=$?; done
+while heard=; wait $!; code=$?; [[ $heard ]]; do :; done  # a signal ends the wait, not the worker
 if [[ ${{again:-}} ]]; then scontrol requeue "${{SLURM_JOB_ID}}"; fi
 exit "$code"
 """
