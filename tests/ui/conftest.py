@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from chromium import CHROMIUM, FLAGS
-from processes import Process, free_port, until
+from processes import START_SECONDS, Process, free_port, until
 from tunesmith_service import commands, db, migrate
 from tunesmith_service.blobs import BlobStore
 from tunesmith_service.clock import SECOND
@@ -23,8 +23,8 @@ from ui.seeding import Seeder
 from ui.visits import WAIT_MS, Visit, visiting
 
 HERE = Path(__file__).parent
-START_SECONDS = 90
-"""For a server to answer; on a busy machine 30 were too few."""
+ANSWER_SECONDS = 60
+"""For a server to answer; on a busy machine the 5 that httpx gives it are too few."""
 
 
 _seeded: dict[type[Dashboard], tuple[Path, int]] = {}
@@ -100,9 +100,18 @@ class Dashboard:
 
     def api(self, method: str, path: str, *, token: str = "", **more: Any) -> httpx.Response:
         bearer = {"Authorization": f"Bearer {token or self.operator}"}
-        answer = httpx.request(method, f"{self.url}/api/v1{path}", headers=bearer, **more)
+        answer = self.ask(method, f"/api/v1{path}", headers=bearer, **more)
         assert answer.is_success, answer.text
         return answer
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """What is answered without a session, whatever it is."""
+        more.setdefault("timeout", ANSWER_SECONDS)
+        return httpx.request(method, self.url + path, **more)
+
+    def stranger(self, **more: Any) -> httpx.Client:
+        """A browser without a session yet."""
+        return httpx.Client(base_url=self.url, timeout=ANSWER_SECONDS, **more)
 
     def token(self, role: str) -> str:
         return str(self.api("POST", "/tokens", json={"name": f"a {role}", "role": role}).json()["token"])
@@ -114,7 +123,7 @@ class Dashboard:
     def login(self, token: str = "", agent: str = "curl") -> Iterator[httpx.Client]:
         """A browser's session: its cookie, and the Origin that it names with each change."""
         sent = {"Origin": self.origin, "User-Agent": agent}
-        with httpx.Client(base_url=self.url, headers=sent, timeout=60) as client:
+        with self.stranger(headers=sent) as client:
             code = self.login_link(token).partition("code=")[2]
             answer = client.post("/ui/login", data={"code": code})
             assert answer.status_code == 303, answer.text
@@ -151,7 +160,9 @@ class Browsers:
 
     def new_context(self, **options: Any) -> Any:
         browser = self._playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        return browser.new_context(**options)
+        context = browser.new_context(**options)
+        context.set_default_timeout(WAIT_MS)
+        return context
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from light import LightWorker
+from processes import PATIENCE_SECONDS, until
 from tunesmith_service import wire
 from tunesmith_service.client import Lease
 from ui.conftest import Dashboard
 
 T = TypeVar("T")
-MOST_SECONDS = 60.0
-"""A step that takes longer is a defect."""
 
 
 class Planned(Dashboard):
@@ -41,10 +40,10 @@ class Driven:
 
     def claim(self) -> wire.WorkOrder:
         """The next trial's work, waited for until the planner has planned it."""
-        claimed = self._do(lambda: self._light.claim(wait_seconds=20))
-        assert claimed is not None, "nothing was planned within 20 s"
         self._lease: Lease
-        self._lease, self.work = claimed
+        self._lease, self.work = until(
+            lambda: self._do(lambda: self._light.claim(wait_seconds=20)), saw=lambda: "nothing planned"
+        )
         self._seq = 0
         return self.work
 
@@ -67,11 +66,11 @@ class Driven:
     def close(self) -> None:
         self._do(self._light.client.aclose)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(MOST_SECONDS)
+        self._thread.join(PATIENCE_SECONDS)
         self._loop.close()
 
     def _do(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(MOST_SECONDS)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE_SECONDS)
 
 
 async def _made(url: str, token: str) -> LightWorker:

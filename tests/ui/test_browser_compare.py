@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from tunesmith_service import commands
 from tunesmith_service.cli import comparing, text
@@ -181,6 +180,7 @@ def test_stages_show_their_best_their_space_and_how_their_values_lie(page: Any, 
     page.goto(f"/ui/studies/{compared.study}")
     page.get_by_role("link", name="Compare the stages").click()
     expect(page.get_by_label("Stages")).to_have_value(f"{compared.study}:search,{compared.study}:branches")
+    page.wait_for_load_state()  # the table stands below
     first, second = cells(page, "best val/loss")
     assert second == f"0.3530 {0.353 - float(first):.4f}0"
     assert cells(page, "complete") == ["12", "13 +1"]
@@ -249,8 +249,9 @@ def test_studies_are_chosen_and_each_objective_has_panels_of_its_own(page: Any, 
 
 def test_what_has_no_axis_in_common_is_never_drawn_on_one(compared: Compared) -> None:
     both = f"{compared.seeded},{compared.accurate}"
-    answer = httpx.get(
-        f"{compared.url}/api/v1/compare/views/edf?studies={both}",
+    answer = compared.ask(
+        "GET",
+        f"/api/v1/compare/views/edf?studies={both}",
         headers={"Authorization": f"Bearer {compared.operator}"},
     )
     assert answer.status_code == 422

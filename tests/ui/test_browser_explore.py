@@ -36,7 +36,7 @@ def brush(page: Any, axis: int, low: float, high: float) -> None:
     top, bottom = box["y"] + 42, box["y"] + box["height"] - 20
     page.mouse.move(x, bottom - low * (bottom - top))
     page.mouse.down()
-    page.mouse.move(x, bottom - high * (bottom - top), steps=8)
+    page.mouse.move(x, bottom - high * (bottom - top))  # at once: what has rested for a moment is applied
     page.mouse.up()
 
 
@@ -119,7 +119,9 @@ def test_a_copied_address_shows_the_same_to_somebody_else(
 
     explore.locator("#filter").fill("stage:refine state:complete")
     explore.get_by_role("button", name="Pick").click()
+    expect(total(explore)).to_have_text("8 picked of 36")
     explore.get_by_role("link", name="lr", exact=True).click()
+    expect(explore.get_by_role("columnheader", name="lr")).to_have_attribute("aria-sort", "ascending")
     explore.get_by_text("columns", exact=True).click()
     explore.get_by_label("val/accuracy").check()
     expect(explore.get_by_role("columnheader", name="val/accuracy")).to_be_visible()

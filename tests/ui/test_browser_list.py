@@ -44,7 +44,8 @@ def test_a_study_is_paused_archived_and_brought_back_from_its_line(visit: Visit,
         page.get_by_role("button", name="Archive", exact=True).click()
     expect(page.locator(f"#study-{study}")).to_have_count(0)
     page.get_by_label("State").select_option("archived")
-    page.get_by_role("button", name="Show").click()
+    with page.expect_event("load"):
+        page.get_by_role("button", name="Show").click()
     menu_of(page, "handled in the list").get_by_role("button", name="Bring back…").click()
     with page.expect_event("load"):
         page.get_by_role("button", name="Bring back", exact=True).click()

@@ -10,7 +10,7 @@ import pytest
 from processes import until
 from ui.conftest import Dashboard
 from ui.driven import Driven, Planned
-from ui.visits import Visit, visiting
+from ui.visits import Visit, settled, visiting, withheld
 
 HEARD = """() => {
   window.heard = [];
@@ -26,6 +26,10 @@ HEARD = """() => {
   };
 }"""
 """Before a page's own scripts: note the numbers of all entries that its stream brings."""
+
+HEARS_NEWS = """() => {
+  window.heard = new Promise((heard) => document.body.addEventListener("live-study", heard));
+}"""
 
 
 @pytest.fixture
@@ -149,6 +153,37 @@ def test_no_event_is_lost_or_doubled_when_the_server_is_killed_and_started_again
     page.get_by_role("link", name="events", exact=True).click()
     told = [str(event["n"]) for event in reversed(log) if event["kind"] != "reported"]
     expect(page.locator("main tbody td:last-child")).to_have_text(told)
+
+
+def test_a_dialog_that_is_read_stays_and_its_heading_follows_once_it_is_closed(
+    watched: Visit, served: Planned
+):
+    from playwright.sync_api import expect
+
+    study = two_stages(served, "read")
+    until(lambda: served.api("GET", f"/studies/{study}/trials").json()["items"])
+    page, asked = watched.page, list[str]()
+    page.goto(f"/ui/studies/{study}")
+    expect(page.get_by_role("status")).to_have_text("live")
+    page.get_by_role("button", name="Stop…").click()
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate(HEARS_NEWS)
+    served.api("POST", f"/studies/{study}/pause")
+    page.evaluate("async () => { await window.heard; }")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert not [url for url in asked if url.endswith("parts/heading")]
+    page.get_by_role("dialog").get_by_role("button", name="Keep it as it is").click()
+    expect(page.get_by_role("button", name="Resume…")).to_be_visible()
+
+    # The same where its part had been asked for by then.
+    with page.expect_response("**/parts/heading"), withheld(page, "**/parts/heading"):
+        with page.expect_request("**/parts/heading"):
+            served.api("POST", f"/studies/{study}/resume")
+        page.get_by_role("button", name="Stop…").click()
+    settled(page)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.get_by_role("dialog").get_by_role("button", name="Keep it as it is").click()
+    expect(page.get_by_role("button", name="Pause…")).to_be_visible()
 
 
 def test_the_refined_stage_says_which_coarse_cells_it_lies_around_and_its_ranges_are_the_interfaces(

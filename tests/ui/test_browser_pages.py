@@ -54,8 +54,9 @@ def test_the_workers_page_joins_a_machine_and_drains_one_after_asking(visit: Vis
     expect(page.locator("#timeline")).to_have_attribute("data-shown", "36")
     page.get_by_role("button", name="Make a token and show the commands").click()
     expect(page.locator("#join-commands")).to_contain_text(f"tunesmith worker --url {dashboard.url}")
-    page.get_by_role("button", name="Drain gpu-a").click()
-    page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
+    page.get_by_role("button", name="Drain gpu-a", exact=True).click()
+    with page.expect_event("load"):  # what follows is meant for the page that was loaded anew
+        page.get_by_role("dialog").get_by_role("button", name="Drain", exact=True).click()
     page.get_by_role("button", name="Undrain gpu-a").click()
     page.get_by_role("dialog").get_by_role("button", name="Undrain", exact=True).click()
-    expect(page.get_by_role("button", name="Drain gpu-a")).to_be_visible()
+    expect(page.get_by_role("button", name="Drain gpu-a", exact=True)).to_be_visible()

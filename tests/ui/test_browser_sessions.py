@@ -150,7 +150,7 @@ def test_what_goes_against_the_policy_is_told_to_the_service(own: Visit, dashboa
         "document.body.append(Object.assign(document.createElement('script'), {textContent: 'owned = 1'}))"
     )
     assert own.page.evaluate("typeof owned") == "undefined"
-    until(lambda: "csp.violation" in dashboard.process.said, 30, saw=lambda: dashboard.process.said[-3000:])
+    until(lambda: "csp.violation" in dashboard.process.said, saw=lambda: dashboard.process.said[-3000:])
     (line,) = [x for x in dashboard.process.said.splitlines() if "csp.violation" in x]
     assert "script-src" in line
     assert f"{dashboard.url}/ui/settings" in line

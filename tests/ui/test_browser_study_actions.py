@@ -10,7 +10,7 @@ from processes import Worker, until
 from ui.conftest import Dashboard
 from ui.edged import Edged
 from ui.test_browser_actions import study_of
-from ui.visits import Visit, settled, visiting
+from ui.visits import Visit, lasting, settled, visiting, withheld
 
 
 class Planned(Dashboard):
@@ -30,6 +30,7 @@ def test_a_study_is_cloned_and_one_thing_changed(visit: Visit, dashboard: Dashbo
     page.goto(f"/ui/studies/{dashboard.study}")
     page.get_by_role("link", name="Clone", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Clone of cifar-mini-resnet")
+    page.wait_for_load_state()  # until then nobody listens to what one types
     differences = page.get_by_role("region", name="What differs")
     expect(differences).to_contain_text("Nothing yet.")
     page.locator('[name="space.0.high"]').fill("2")
@@ -95,16 +96,31 @@ def test_a_form_that_is_sent_before_its_scripts_are_there_loses_nothing(
 ) -> None:
     from playwright.sync_api import expect
 
-    page, held = visit.page, []
-    page.route("**/htmx*", lambda route: held.append(route))  # noqa: PLW0108 (no built-in will do)
-    page.goto(f"/ui/studies/{dashboard.study}/trials/9/variant", wait_until="commit")
-    page.get_by_label("lr", exact=True).fill("7")
-    page.get_by_role("button", name="Enqueue").click(no_wait_after=True)
-    expect(page.get_by_label("lr", exact=True)).to_have_value("7")
-    for route in held:
-        route.continue_()
+    page = visit.page
+    with withheld(page, "**/htmx*"):
+        page.goto(f"/ui/studies/{dashboard.study}/trials/9/variant", wait_until="commit")
+        page.get_by_label("lr", exact=True).fill("7")
+        page.get_by_role("button", name="Enqueue").click(no_wait_after=True)
+        expect(page.get_by_label("lr", exact=True)).to_have_value("7")
     expect(page.get_by_text("lr=7.0 is outside the space, which has [0.0001, 1]")).to_be_visible()
     refusals(visit, 422)
+
+
+def test_what_is_typed_or_pressed_before_the_scripts_are_there_is_heard_by_them(
+    visit: Visit, dashboard: Dashboard
+) -> None:
+    from playwright.sync_api import expect
+
+    page = visit.page
+    with withheld(page, "**/htmx*"):
+        page.goto(f"/ui/studies/{dashboard.study}/trials/9/variant", wait_until="commit")
+        page.get_by_label("lr", exact=True).fill("0.02")
+    differences = page.get_by_role("region", name="What differs")
+    expect(differences.get_by_role("row", name="lr")).to_have_text("lr0.010.02")
+    with withheld(page, "**/htmx*"):
+        page.goto("/ui/settings", wait_until="commit")
+        page.get_by_role("button", name="Log out", exact=True).click(no_wait_after=True)
+    page.wait_for_url("**/ui/login*")
 
 
 def test_a_best_on_the_edge_of_the_space_is_extended_by_a_stage(chromium: Any, tmp_path: Path) -> None:
@@ -125,7 +141,7 @@ def test_a_best_on_the_edge_of_the_space_is_extended_by_a_stage(chromium: Any, t
 
     try:
         with Worker(served.url, token, tmp_path / "worker") as worker, visiting(served, chromium) as visit:
-            until(is_complete, 180, saw=lambda: worker.said)
+            until(is_complete, 600, saw=lambda: worker.said)
             page = visit.page
             page.goto(f"/ui/studies/{study}")
             edge = page.locator(".findings li").filter(has_text="among the largest of the values tried")
@@ -136,6 +152,7 @@ def test_a_best_on_the_edge_of_the_space_is_extended_by_a_stage(chromium: Any, t
             expect(page.get_by_label("Epochs of a trial")).to_have_value("2")
             expect(page.get_by_label("low of lr")).to_have_value("0.001")
             expect(page.get_by_label("high of lr")).to_have_value("0.01")
+            page.wait_for_load_state()
             runs = page.get_by_role("region", name="What it runs")
             expect(runs).to_contain_text("At most 3 trials, 6 epochs in all. lr: 0.001, 0.003162, 0.01.")
             expect(runs).to_contain_text("from this stage on it is [1e-05, 0.01]")
@@ -144,7 +161,7 @@ def test_a_best_on_the_edge_of_the_space_is_extended_by_a_stage(chromium: Any, t
             page.get_by_role("button", name="Add the stage").click()
             expect(page.get_by_role("heading", level=1)).to_contain_text("edged")
             expect(page.locator(".stage").filter(has_text="lr_beyond")).to_be_visible()
-            until(is_complete, 180, saw=lambda: worker.said)
+            until(is_complete, 600, saw=lambda: worker.said)
             tried = served.api("GET", f"/studies/{study}/trials?stage=lr_beyond").json()["items"]
             assert [t["params"]["lr"] for t in tried] == [0.001, 0.01, 0.1]
             best = served.api("GET", f"/studies/{study}").json()["best"]
@@ -186,6 +203,8 @@ def test_the_config_is_copied_and_downloaded(visit: Visit, dashboard: Dashboard)
     page.get_by_role("link", name="config", exact=True).click()
     file = page.get_by_label("The study as YAML")
     expect(file).to_contain_text("name: cifar-mini-resnet")
+    page.wait_for_load_state()
+    lasting(page)
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == file.text_content()

@@ -18,7 +18,7 @@ from light import LightWorker
 from processes import Process, Worker, until
 from ui.conftest import Dashboard
 from ui.tried import PRUNED, TRUNK, WHOLE, Tried
-from ui.visits import Visit, visiting
+from ui.visits import Visit, lasting, visiting
 
 SHOWN = "[data-shown]:not([data-shown='0'])"
 FAILED_TRIAL = WHOLE + PRUNED
@@ -85,16 +85,16 @@ def test_a_failed_trial_says_why_and_the_failures_page_groups_it(visit: Visit, t
 
 
 class Impatient(Dashboard):
-    """A server that gives up a worker after two seconds without a beat."""
+    """A server that gives up a worker after ten seconds without a beat."""
 
     def start(self) -> None:
         command = [
             sys.executable, "-m", "tunesmith_service", "serve", "--home", str(self.home),
-            "--port", str(self.port), "--no-planner", "--reserve-bytes", "0", "--ttl-seconds", "2",
+            "--port", str(self.port), "--no-planner", "--reserve-bytes", "0", "--ttl-seconds", "10",
             "--sweep-seconds", "0.2",
         ]  # fmt: skip
         self.process = Process(command)
-        until(self._answers, 30, saw=lambda: self.process.said)
+        until(self._answers, saw=lambda: self.process.said)
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def test_a_diagnosis_names_overfitting_with_its_epoch_and_leaves_a_healthy_run_a
             def ended() -> bool:
                 return bool(served.api("GET", f"/studies/{study}/trials/0").json()["state"] == "complete")
 
-            until(ended, 120, saw=lambda: worker.said)
+            until(ended, saw=lambda: worker.said)
             page = opened(visit, f"/ui/studies/{study}/trials/0")
             diagnosis = page.get_by_role("region", name="Diagnosis")
             expect(diagnosis).to_contain_text("best epoch")
@@ -280,6 +280,7 @@ def test_the_best_trials_command_runs_in_a_shell_with_the_same_settings(
     with visiting(tried, chromium) as visit:
         visit.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page = opened(visit, f"/ui/studies/{tried.study}")
+        lasting(page)
         page.get_by_role("button", name="Copy as CLI").first.click()
         expect(page.get_by_role("button", name="Copied").first).to_be_visible()
         command = page.evaluate("() => navigator.clipboard.readText()")
@@ -291,7 +292,7 @@ def test_the_best_trials_command_runs_in_a_shell_with_the_same_settings(
     environ["PATH"] = f"{tmp_path}:/usr/bin:/bin"
     run = subprocess.run(
         ["/bin/sh", "-c", command], cwd=tmp_path, env=environ,
-        text=True, capture_output=True, timeout=60, check=False,
+        text=True, capture_output=True, timeout=600, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     best = tried.api("GET", f"/studies/tried/trials/{TRUNK + 1}").json()

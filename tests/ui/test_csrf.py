@@ -98,8 +98,8 @@ def test_another_site_logs_nobody_in_as_somebody_else(dashboard: Dashboard, head
     """Login CSRF: an attacker's own good code, sent by the victim's browser."""
     code = dashboard.login_link(dashboard.token("viewer")).partition("code=")[2]
     sent = {k: v.replace("OURS", dashboard.url) for k, v in headers.items()}
-    answer = httpx.post(f"{dashboard.url}/ui/login", data={"code": code}, headers=sent)
+    answer = dashboard.ask("POST", "/ui/login", data={"code": code}, headers=sent)
     assert answer.status_code == 403
     assert "set-cookie" not in answer.headers
     mine = {"Origin": dashboard.url, "Sec-Fetch-Site": "same-origin"}
-    assert httpx.post(f"{dashboard.url}/ui/login", data={"code": code}, headers=mine).status_code == 303
+    assert dashboard.ask("POST", "/ui/login", data={"code": code}, headers=mine).status_code == 303

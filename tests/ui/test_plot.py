@@ -98,6 +98,13 @@ def test_bars_are_as_long_as_their_shares() -> None:
 # --- the command --------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def loaded(dashboard: Dashboard) -> None:
+    """What reckons importance is there: to load it may take longer than the command waits for an answer."""
+    dashboard.api("GET", f"/studies/{dashboard.study}/views/importance", timeout=600)
+
+
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_is_drawn_in_the_terminal_within_its_width_and_without_colour_where_there_is_none(
     dashboard: Dashboard, view: str
@@ -113,6 +120,7 @@ def test_a_view_is_drawn_in_the_terminal_within_its_width_and_without_colour_whe
         assert {"coarse", "refine"} <= set(re.findall(r"coarse|refine", answer.output))
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("form", ["svg", "html"])
 def test_a_file_stands_alone(dashboard: Dashboard, tmp_path: Path, view: str, form: str) -> None:

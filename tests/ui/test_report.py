@@ -44,8 +44,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html(dashboard: Dashboard) -> str:
-    # The first figure of importance loads what reckons it.
-    answer = dashboard.api("GET", f"/studies/{dashboard.study}/report", timeout=60)
+    answer = dashboard.api("GET", f"/studies/{dashboard.study}/report")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["content-disposition"] == 'attachment; filename="cifar-mini-resnet.html"'
     assert len(answer.content) < MOST_BYTES

@@ -38,9 +38,8 @@ def test_a_page_of_ours_is_kept(to: str):
 @pytest.mark.parametrize("to", [*EVIL, *GOOD])
 def test_logging_in_never_leaves_the_dashboard(dashboard: Dashboard, to: str):
     code = dashboard.login_link().partition("code=")[2]
-    answer = httpx.post(
-        f"{dashboard.url}/ui/login", data={"code": code, "to": to}, headers={"Origin": dashboard.url}
-    )
+    sent = {"code": code, "to": to}
+    answer = dashboard.ask("POST", "/ui/login", data=sent, headers={"Origin": dashboard.url})
     assert answer.status_code == 303
     there = answer.headers["location"]
     found = httpx.URL(dashboard.url).join(there)  # as a browser resolves it
@@ -52,14 +51,14 @@ def test_logging_in_never_leaves_the_dashboard(dashboard: Dashboard, to: str):
 @pytest.mark.parametrize("to", EVIL)
 def test_the_login_page_offers_no_way_out_either(dashboard: Dashboard, to: str):
     if len(to) < 3000:
-        html = httpx.get(f"{dashboard.url}/ui/login?to={quote(to, safe='')}").text
+        html = dashboard.ask("GET", f"/ui/login?to={quote(to, safe='')}").text
         assert re.findall(r'name="to" value="([^"]*)"', html) == [str(kept(to))]
         assert re.findall(r'<a href="([^"]*)">Go on', html) == [f"/ui/{kept(to)}"]
 
 
 @pytest.mark.parametrize("path", [p for p in GOOD if p != "studies"])
 def test_a_page_asked_for_without_a_session_comes_after_logging_in(dashboard: Dashboard, path: str):
-    with httpx.Client(base_url=dashboard.url, headers={"Origin": dashboard.url}) as client:
+    with dashboard.stranger(headers={"Origin": dashboard.url}) as client:
         sent = client.get(f"/ui/{path}")
         assert (sent.status_code, urlsplit(sent.headers["location"]).path) == (303, "/ui/login")
         html = client.get(sent.headers["location"]).text
@@ -72,19 +71,19 @@ def test_a_page_asked_for_without_a_session_comes_after_logging_in(dashboard: Da
 
 def test_a_wrong_code_does_not_forget_the_way_back(dashboard: Dashboard):
     sent = {"code": "mistyped", "to": "studies/5"}
-    answer = httpx.post(f"{dashboard.url}/ui/login", data=sent, headers={"Origin": dashboard.url})
+    answer = dashboard.ask("POST", "/ui/login", data=sent, headers={"Origin": dashboard.url})
     assert (answer.status_code, 'value="studies/5"' in answer.text) == (403, True)
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 def test_a_script_of_an_open_page_is_refused_and_not_led_elsewhere(dashboard: Dashboard, accept: str):
     path = f"/ui/studies/{dashboard.study}/views/history"
-    answer = httpx.get(dashboard.url + path, headers={"Accept": accept})
+    answer = dashboard.ask("GET", path, headers={"Accept": accept})
     assert (answer.status_code, answer.text) == (401, "Your session has ended; log in again.")
 
 
 def test_whose_session_it_is_can_be_asked_without_one(dashboard: Dashboard, person: httpx.Client):
-    assert httpx.get(f"{dashboard.url}/ui/session").json() == {"name": None}
+    assert dashboard.ask("GET", "/ui/session").json() == {"name": None}
     assert person.get("/ui/session").json() == {"name": "first operator"}
 
 

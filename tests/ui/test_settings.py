@@ -23,7 +23,7 @@ def test_a_token_is_made_shown_once_and_revoked_with_its_sessions(dashboard: Das
         assert "Make a token" not in own
         key = own.partition("token <b>")[2].partition("</b>")[0]
         assert person.post(f"/ui/settings/tokens/{key}/revoke", headers=word).status_code == 204
-        until(lambda: colleague.get("/ui/studies").status_code == 303, 5)
+        until(lambda: colleague.get("/ui/studies").status_code == 303)
 
 
 @pytest.mark.parametrize("fields", [{"name": "", "role": "viewer"}, {"name": "x", "role": "king"},

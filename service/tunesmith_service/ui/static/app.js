@@ -105,10 +105,27 @@
       if (name && asked.has(name)) event.detail.parameters[name] = asked.get(name);
     }
   });
+  // What is read when it would be fetched, or by the time it has come, stays; once it is left it is fetched again.
+  let isOld = false;
+  function stays({ requestConfig }) {
+    const asked = requestConfig.triggeringEvent;
+    const does = asked && asked.type.startsWith("live") && isRead(requestConfig.elt);
+    if (does && asked.type === "live-study") isOld = true; // what is fetched at each "live" soon is anyhow
+    return does;
+  }
   body.addEventListener("htmx:beforeRequest", (event) => {
-    const asked = event.detail.requestConfig.triggeringEvent;
-    if (asked && asked.type === "live" && isRead(event.detail.elt)) event.preventDefault();
+    if (stays(event.detail)) event.preventDefault();
   });
+  body.addEventListener("htmx:beforeSwap", (event) => {
+    if (stays(event.detail)) event.detail.shouldSwap = false;
+  });
+  function leave() {
+    if (!isOld) return;
+    isOld = false;
+    body.dispatchEvent(new CustomEvent("live-study"));
+  }
+  document.addEventListener("toggle", (event) => event.newState === "closed" && leave(), true);
+  document.addEventListener("selectionchange", () => document.getSelection().isCollapsed && leave());
 
   // --- pages without a stream of their own ask again every few seconds, while they are looked at ---
   const every = Number(body.dataset.every);

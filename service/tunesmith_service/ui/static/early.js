@@ -1,17 +1,33 @@
-// A form that is sent before htmx is there would go out as an address, and what was typed be lost: it waits.
+// What is sent, pressed or typed before the scripts are there would go out as an address or do nothing: it waits.
 "use strict";
 (() => {
-  let held = null;
-  function hold(event) {
-    if (!event.target.hasAttribute("hx-post")) return;
-    event.preventDefault();
-    held = event;
-  }
-  document.addEventListener("submit", hold, true);
+  const BUTTONS = "button[hx-get], button[hx-post], button[type=button]:not([popovertarget])";
+  let sent = null;
+  let pressed = null;
+  let typed = null;
+  const holds = {
+    submit(event) {
+      if (!event.target.hasAttribute("hx-post")) return;
+      event.preventDefault();
+      sent = event;
+    },
+    click(event) {
+      const button = event.target.closest(BUTTONS);
+      if (!button) return;
+      event.preventDefault();
+      pressed = button;
+    },
+    input(event) {
+      typed = event.target;
+    },
+  };
+  for (const [name, hold] of Object.entries(holds)) document.addEventListener(name, hold, true);
   document.addEventListener("DOMContentLoaded", () => {
     setTimeout(() => { // htmx waits for the same event, and was told later
-      document.removeEventListener("submit", hold, true);
-      if (held) held.target.requestSubmit(held.submitter);
+      for (const [name, hold] of Object.entries(holds)) document.removeEventListener(name, hold, true);
+      if (typed) typed.dispatchEvent(new Event("input", { bubbles: true }));
+      if (pressed) pressed.click();
+      if (sent) sent.target.requestSubmit(sent.submitter);
     });
   });
 })();
