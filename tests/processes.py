@@ -7,13 +7,14 @@ then says what it saw.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,12 +24,20 @@ from tunesmith_service.client import Client
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.02
-ROOMY = {"TUNESMITH_RESERVE_PERCENT": "0", "TUNESMITH_BALLAST_BYTES": "0"}
-"""A server of a test asks for no room that others may need."""
+PATIENCE_SECONDS = 180.0
+"""On a machine with much else to do: a start of Python with torch alone may take a minute there."""
+START_SECONDS = 300.0
+NONE, MANY = "0", "1000000"
+ROOMY = {
+    "TUNESMITH_RESERVE_BYTES": NONE, "TUNESMITH_RESERVE_PERCENT": NONE, "TUNESMITH_BALLAST_BYTES": NONE,
+    "TUNESMITH_PERSON_RATE": MANY, "TUNESMITH_PERSON_BURST": MANY,
+    "TUNESMITH_SLOT_RATE": MANY, "TUNESMITH_SLOT_BURST": MANY,
+}  # fmt: skip
+"""A server of a test asks for no room that others may need, and sends nobody away for asking often."""
 
 
 def until(
-    look: Callable[[], T | None], seconds: float = 30.0, *, saw: Callable[[], object] = lambda: ""
+    look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS, *, saw: Callable[[], object] = lambda: ""
 ) -> T:
     """What `look` returns, once that is true. Raises: AssertionError with `saw()` when the time is up."""
     deadline = time.monotonic() + seconds
@@ -39,10 +48,12 @@ def until(
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """Below those that a connection of another test may be given before a server takes it."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -52,7 +63,9 @@ def filled(port: int, operator: str) -> Iterator[None]:
     head += "Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{"
     bearer = {"Authorization": f"Bearer {operator}"}
     with ExitStack() as held:
-        people = held.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer))
+        people = held.enter_context(
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer, timeout=60)
+        )
 
         def is_full() -> bool:
             # once is not enough: a place is given back a moment after the answer
@@ -95,19 +108,23 @@ class Process:
     def said(self) -> str:
         return "".join(self.lines)
 
-    def says(self, *words: str, seconds: float = 30.0, times: int = 1) -> str:
+    def says(self, *words: str, seconds: float = PATIENCE_SECONDS, times: int = 1) -> str:
         """The line that holds all the words, once it was said so many times."""
 
         def look() -> str | None:
+            is_all = not self._reading.is_alive()
             found = [line for line in list(self.lines) if all(word in line for word in words)]
-            return found[times - 1] if len(found) >= times else None
+            if len(found) >= times:
+                return found[times - 1]
+            assert not is_all, f"ended without {words}; said: {self.said}"
+            return None
 
         return until(look, seconds, saw=lambda: self.said)
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def ends(self, seconds: float = 30.0) -> int:
+    def ends(self, seconds: float = PATIENCE_SECONDS) -> int:
         """Its exit code, and all it said has been read."""
         code = until(lambda: (self.process.poll(),) if self.process.poll() is not None else None, seconds,
                      saw=lambda: self.said)[0]  # fmt: skip
@@ -141,17 +158,16 @@ class Worker(Process):
 
     def child_pid(self, times: int = 1) -> int:
         """Process id of the trainer that was the `times`-th to get ready."""
-        line = self.says("event=trainer_ready", times=times, seconds=60)
+        line = self.says("event=trainer_ready", times=times)
         return int(next(part for part in line.split() if part.startswith("pid=")).removeprefix("pid="))
 
 
 def is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    # A zombie has ended; it waits for its parent alone.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return state != "Z"  # a zombie has ended; it waits for its parent alone
 
 
 def planner_of(server: int) -> psutil.Process:
@@ -181,7 +197,7 @@ class Server(Process):
         command = [sys.executable, "-m", "tunesmith_service", "serve", "--home", str(home)]
         command += ["--port", str(self.port), "--ttl-seconds", str(ttl_seconds)]
         super().__init__(command, environ=environ)
-        self.says("service.listening", seconds=60)
+        self.says("service.listening", seconds=START_SECONDS)
 
     def again(self) -> Server:
         return Server(self.home, port=self.port, ttl_seconds=self.ttl_seconds)
@@ -191,4 +207,4 @@ class Server(Process):
         return (self.home / "worker.token").read_text().strip()
 
     def client(self) -> Client:
-        return Client(self.url, (self.home / "operator.token").read_text().strip())
+        return Client(self.url, (self.home / "operator.token").read_text().strip(), retry_for=120)

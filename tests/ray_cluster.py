@@ -105,14 +105,17 @@ class Cluster:
                     found.add(line[line.index("--name") + 1])
         return found
 
+    def halt(self, node: Node) -> None:
+        """Every process of it stands still."""
+        _signal(_descendants(node), signal.SIGSTOP)
+
+    def go_on(self, node: Node) -> None:
+        _signal(_descendants(node), signal.SIGCONT)
+
     def lose(self, node: Node) -> None:
         """As if its plug were pulled: no process of it does anything more."""
-        theirs = _descendants(node)
-        for number in (
-            signal.SIGSTOP,
-            signal.SIGKILL,
-        ):  # else those that go later would see the first ones go
-            _signal(theirs, number)
+        self.halt(node)  # else those that go later would see the first ones go
+        _signal(_descendants(node), signal.SIGKILL)
         self._raylets.remove_node(node, allow_graceful=False)
 
     def behead(self) -> None:

@@ -81,11 +81,11 @@ def service(home: Path) -> Iterator[tuple[Client, str]]:
     port = free_port()
     command = [sys.executable, "-m", "tunesmith_service", "up", "--home", str(home), "--workers", "2"]
     with Process([*command, "--port", str(port)]) as process:
-        process.says("Tunesmith is at", seconds=60)
+        process.says("Tunesmith is at")
         url = f"http://127.0.0.1:{port}"
         yield Client(url, (home / "operator.token").read_text().strip()), url
         process.process.terminate()
-        process.ends(60)
+        process.ends()
 
 
 def trained(client: Client) -> dict[str, Any]:

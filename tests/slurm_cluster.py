@@ -79,7 +79,7 @@ class Cluster:
         ]
         until((munge / "socket").exists, saw=lambda: self.said)
         self._processes += [self._start("slurmctld", "-D"), self._start("slurmd", "-D")]
-        until(lambda: "idle" in self.run("sinfo", "--noheader"), 60, saw=lambda: self.said)
+        until(lambda: "idle" in self.run("sinfo", "--noheader"), saw=lambda: self.said)
 
     def _start(self, name: str, *arguments: str) -> Process:
         program = _program(name)
@@ -110,6 +110,6 @@ class Cluster:
 
     def close(self) -> None:
         self.run("scancel", "--user", getpass.getuser())
-        until(lambda: not self.run("squeue", "--noheader"), 60, saw=lambda: self.run("squeue"))
+        until(lambda: not self.run("squeue", "--noheader"), saw=lambda: self.run("squeue"))
         for process in reversed(self._processes):
             process.kill()

@@ -98,7 +98,7 @@ class Swift:
         self.processes.append(self._start("proxy", self.port, PROXY))
         self.url = f"http://127.0.0.1:{self.port}"
         self.environ = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-        until(self._makes_bucket, 60, saw=lambda: "".join(p.said for p in self.processes))
+        until(self._makes_bucket, saw=lambda: "".join(p.said for p in self.processes))
 
     def _start(self, kind: str, port: int, rest: str) -> Process:
         conf = self.home / f"{kind}.conf"

@@ -149,7 +149,7 @@ def test_a_worker_starts_in_a_directory_with_packages_named_like_our_folders(tmp
     nobody = f"http://127.0.0.1:{free_port()}"
     with Worker(nobody, "tsm_x", tmp_path / "state", *options, directory=tmp_path) as worker:
         if own == "at_start":
-            worker.says("event=service_away", "no answer from", seconds=60)
+            worker.says("event=service_away", "no answer from")
         else:
-            assert worker.ends(60) == 1
+            assert worker.ends() == 1
             assert "Error: their own utils" in worker.said

@@ -34,7 +34,7 @@ def test_a_second_final_stage_is_told_that_the_test_set_was_read_before(tmp_path
         with client, Worker(server.url, server.worker_token, tmp_path / "worker") as worker:
             for nth, name in enumerate(("first", "second"), start=1):
                 client.post("studies", json=study(name))
-                found = until(lambda name=name: ended(client, name), 240, saw=lambda: worker.said[-3000:])
+                found = until(lambda name=name: ended(client, name), 600, saw=lambda: worker.said[-3000:])
                 assert found["state"] == "complete"
                 the_winner_was_evaluated(client, name, found["stages"][-1]["result"], nth)
 

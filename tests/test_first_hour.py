@@ -36,13 +36,13 @@ def test_from_ones_own_script_to_a_study_on_four_workers_to_mlflow(tmp_path: Pat
     assert executable is not None
     _, *serve = block("serve").split()
     with Process([executable, *serve, "--port", "0"], directory=tmp_path) as process:
-        until(lambda: said_address(tmp_path / ".tunesmith"), 60, saw=lambda: process.said)
+        until(lambda: said_address(tmp_path / ".tunesmith"), saw=lambda: process.said)
         said = shell(block("tune"), tmp_path)
         assert re.search(r"^study +hour \(complete\)$", said, re.MULTILINE), said
         after = error(shell(block("again"), tmp_path))
         shell(block("mlflow"), tmp_path)
         process.signal(2)
-        assert process.ends(60) == 0, process.said
+        assert process.ends() == 0, process.said
 
     assert after < before / 2
     (best,) = json.loads((tmp_path / "best.json").read_text())

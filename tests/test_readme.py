@@ -45,7 +45,7 @@ def test_the_own_data_example_ends_with_a_finished_study(tmp_path):
         until(lambda: said_address(tmp_path / ".tunesmith"), saw=lambda: process.said)
         said = shell(without_setup(block("tune")), tmp_path)
         process.signal(2)
-        assert process.ends(60) == 0, process.said
+        assert process.ends() == 0, process.said
     assert re.search(r"^study +cancer \(complete\)$", said, re.MULTILINE), said
     stages = re.findall(r"^(coarse_grid|refine_grid|weight_decay_restarts) +\1 +done", said, re.MULTILINE)
     assert len(stages) == 3, said

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import Process, free_port, until
+from processes import START_SECONDS, Process, free_port, until
 from tunesmith_service.app import create_app
 from tunesmith_service.clock import SECOND, ManualClock
 from tunesmith_service.commands import CreateToken
@@ -48,7 +48,7 @@ class Served:
         self._flags, self._environ = flags, environ
         self.start()
         bearer = {"Authorization": f"Bearer {self.token('operator')}"}
-        self.people = httpx.Client(base_url=f"{self.url}/api/v1", headers=bearer, timeout=30)
+        self.people = httpx.Client(base_url=f"{self.url}/api/v1", headers=bearer, timeout=60)
 
     def close(self) -> None:
         self.people.close()
@@ -64,12 +64,12 @@ class Served:
         command = [sys.executable, *self.program, "serve", "--home", str(self.home)]
         command += ["--port", str(self.port), "--reserve-bytes", "0", *self._flags]
         self.process = Process(command, directory=self.home, environ=self._environ)
-        until(self._answers, 60, saw=lambda: self.process.said)
+        until(self._answers, START_SECONDS, saw=lambda: self.process.said)
 
     def _answers(self) -> bool:
         assert self.process.process.poll() is None, self.process.said
         try:
-            return httpx.get(f"{self.url}/readyz").status_code == 200
+            return httpx.get(f"{self.url}/readyz", timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -217,7 +217,7 @@ def play(tmp_path: Path) -> Callable[..., None]:
 
     def run(scene: Play, **changed: Any) -> None:
         async def main() -> None:
-            async with asyncio.timeout(30), running(tmp_path, **changed) as api:
+            async with asyncio.timeout(300), running(tmp_path, **changed) as api:
                 await scene(api)
 
         asyncio.run(main())
@@ -231,7 +231,7 @@ def play_on_each(url: str, tmp_path: Path) -> Callable[..., None]:
 
     def run(scene: Play, **changed: Any) -> None:
         async def main() -> None:
-            async with asyncio.timeout(30), running(tmp_path, url, **changed) as api:
+            async with asyncio.timeout(300), running(tmp_path, url, **changed) as api:
                 await scene(api)
 
         asyncio.run(main())

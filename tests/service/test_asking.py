@@ -60,7 +60,7 @@ def make(people: Client, *, epochs: int = 3, trials: int = 2, **stage: Any) -> S
 
 
 def asked(worker: Client, study: Study) -> AskedTrial:
-    trial = worker.ask(str(study.name), timeout=60)
+    trial = worker.ask(str(study.name), timeout=300)
     assert trial is not None
     return trial
 
@@ -89,7 +89,7 @@ def test_the_examples_run_a_study_to_its_end(server: Server, people: Client, lan
     clean = {k: v for k, v in os.environ.items() if not k.startswith("TUNESMITH_")}
     ran = subprocess.run(
         RUNS[language], input=code, cwd=server.home.parent, env=clean, text=True, capture_output=True,
-        timeout=100, check=False,
+        timeout=600, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert study.wait(0) == "complete"
@@ -140,8 +140,11 @@ def test_a_trial_that_is_held_keeps_its_lease_and_one_that_is_dropped_loses_it(
     people: Client, worker: Client
 ):
     study = make(people)
-    held, dropped = asked(worker, study), asked(worker, study)
-    number, since = dropped.number, time.monotonic()
+    held = asked(worker, study)
+    until(lambda: len(list(study.trials())) == 2)
+    since = time.monotonic()
+    dropped = asked(worker, study)
+    number = dropped.number
     del dropped
     gc.collect()
     until(lambda: stood(study, number)[0] == "waiting")

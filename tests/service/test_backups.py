@@ -288,7 +288,7 @@ def test_a_backup_beside_busy_workers_is_one_state_and_goes_on_where_it_was(tmp_
         async def one_more() -> bool:
             worker = LightWorker(server.url, server.token("worker"))
             await worker.register()
-            done = await worker.run_one(10)
+            done = await worker.run_one(20)
             await worker.client.aclose()
             return done
 
@@ -298,6 +298,6 @@ def test_a_backup_beside_busy_workers_is_one_state_and_goes_on_where_it_was(tmp_
 def tunesmith(*arguments: object) -> str:
     """What a command says; it must succeed."""
     command = [sys.executable, "-m", "tunesmith_service", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -94,7 +94,7 @@ def work_off(home: Path, tunesmith: Command, study: str) -> None:
         finally:
             await worker.client.aclose()
 
-    asyncio.run(asyncio.wait_for(work(), 60))
+    asyncio.run(asyncio.wait_for(work(), 300))
 
 
 # --- a study from a file to its best trial --------------------------------------------------------

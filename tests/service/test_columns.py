@@ -79,6 +79,7 @@ def test_a_filter_is_asked_of_the_database_once_for_all_charts_of_a_page(
             assert row is not None
             return cache.picked(conn, row, cache.get(conn, study), text).tolist()
 
+    monkeypatch.setattr("tunesmith_service.column_cache.FILTER_SECONDS", 3600.0)
     assert picked("number:1..2") == picked("number:1..2") == [False, True, True]
     assert picked("") == [True, True, True]
     assert asked == ["number:1..2"]

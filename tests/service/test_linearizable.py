@@ -197,7 +197,7 @@ def test_what_clients_see_is_linearizable(serve: Any) -> None:
     server = serve("--ttl-seconds", "2", "--sweep-seconds", "1", "--no-planner")
     history = asyncio.run(play(server.url, server.token("worker"), server.token("operator")))
     engine = db.open_engine(f"sqlite:///{server.home / 'tunesmith.db'}")
-    until(lambda: not _running(engine))  # what was left expires
+    until(lambda: not _running(engine), 600)  # what was left expires
     seen = look(engine, calls=history.calls, ttl_us=2_000_000)
     engine.dispose()
     assert violations(seen) == []

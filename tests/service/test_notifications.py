@@ -179,7 +179,7 @@ def test_the_end_of_a_study_is_told_with_its_best(serve: Callable[..., Served], 
         await worker.client.aclose()
 
     asyncio.run(work())
-    (said,) = until(receiver.messages, 60)
+    (said,) = until(receiver.messages)
     assert (said["event"], said["study"]) == ("study_complete", "told")
     assert said["text"] == "told is complete; its best is trial 0: 0.01"
 
@@ -372,9 +372,9 @@ def test_a_server_killed_between_sending_and_writing_down_sends_again_with_the_s
 
     receiver.before = kill
     assert tunesmith("test", "board").exit_code == 0
-    until(lambda: server.process.process.poll() is not None, 60, saw=lambda: server.process.said)
+    until(lambda: server.process.process.poll() is not None, saw=lambda: server.process.said)
     server.start()
-    until(lambda: "delivered" in tunesmith("log").output, 60, saw=lambda: tunesmith("log").output)
+    until(lambda: "delivered" in tunesmith("log").output, saw=lambda: tunesmith("log").output)
     first, second = receiver.messages()
     assert first["id"] == second["id"]
     assert is_genuine()(secret, *receiver.got[1])

@@ -74,13 +74,13 @@ def test_every_route_says_503_while_the_database_is_away(postgres: Postgres, tmp
             await asyncio.to_thread(postgres.start)
             assert (await api.get("/studies/study")).status_code == 200
 
-    asyncio.run(asyncio.wait_for(scene(), 120))
+    asyncio.run(asyncio.wait_for(scene(), 300))
 
 
 def test_a_frozen_database_keeps_nobody_waiting_and_is_used_again_once_it_answers(
     postgres: Postgres, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(db, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(db, "ANSWER_SECONDS", 3.0)
 
     async def scene() -> None:
         async with running(tmp_path, postgres.url) as api:
@@ -96,7 +96,7 @@ def test_a_frozen_database_keeps_nobody_waiting_and_is_used_again_once_it_answer
             assert (await api.say(lease, "heartbeat", {})).status_code == 200
             assert (await api.get("/studies")).status_code == 200
 
-    asyncio.run(asyncio.wait_for(scene(), 60))
+    asyncio.run(asyncio.wait_for(scene(), 300))
 
 
 def test_a_server_goes_on_after_its_database_was_restarted(postgres: Postgres, tmp_path_factory) -> None:
@@ -111,7 +111,7 @@ def test_a_server_goes_on_after_its_database_was_restarted(postgres: Postgres, t
         assert server.people.post("/studies", json=study("before")).status_code == 201
         postgres.stop()
         until(lambda: ready(server).status_code == 503)
-        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert httpx.get(f"{server.url}/healthz", timeout=30).status_code == 200
         assert server.people.post("/studies", json=study("away")).status_code == 503
         postgres.start()
         until(lambda: ready(server).status_code == 200, saw=lambda: server.process.said)

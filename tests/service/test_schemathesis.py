@@ -26,7 +26,6 @@ from .rows import LEASE, RESUMED, STUDY, Rows, log_in, settle
 HERE = Path(__file__).parent
 FILE = HERE.parents[1] / "docs" / "openapi.json"
 DESCRIPTION: dict[str, Any] = json.loads(FILE.read_text())
-UNLIMITED = [f"--{name}=1000000" for name in ("person-rate", "person-burst", "slot-rate", "slot-burst")]
 ROLES = ("worker", "operator", "admin", "researcher", "viewer", "nobody")
 REACH = {
     "worker": {"worker"}, "operator": {"viewer", "researcher", "admin", "operator"},
@@ -59,7 +58,7 @@ def described(
     url = databases.make(dialect)
     environ = {} if dialect == "sqlite" else {"TUNESMITH_DATABASE_URL": url}
     home = tmp_path_factory.mktemp("described")
-    with Served(home, "--no-planner", "--ttl-seconds=3600", *UNLIMITED, environ=environ) as server:
+    with Served(home, "--no-planner", "--ttl-seconds=3600", environ=environ) as server:
         yield server
     databases.drop(url)
 

@@ -27,26 +27,26 @@ def tunesmith(*arguments: str, directory=None, environ=None) -> Process:
 def test_a_second_server_on_the_same_sqlite_file_is_refused_naming_the_first(served: Served):
     second = tunesmith("serve", "--home", str(served.home), "--port", str(free_port()))
     with second:
-        assert second.ends(60) == 1
+        assert second.ends() == 1
         assert f"is open in process {served.process.pid}; SQLite serves one server" in second.said
         assert "Traceback" not in second.said
     migrate = tunesmith("migrate", "--home", str(served.home))
     with migrate:
-        assert migrate.ends(60) == 1
+        assert migrate.ends() == 1
         assert f"is open in process {served.process.pid}" in migrate.said
     assert served.people.get("/studies").status_code == 200
 
 
 def test_a_port_that_is_taken_is_said_before_anything_is_opened(served: Served, tmp_path):
     with tunesmith("serve", "--home", str(tmp_path / "other"), "--port", str(served.port)) as second:
-        assert second.ends(60) == 2
+        assert second.ends() == 2
         assert f"127.0.0.1:{served.port} cannot be listened on: Address already in use" in second.said
     assert not (tmp_path / "other").exists()
 
 
 def test_a_second_service_of_the_same_home_and_port_is_told_that_it_runs_already(served: Served):
     with tunesmith("serve", "--home", str(served.home), "--port", str(served.port)) as second:
-        assert second.ends(60) == 2
+        assert second.ends() == 2
         said = f"a service already runs from this home, process {served.process.pid} at http://127.0.0.1"
         assert said in second.said
 
@@ -97,26 +97,26 @@ def test_up_runs_a_service_and_a_worker_and_ends_both(tmp_path):
     port = str(free_port())
     flags = ["--home", str(tmp_path), "--port", port, "--slots", "2"]
     with tunesmith("up", *flags, directory=tmp_path, environ={"CUDA_VISIBLE_DEVICES": ""}) as up:
-        link = up.says("Open the dashboard, once:", seconds=60).split()[-1]
+        link = up.says("Open the dashboard, once:").split()[-1]
         assert link.startswith(f"http://127.0.0.1:{port}/ui/login#code=")
         token = (tmp_path / "operator.token").read_text().strip()
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}
         ) as c:
-            workers = until(lambda: c.get("/api/v1/workers").json()["items"], 60, saw=lambda: up.said)
+            workers = until(lambda: c.get("/api/v1/workers").json()["items"], saw=lambda: up.said)
         assert [(w["name"], len(w["slots"])) for w in workers] == [("local-0", 2)]
         assert "digits" in workers[0]["tasks"]
         children = _children(up.pid)
         assert len(children) >= 2  # planner and worker
         up.signal(signal.SIGINT)
-        assert up.ends(60) == 0, up.said
+        assert up.ends() == 0, up.said
         assert not any(is_alive(pid) for pid in children)
 
 
 def test_up_ends_when_its_worker_cannot_start(tmp_path):
     flags = ["--home", str(tmp_path), "--port", str(free_port()), "--data", "spam=missing.csv"]
     with tunesmith("up", *flags, directory=tmp_path) as up:
-        assert up.ends(90) == 1
+        assert up.ends() == 1
         assert "missing.csv" in up.said
         assert "worker 0 ended with exit code 1; what it said stands above" in up.said
 

@@ -248,7 +248,6 @@ class Crowded(Served):
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory) -> Iterator[Crowded]:
     flags = ["--in-flight", "4", "--waiting", "0", "--body-seconds", "60"]
-    flags += ["--person-rate", "10000", "--person-burst", "10000"]
     with Crowded(tmp_path_factory.mktemp("crowded"), *flags) as server:
         yield server
 
@@ -315,7 +314,7 @@ def test_a_light_worker_rides_out_a_server_that_sends_it_away(crowded: Crowded):
         worker = LightWorker(crowded.url, crowded.token("worker"))
         worker.client._on_trouble = lambda trouble, pause: told.append(getattr(trouble, "answered", 0))
         await worker.register()
-        lease, work = await refused_at_first(worker, worker.claim(wait_seconds=5))
+        lease, work = await refused_at_first(worker, worker.claim(wait_seconds=20))
         with crowded.full():
             await worker.beat(lease)  # never sent away
         await refused_at_first(worker, worker.report(lease, work, 1, 1))

@@ -128,6 +128,7 @@ def test_how_often_a_person_may_ask(play):
     """By token: another of the same role has its own."""
 
     async def scene(api: Api) -> None:
+        api.service.rates._people._monotonic = lambda: 0.0
         answers = [await api.get("/studies", role="viewer") for _ in range(4)]
         assert [a.status_code for a in answers] == [200, 200, 200, 429]
         assert answers[3].headers["retry-after"] == "100"
@@ -141,6 +142,7 @@ def test_how_often_a_slot_may_ask(play):
     """One token serves many slots, so each lease has its own count, and each slot that claims."""
 
     async def scene(api: Api) -> None:
+        api.service.rates._slots._monotonic = lambda: 0.0
         first, second = await api.lease(), await api.lease()
         answers = [await api.say(first, "heartbeat", {}) for _ in range(4)]
         assert [a.status_code for a in answers] == [200, 200, 200, 429]

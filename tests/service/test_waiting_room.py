@@ -52,7 +52,7 @@ def run(play) -> None:
         room = WaitingRoom(trials.submit, trials.look, lambda: trials.now_us)
         await room.start()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await play(room, trials)
         finally:
             await room.stop()

@@ -84,7 +84,7 @@ def test_the_next_server_waits_until_it_has_ended(tmp_path: Path) -> None:
             assert held >= 0
             (tmp_path / "holds").write_text(str(writer))
             signal.pause()
-    until((tmp_path / "holds").exists, 30)
+    until((tmp_path / "holds").exists)
     os.kill(server, signal.SIGKILL)
     os.waitpid(server, 0)
     with pytest.MonkeyPatch.context() as patched:

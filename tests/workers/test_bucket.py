@@ -19,11 +19,11 @@ def test_a_killed_trial_is_resumed_from_a_snapshot_in_the_bucket(swift: Swift, t
         house.let(3)
         with house.worker() as first:
             child = first.child_pid()
-            first.says("event=snapshot_committed", "step=3", seconds=120)
+            first.says("event=snapshot_committed", "step=3")
             first.signal(signal.SIGKILL)
-            until(lambda: not is_alive(child), 30)
+            until(lambda: not is_alive(child))
         with house.worker() as second:
-            second.says("event=claimed", "attempt=2", "resume=3", seconds=120)
+            second.says("event=claimed", "attempt=2", "resume=3")
             house.let(EPOCHS)
             house.trial_is(state="complete", attempt=2, seconds=120)
         assert house.steps() == ALL

@@ -10,18 +10,18 @@ from processes import Server, filled, until
 
 from .test_supervisor import EPOCHS, House
 
-TTL_SECONDS = 3.0
+TTL_SECONDS = 9.0
 FEW_PLACES = {
     "TUNESMITH_IN_FLIGHT": "8",
     "TUNESMITH_WAITING": "0",
     "TUNESMITH_BODY_SECONDS": "600",
-    "TUNESMITH_PERSON_RATE": "10000",
-    "TUNESMITH_PERSON_BURST": "10000",
 }
 
 
 def metric(server: Server, operator: str, name: str) -> float:
-    text = httpx.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {operator}"}).text
+    text = httpx.get(
+        f"{server.url}/metrics", headers={"Authorization": f"Bearer {operator}"}, timeout=60
+    ).text
     return float(re.findall(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[0])
 
 
@@ -39,7 +39,7 @@ def test_a_trial_outlives_a_server_that_answers_beats_alone(tmp_path: Path):
         with house.worker():
             house.let(2)
             house.trial_is(state="running")
-            until(lambda: house.steps() == [1, 2], 60)
+            until(lambda: house.steps() == [1, 2])
             with filled(server.port, operator):
                 shed = 'tunesmith_requests_shed_total{priority="report"}'
                 house.let(EPOCHS)

@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_used_ends_the_worker_with_the_trainer_s_words_and
     file.write_text("a,b\n1,\n")
     nobody = f"http://127.0.0.1:{free_port()}"
     with Worker(nobody, "tsm_x", tmp_path / "state", flag, f"mine={file}") as worker:
-        assert worker.ends(60) == 1
+        assert worker.ends() == 1
         assert f"Error: {flag} mine=" in worker.said
         assert name in worker.said
         assert "Traceback" not in worker.said
@@ -83,14 +83,14 @@ def test_a_token_that_the_service_does_not_take_ends_the_worker_loudly_with_exit
     with Server(tmp_path / "home") as server:
         wrong = server.worker_token[:-1] + ("a" if server.worker_token[-1] != "a" else "b")
         with Worker(server.url, wrong, tmp_path / "state") as worker:
-            assert worker.ends(60) == 4
+            assert worker.ends() == 4
             assert "Error: the service refuses this worker's token" in worker.said
             assert wrong not in worker.said
 
 
 def test_what_is_no_token_at_all_ends_the_worker_loudly_too(tmp_path: Path):
     with Server(tmp_path / "home") as server, Worker(server.url, "tsm_x", tmp_path / "state") as worker:
-        assert worker.ends(90) == 4
+        assert worker.ends() == 4
         assert "Error: the service refuses this worker's token" in worker.said
 
 
@@ -99,9 +99,9 @@ def test_a_worker_that_was_stopped_ends_with_the_code_that_was_asked_for(tmp_pat
     with Server(tmp_path / "home") as server:
         said = ("--stopped-exit-code", "143")
         with Worker(server.url, server.worker_token, tmp_path / "state", *said) as worker:
-            worker.says("event=registered", seconds=60)
+            worker.says("event=registered")
             worker.process.terminate()
-            assert worker.ends(60) == 143
+            assert worker.ends() == 143
 
 
 @pytest.mark.parametrize("token", ["tsm_one\ntsm_two", "tsm_5f0c…", "tsm_a b"])
