@@ -61,11 +61,12 @@ def test_the_demo_runs_four_stages_and_says_what_its_database_says(tmp_path):
 
 
 def test_the_demo_leaves_a_folder_alone_that_is_not_its_own(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    done = CliRunner().invoke(main, ["demo", "--home", str(tmp_path)])
-    assert done.exit_code == ExitCode.USAGE
-    assert "holds something that is not a demo's; nothing was removed" in done.stderr
-    assert (tmp_path / "thesis.tex").exists()
+    for name in ("thesis.tex", "tunesmith.db"):  # the latter is of a service that people use
+        (tmp_path / name).write_text("years of work")
+        done = CliRunner().invoke(main, ["demo", "--home", str(tmp_path)])
+        assert done.exit_code == ExitCode.USAGE
+        assert "holds something that is not a demo's; nothing was removed" in done.stderr
+        assert (tmp_path / name).exists()
 
 
 def test_a_service_that_does_not_start_is_explained_by_its_own_log(tmp_path, monkeypatch):

@@ -77,8 +77,14 @@ class AsyncClient:
     async def get(self, *path: str | int, **query: str | int | float | bool | None) -> Any:
         return await self.call(Call("GET", path, query=query))
 
-    async def post(self, *path: str | int, json: Any = None, **query: str | int | float | bool | None) -> Any:
-        return await self.call(Call("POST", path, json, query))
+    async def post(
+        self,
+        *path: str | int,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        **query: str | int | float | bool | None,
+    ) -> Any:
+        return await self.call(Call("POST", path, json, query, headers=headers or {}))
 
     async def put(self, *path: str | int, json: Any = None, version: int | None = None) -> Any:
         return await self.call(Call("PUT", path, json, version=version))
@@ -114,7 +120,7 @@ class AsyncClient:
                         await pour(response.aiter_bytes(CHUNK_BYTES), file.write)
                         file.keep()
 
-        await self._persist(once)
+        await self._persist(once, self._retry_for)
 
     async def run(self, flow: Flow[T]) -> T:
         said: Any = None
@@ -126,17 +132,17 @@ class AsyncClient:
             result: T = end.value
             return result
 
-    async def call(self, call: Call) -> Any:
+    async def call(self, call: Call, *, retry_for: float | None = None) -> Any:
         options = call.options()
 
         async def once() -> Any:
             with self._servers.ask() as base:
                 return answer(await self._http.request(call.method, base + call.path, **options))
 
-        return await self._persist(once)
+        return await self._persist(once, self._retry_for if retry_for is None else retry_for)
 
-    async def _persist(self, once: Callable[[], Awaitable[T]]) -> T:
-        tries = Tries(self.retries, self._clock, self._retry_for)
+    async def _persist(self, once: Callable[[], Awaitable[T]], retry_for: float) -> T:
+        tries = Tries(self.retries, self._clock, retry_for)
         while True:
             try:
                 return await once()

@@ -65,6 +65,7 @@ from tunesmith_service.exchange import (
 )
 from tunesmith_service.piping import pour
 from tunesmith_service.servers import Servers, same_service
+from tunesmith_service.study_flows import StudyBlockedError
 from tunesmith_service.study_handle import AsyncStudy, Study
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "SeqGap",
     "SnapshotReused",
     "Study",
+    "StudyBlockedError",
     "Superseded",
     "TooLarge",
     "TunesmithError",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith_service.calls import Call, Flow, Rest, all_items
-from tunesmith_service.errors import NotFound
+from tunesmith_service.errors import NotFound, TunesmithError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,10 @@ PLAIN = (
 )
 
 Found = dict[str, Any]
+
+
+class StudyBlockedError(TunesmithError):
+    """A check keeps a study from going on until a person repairs what it names, or overrides it."""
 
 
 def show(study: str) -> Flow[Found]:
@@ -76,11 +80,16 @@ def curve(study: str, number: int) -> Flow[list[Found]]:
 
 def wait(study: str, timeout: float | None, clock: Callable[[], float]) -> Flow[str]:
     until = None if timeout is None else clock() + timeout
-    while (now := (yield from state(study))) not in ENDED:
+    while (found := (yield from show(study)))["state"] not in ENDED:
+        if found["blocked_by"]:
+            raise StudyBlockedError(
+                f"study {study} is {found['state']}, for its stage {found['blocked_by']} blocks it: "
+                f"{found['reason']}"
+            )
         if until is not None and clock() >= until:
-            raise TimeoutError(f"study {study} is {now} after {timeout:g} s")
+            raise TimeoutError(f"study {study} is {found['state']} after {timeout:g} s")
         yield Rest(POLL_SECONDS)
-    return now
+    return str(found["state"])
 
 
 def enqueue(study: str, params: Sequence[Mapping[str, Any]], stage: str | None) -> Flow[list[int]]:
@@ -104,7 +113,7 @@ def trials_table(study: str, which: str) -> Flow[pd.DataFrame]:
     found = pandas.DataFrame([_row(trial) for trial in trials])
     for name in TIMES.values():
         if name in found:
-            found[name] = pandas.to_datetime(found[name], format="ISO8601")
+            found[name] = pandas.to_datetime(found[name], format="ISO8601", utc=True)
     if "datetime_start" in found:
         found.insert(
             list(found.columns).index("datetime_complete") + 1,

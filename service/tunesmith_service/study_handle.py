@@ -122,7 +122,10 @@ class Study:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> str:
-        """Until it has ended. Returns: `complete` or `stopped`. Raises: TimeoutError after `timeout` s."""
+        """Until it has ended. Returns: `complete` or `stopped`.
+
+        Raises: TimeoutError after `timeout` s; StudyBlockedError when a check keeps it from going on.
+        """
         return self._client.run(flows.wait(self.name, timeout, clock), sleep=sleep)
 
     def enqueue(self, params: Sequence[Mapping[str, Any]], *, stage: str | None = None) -> list[int]:

@@ -10,6 +10,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,7 +20,9 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from light import DIGEST, TASK, LightWorker
 from processes import Process, until
+from tunesmith_service import wire
 from tunesmith_service.__main__ import main
+from tunesmith_service.cli import trials
 from tunesmith_service.cli.base import ExitCode
 from tunesmith_service.cli.config import said_address
 
@@ -224,6 +227,43 @@ def test_a_trial_is_queued_by_hand_like_another_and_cancelled(home, tunesmith, s
     assert tunesmith("trial", "logs", study, number).output == ""
 
 
+def test_a_log_has_every_attempt_and_is_followed_over_them(home, tunesmith, file, monkeypatch):
+    study = done(tunesmith("study", "create", "-f", file, "--json"))["name"]
+    tunesmith("trial", "enqueue", study, "-p", "lr=0.5")
+
+    async def attempt(*texts: str) -> tuple[LightWorker, Any, Any]:
+        worker = LightWorker(said_address(home), (home / "worker.token").read_text().strip())
+        await worker.register()
+        while (claimed := await worker.claim(wait_seconds=10)) is None:
+            pass  # not planned yet
+        lease, work = claimed
+        for seq, text in enumerate(texts, start=1):
+            await worker.client.log(lease, wire.LogChunk(seq=seq, text=text))
+        return worker, lease, work
+
+    async def first() -> int:
+        worker, lease, work = await attempt("one\n", "two\n")
+        await worker.client.release(lease, wire.Release(cause="shutdown"))
+        await worker.client.aclose()
+        return int(work.number)
+
+    async def second() -> None:
+        worker, lease, _ = await attempt("three\n")
+        await worker.finish(lease)
+        await worker.client.aclose()
+
+    number = asyncio.run(first())
+    monkeypatch.setattr(trials, "time", SimpleNamespace(sleep=lambda seconds: asyncio.run(second())))
+    assert tunesmith("trial", "logs", study, number, "-f").output == "one\ntwo\nthree\n"
+    assert tunesmith("trial", "logs", study, number).output == "one\ntwo\nthree\n"
+    told = [(c["attempt"], c["seq"]) for c in done(tunesmith("trial", "logs", study, number, "--json"))]
+    assert told == [(1, 1), (1, 2), (2, 1)]
+    assert "--json prints a log once" in refused(
+        tunesmith("trial", "logs", study, number, "-f", "--json"), ExitCode.USAGE
+    )
+    tunesmith("study", "stop", study, "--yes")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -367,7 +407,8 @@ def test_a_study_pins_the_digest_that_it_began_with(home, tunesmith, study):
     async def claim_once() -> None:
         worker = LightWorker(said_address(home), (home / "worker.token").read_text().strip(), name="old")
         await worker.register()
-        assert await worker.run_one(wait_seconds=10)
+        while not await worker.run_one(wait_seconds=10):
+            pass  # not planned yet
         await worker.client.aclose()
 
     asyncio.run(claim_once())
@@ -384,12 +425,15 @@ def test_browsers_are_listed_and_logged_out_from_the_command_line(tunesmith, hom
     def log_in() -> str:
         link = done(tunesmith("login", *mine, "--json"))["url"]
         code = {"code": link.partition("code=")[2]}
-        return httpx.post(f"{url}/ui/login", data=code, headers={"Origin": url}).headers["set-cookie"]
+        answer = httpx.post(f"{url}/ui/login", data=code, headers={"Origin": url}, timeout=60)
+        return answer.headers["set-cookie"]
 
     browsers = [log_in().partition(";")[0] for _ in range(3)]
 
     def open_() -> list[bool]:
-        pages = [httpx.get(f"{url}/ui/studies", headers={"Cookie": cookie}) for cookie in browsers]
+        pages = [
+            httpx.get(f"{url}/ui/studies", headers={"Cookie": cookie}, timeout=60) for cookie in browsers
+        ]
         return [page.status_code == 200 for page in pages]
 
     assert open_() == [True] * 3
@@ -400,7 +444,7 @@ def test_browsers_are_listed_and_logged_out_from_the_command_line(tunesmith, hom
     assert f"Session {key} has ended." in tunesmith("session", "end", key, *mine, "--yes").output
     assert open_() == [False, True, True]
     refused(tunesmith("session", "end", key, *mine, "--yes"), ExitCode.NOT_FOUND)
-    for wrong in ((), (key, "--all")):
+    for wrong in ((), (key, "--all"), ("", "--yes")):
         assert tunesmith("session", "end", *wrong, *mine).exit_code == ExitCode.USAGE
     assert "You are logged out everywhere." in tunesmith("session", "end", "--all", *mine, "--yes").output
     assert open_() == [False] * 3

@@ -93,6 +93,7 @@ def test_a_key_that_stands_twice_is_named_with_its_lines(tmp_path):
         ("a: [1, 2", "line 1, column 9 while parsing a flow sequence: expected ',' or ']'"),
         ("a: !!python/object:os.system {}", "could not determine a constructor"),
         ("a: !!binary aGk=", "holds a bytes, which is no setting"),
+        ("a: 1\nname: {{ name }}", "line 2: a key is a word; text in braces or brackets is"),
     ],
 )
 def test_a_file_that_cannot_be_a_study_says_why(tmp_path, content, said):
@@ -157,6 +158,9 @@ def test_a_wrong_key_for_the_client_is_named(tmp_path):
     with pytest.raises(
         SettingsError, match=r"client\.server, which is no setting; it has url and token_file"
     ):
+        find(None, None, None, {}, file)
+    file.write_text('[client]\nurl = ["http://x", "http://y"]\n')
+    with pytest.raises(SettingsError, match=r"client\.url is a text, such as .* several with commas"):
         find(None, None, None, {}, file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import re
 import sys
@@ -14,6 +15,8 @@ import httpx
 import pytest
 from light import TASK, LightWorker
 from processes import Server
+from tunesmith_service import study_flows
+from tunesmith_service.calls import Call
 from tunesmith_service.client import (
     AsyncClient,
     AsyncStudy,
@@ -22,6 +25,7 @@ from tunesmith_service.client import (
     NotFound,
     Refused,
     Study,
+    StudyBlockedError,
     Unavailable,
 )
 
@@ -90,6 +94,22 @@ def test_trials_as_a_table_has_the_names_that_optuna_has(done: Study):
     assert table["metrics_val/loss"].notna().all()
     assert list(done.trials_dataframe("lr>0.05")["params_lr"]) == [0.1]
     assert done.trials_dataframe("lr>0.5").empty
+
+
+def test_what_has_not_ended_has_no_duration_yet(client: Client):
+    study = client.create(SPEC | {"name": "begun"})
+    (number,) = study.enqueue([{"lr": 0.5}])
+    study.stop()
+    table = study.trials_dataframe(f"number:{number}")
+    assert table["duration"].isna().all()
+
+
+def test_a_study_that_a_check_blocks_is_not_waited_for():
+    waiting = study_flows.wait("first", None, lambda: 0.0)
+    assert next(waiting) == Call("GET", ("studies", "first"))
+    blocked = {"state": "paused", "blocked_by": "preflight", "reason": "a strange first loss"}
+    with pytest.raises(StudyBlockedError, match=r"first is paused, .* preflight blocks it: a strange"):
+        waiting.send(blocked)
 
 
 def test_times_with_and_without_a_fraction_make_one_column(client: Client):
@@ -174,13 +194,17 @@ def run(page: str, server: Server, study: str) -> dict[str, Any]:
 def test_the_page_about_python_runs_as_it_stands(server: Server, done: Study, capsys: Any):
     """All that looks at a study, by either client."""
     page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
-    _, looking, _, awaiting, *_ = re.split(r"```(?:python)?\n", page)
-    run(looking.partition("study.enqueue")[0], server, done.name)["client"].close()
+    _, looking, _, steering, _, awaiting, *_ = re.split(r"```(?:python)?\n", page)
+    run(looking, server, done.name)["client"].close()
     assert "moved" in capsys.readouterr().out
     run("from pathlib import Path\n" + awaiting, server, done.name)
     told = capsys.readouterr().out
     assert "moved" in told
     assert "params_lr" in told
+    with server.client() as client:
+        exec(steering, {"study": (steered := client.create(SPEC | {"name": "steered by the page"}))})
+        assert steered.state == "stopped"
+        assert [t["params"]["lr"] for t in steered.trials() if t["hand"]] == [0.05, 0.2]
 
 
 def test_an_async_study_says_the_same_and_is_steered_alike(client: Client, server: Server, done: Study):
@@ -219,6 +243,9 @@ def test_every_method_of_a_study_has_its_twin():
 
     assert names(AsyncStudy) == names(Study)
     assert names(Client) - names(AsyncClient) == {"ask", "close"}  # these have a thread, or block
+    for name in ("get", "post", "put", "delete", "pages", "download", "call", "study", "create"):
+        one, other = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
+        assert one.parameters == other.parameters, name
 
 
 def test_one_who_awaits_is_told_after_a_while_that_nobody_answers():

@@ -26,7 +26,11 @@ def token() -> None:
 @click.option(
     "--role", type=click.Choice(ROLES), default="researcher", show_default=True, help="What it may."
 )
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Expires after so many days.")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Expires after so many days; else a worker's after 30, others after 90.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print the token alone, to go into a file.")
 def create(session: Session, name: str, role: str, days: float | None, quiet: bool) -> None:
     """Make a token. It is shown once, here, and stored nowhere."""

@@ -26,9 +26,9 @@ def list_(session: Session) -> None:
 @yes_option
 def end(session: Session, key: str | None, everywhere: bool, yes: bool) -> None:
     """Log a browser out by its key, or all of them. Your token goes on working."""
-    if (key is None) != everywhere:
+    if (key is None) != everywhere or key == "":
         raise click.UsageError("Give the KEY of one session, or --all.")
     session.confirm("Log out everywhere?" if key is None else f"End session {key}?", yes=yes)
-    session.client.delete("sessions", *([key] if key else []))
+    session.client.delete("sessions", *([] if key is None else [key]))
     said = "You are logged out everywhere." if key is None else f"Session {key} has ended."
     session.show({"key": key, "ended": True}, lambda _: said)

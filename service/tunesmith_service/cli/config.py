@@ -87,10 +87,12 @@ def said_address(home: Path) -> str:
 def _client_table(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
-    table: dict[str, str] = tomllib.loads(file.read_text(encoding="utf-8")).get("client", {})
-    for key in table:
+    table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("client", {})
+    for key, value in table.items():
         if key not in ("url", "token_file"):
             raise SettingsError(f"{file} has client.{key}, which is no setting; it has url and token_file")
+        if not isinstance(value, str):
+            raise SettingsError(f'{file}: client.{key} is a text, such as {key} = "…"; several with commas')
     return table
 
 

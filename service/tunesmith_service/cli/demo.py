@@ -24,6 +24,8 @@ from tunesmith_service.cli.config import Where, said_address
 START_SECONDS = 300.0  # on a machine with much else to do; one that fails is told at once
 STOP_SECONDS = 40.0  # workers hand their trials back within 28 s
 LOG_LINES = 15
+MARK = "made-by-demo"
+"""A file that says so: whatever else lies in such a folder may be removed."""
 
 
 @click.command()
@@ -127,11 +129,12 @@ def savings(stage: Mapping[str, Any]) -> str:
 def _clear(home: Path) -> None:
     """Remove what an earlier demo left. Raises CommandError where that is not what lies there."""
     if home.is_dir() and any(home.iterdir()):
-        if not (home / "tunesmith.db").exists() and not (home / "service.log").exists():
+        if not (home / MARK).exists():
             detail = f"{home} holds something that is not a demo's; nothing was removed"
-            raise CommandError(ExitCode.USAGE, detail, "give another folder with --home")
+            raise CommandError(ExitCode.USAGE, detail, "give another folder with --home, or remove it")
         shutil.rmtree(home)
     home.mkdir(parents=True, exist_ok=True)
+    (home / MARK).touch()
 
 
 @contextmanager

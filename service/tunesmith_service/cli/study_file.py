@@ -33,8 +33,10 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
         line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise ValueError(f"line {line}: a key is a word; text in braces or brackets is written in quotes")
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise ValueError(f"line {line}: {key!r} stands twice, first in line {seen[key]}")
         seen[key] = line

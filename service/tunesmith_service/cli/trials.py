@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +72,29 @@ def show(session: Session, study: str, number: int) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the trial ends.")
 def logs(session: Session, study: str, number: int, follow: bool) -> None:
     """Print what a trial's training wrote, attempt by attempt."""
-    shown = 0
+    if session.as_json and follow:
+        raise CommandError(ExitCode.USAGE, "--json prints a log once.", "leave out --follow, or --json")
+    shown: dict[int, int] = {}
     while True:
-        state = session.client.get("studies", study, "trials", number)["state"]
-        chunks = list(session.client.pages("studies", study, "trials", number, "logs"))
-        if session.as_json and not follow:
+        found = session.client.get("studies", study, "trials", number)
+        path = ("studies", study, "trials", number, "logs")
+        chunks = [c for a in found["attempts"] for c in _new_chunks(session, path, a["attempt"], shown)]
+        if session.as_json:
             session.show(chunks, views.log_text)
             return
-        click.echo(as_shown(views.log_text(chunks[shown:]), sys.stdout), nl=False)
-        shown = len(chunks)
-        if not follow or state not in ("waiting", "running"):
+        click.echo(as_shown(views.log_text(chunks), sys.stdout), nl=False)
+        if not follow or found["state"] not in ("waiting", "running"):
             return
         time.sleep(FOLLOW_SECONDS)
+
+
+def _new_chunks(
+    session: Session, path: tuple[str | int, ...], attempt: int, shown: dict[int, int]
+) -> Iterator[dict[str, Any]]:
+    """What the attempt wrote behind the chunk of the number in `shown`, which is moved on."""
+    for chunk in session.client.pages(*path, attempt=attempt, cursor=shown.get(attempt)):
+        shown[attempt] = chunk["seq"]
+        yield chunk
 
 
 @trial.command()
