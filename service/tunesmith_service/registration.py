@@ -21,7 +21,9 @@ def apply_register(tx: Tx, commands: Sequence[Register], now_us: int) -> list[Re
 
 
 def _register(tx: Tx, c: Register, now_us: int) -> Refused | None:
-    known = tx.execute(select(workers).where(workers.c.id == c.body.worker_id)).one_or_none()
+    asked = select(workers).where(workers.c.id == c.body.worker_id)
+    # Locked as by the update to come: a start that another server is writing down is seen before this one.
+    known = tx.execute(asked.with_for_update(key_share=True)).one_or_none()
     if refused := _refusal(tx, c, known):
         return refused
     _enter(tx, c, known, now_us)

@@ -14,15 +14,18 @@ from typing import Any
 import httpx
 import pytest
 from databases import Databases
-from factories import WORK, Bench, report
+from factories import PROJECT, WORK, Bench, hex128, report
 from history import History, Recording
 from invariants import look, violations
 from light import TASK, LightWorker
 from processes import until
+from sqlalchemy import select
 from structlog.testing import capture_logs
-from tunesmith_service import batches, db
+from tunesmith_service import batches, db, tables, wire
 from tunesmith_service import commands as c
 from tunesmith_service.client import WorkerClient
+from tunesmith_service.errors import Refused, Superseded
+from tunesmith_service.tx import Tx
 
 from .conftest import Served
 
@@ -142,3 +145,52 @@ def test_two_servers_that_wait_for_each_other_both_get_through(
     for bench in (one, other):
         bench.engine.dispose()
     databases.drop(url)
+
+
+@pytest.fixture
+def two(databases: Databases) -> Iterator[tuple[Bench, Bench]]:
+    """Two writers on one PostgreSQL."""
+    url = databases.make("postgresql")
+    benches = Bench(db.open_engine(url)), Bench(db.open_engine(url))
+    yield benches
+    for bench in benches:
+        bench.engine.dispose()
+    databases.drop(url)
+
+
+def waits(bench: Bench) -> bool:
+    """Whether somebody waits for a lock in its database."""
+    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with bench.engine.connect() as conn:
+        return conn.exec_driver_sql(asked).first() is not None
+
+
+def while_it_waits(first: Bench, command: c.Command, other: Bench, asked: c.Command) -> Any:
+    """What becomes of `asked`, which comes while `command` is applied and not committed yet."""
+    with ThreadPoolExecutor(1) as pool:
+        with db.writing(first.engine).begin() as conn:
+            (done,) = batches.HANDLERS[type(command)](Tx(conn), [command], first.clock.now_us())
+            assert not isinstance(done, Refused)
+            late = pool.submit(other.batch, asked)
+            until(lambda: waits(first) or late.done(), 60)
+        return late.result(60)[0]
+
+
+def test_the_later_start_of_a_worker_counts_whichever_server_hears_of_it_first(
+    two: tuple[Bench, Bench],
+) -> None:
+    one, other = two
+    (slot,) = one.register()
+
+    def started(starts: int) -> c.Register:
+        slots = [wire.Slot(slot_id=slot.slot_id, devices=["cpu"])]
+        return c.Register(PROJECT, one.token_id, wire.Register(
+            worker_id=slot.worker_id, boot_id=hex128(), starts=starts, name="worker", version="1",
+            tasks={"digits": "d1" * 32}, slots=slots,
+        ))  # fmt: skip
+
+    newest = started(slot.starts + 2)
+    outcome = while_it_waits(one, newest, other, started(slot.starts + 1))
+    assert isinstance(outcome, Superseded)
+    (row,) = one.rows(select(tables.workers))
+    assert (row.starts, row.boot_id) == (newest.body.starts, newest.body.boot_id)
