@@ -4,32 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 
 from tunesmith_service.db import writing
+from tunesmith_service.settings import SettingsError
+
+_LOCK = 0x74756E65
+"""PostgreSQL's number of the lock that a server holds while it migrates; any that nobody else uses."""
+
+
+class NewerDatabaseError(SettingsError):
+    """A later version of Tunesmith has migrated the database that the settings name."""
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Apply what is missing, in one transaction.
+    """Apply what is missing, in one transaction; servers that start together do so one after the other.
 
-    Raises: RuntimeError if a row would be left that names one that is not there.
+    Raises: NewerDatabaseError; RuntimeError if a row would be left that names one that is not there.
     """
-    config = Config()
-    config.set_main_option("script_location", "tunesmith_service:migrations")
-    config.set_main_option("path_separator", "os")
+    config = _config()
     with writing(engine).connect() as conn, _rebuilding(conn), conn.begin():
         config.attributes["connection"] = conn
         if conn.dialect.name == "postgresql":  # a check of a large table takes longer than any request may
             conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            conn.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
         before = applied(conn)
-        command.upgrade(config, revision)
+        try:
+            command.upgrade(config, revision)
+        except CommandError:
+            _check_known(before)
+            raise
         if conn.dialect.name == "sqlite" and applied(conn) != before:
             _check_references(conn)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "tunesmith_service:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def newest() -> str | None:
+    """The newest migration that this version brings."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _check_known(revision: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise NewerDatabaseError(
+            f"the database is newer than this version, {version('tunesmith')}: its newest migration is "
+            f"{revision}, and the newest known here is {newest()}; serve it with the version of Tunesmith "
+            "that migrated it, or a later one"
+        )
 
 
 def applied(conn: Connection) -> str | None:

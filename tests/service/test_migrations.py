@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from databases import Databases
+from processes import free_port, until
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 from tunesmith_service import db, guards, migrate, store
@@ -189,6 +192,60 @@ def test_a_migration_that_breaks_leaves_the_database_as_it_was(tmp_path: Path) -
         assert described(conn) == before
         assert conn.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
     engine.dispose()
+
+
+def test_two_servers_that_start_together_migrate_one_after_the_other(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = databases.empty_postgresql()
+    engines = [db.open_engine(url) for _ in range(3)]
+    first, second, looker = engines
+    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    run, second_ones = command.upgrade, list[Future[None]]()
+
+    def waits() -> bool:
+        with looker.connect() as conn:
+            return conn.exec_driver_sql(asked).first() is not None
+
+    with ThreadPoolExecutor(1) as pool:
+
+        def meanwhile(*arguments: Any) -> None:
+            run(*arguments)
+            if not second_ones:
+                second_ones.append(pool.submit(migrate.upgrade, second))
+                until(lambda: waits() or second_ones[0].done(), 60)
+
+        monkeypatch.setattr(command, "upgrade", meanwhile)
+        migrate.upgrade(first)
+        second_ones[0].result(60)
+    with looker.connect() as conn:
+        assert migrate.applied(conn) == migrate.newest()
+    for engine in engines:
+        engine.dispose()
+    databases.drop(url)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_database_of_a_newer_version_is_left_alone_and_that_is_said(
+    databases: Databases, dialect: str, tmp_path: Path
+) -> None:
+    url = databases.make(dialect)
+    engine = db.open_engine(url)
+    with db.writing(engine).begin() as conn:
+        conn.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    for name in ("migrate", "serve"):
+        flags = [name, "--home", str(tmp_path), "--database-url", url]
+        flags += ["--port", str(free_port())] if name == "serve" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "tunesmith_service", *flags], capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        assert f"its newest migration is 9999, and the newest known here is {migrate.newest()}" in done.stderr
+        assert "serve it with the version of Tunesmith that migrated it, or a later one" in done.stderr
+    databases.drop(url)
 
 
 def test_the_scripts_are_found_through_the_installed_package(tmp_path: Path) -> None:
