@@ -195,9 +195,9 @@ def _once(engine: Engine, commands: Sequence[Command], now_us: int, ttl_us: int,
             raise _CannotReachError from e
         try:
             batch = _apply(conn, commands, now_us, ttl_us, bounds)
-        except (OperationalError, InterfaceError) as e:
+        except DBAPIError as e:
             _roll_back(conn)
-            if _is_crowded(e):
+            if _is_crowded(e) or not db.is_away(e):
                 raise
             raise _CannotReachError from e
         except BaseException:

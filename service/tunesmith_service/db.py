@@ -38,8 +38,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.engine import URL, Dialect, ExceptionContext
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.types import TypeEngine, to_instance
 
 from tunesmith_service.clock import SECOND
@@ -92,15 +92,19 @@ def open_engine(url: str | URL, settings: Sequence[str] = ()) -> Engine:
     if parsed.get_backend_name() == "postgresql":
         told = (f"statement_timeout={STATEMENT_TIMEOUT_MS}", "synchronous_commit=on", *settings)
         options = " ".join(f"-c {setting}" for setting in told)
+        node = parsed.query.get("target_session_attrs", "read-write")  # the URL may ask for another
         engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             json_serializer=dumps,
             pool_size=5,
             max_overflow=10,
             pool_timeout=STATEMENT_TIMEOUT_MS / 1000,
-            connect_args={"options": options, "connect_timeout": 3, **_DEAD_PEER},
-        )
+            connect_args={
+                "options": options, "connect_timeout": 3, "target_session_attrs": node, **_DEAD_PEER,
+            },
+        )  # fmt: skip
         event.listen(engine, "checkout", _leave_what_was_closed)
+        event.listen(engine, "handle_error", _leave_what_cannot_write)
         return engine
     raise ValueError(f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}")
 
@@ -112,6 +116,12 @@ def _leave_what_was_closed(connection: Any, _record: object, _proxy: object) -> 
     said.register(connection.fileno(), POLLIN)
     if said.poll(0):
         raise InvalidatePoolError
+
+
+def _leave_what_cannot_write(context: ExceptionContext) -> None:
+    """After a failover the node at the other end may only read, so all connections are made anew."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def close(engine: Engine) -> None:
@@ -175,13 +185,18 @@ def check(conn: Connection) -> None:
 
 
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
-_DISK_FULL = "53100"  # PostgreSQL's sqlstate
+_DISK_FULL, _READ_ONLY = "53100", "25006"  # PostgreSQL's sqlstates
 
 
 def is_full(error: BaseException | None) -> bool:
     """Whether the database could not write because its disk has no room."""
     said = getattr(error, "orig", None)
     return getattr(said, "sqlite_errorcode", None) in _FULL or getattr(said, "sqlstate", None) == _DISK_FULL
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether it was not the statement's fault: the database does not answer, or this one cannot write."""
+    return isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
 
 
 def wall_us(engine: Engine) -> int:

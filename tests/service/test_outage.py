@@ -99,6 +99,39 @@ def test_a_frozen_database_keeps_nobody_waiting_and_is_used_again_once_it_answer
     asyncio.run(asyncio.wait_for(scene(), 300))
 
 
+def read_only(postgres: Postgres, said: str) -> None:
+    """As a node is that a failover has left behind, for what is begun from here on."""
+    engine = db.open_engine(f"{postgres.url}&target_session_attrs=any")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.exec_driver_sql("SET default_transaction_read_only = off")
+        conn.exec_driver_sql(f"ALTER SYSTEM SET default_transaction_read_only = {said}")
+        conn.exec_driver_sql("SELECT pg_reload_conf()")
+    engine.dispose()
+
+
+def test_a_database_that_can_only_be_read_is_away_until_it_can_be_written(
+    postgres: Postgres, tmp_path
+) -> None:
+    async def scene() -> None:
+        async with running(tmp_path, postgres.url) as api:
+            lease = await api.lease()
+
+            async def beats(expected: int) -> None:
+                """Beat until this is the answer: PostgreSQL is only about to read its settings again."""
+                while (answer := await api.say(lease, "heartbeat", {})).status_code != expected:
+                    assert answer.status_code in (200, 503), answer.text
+
+            await asyncio.to_thread(read_only, postgres, "on")
+            await beats(503)
+            assert (await api.post("/studies", json=study("away"))).status_code == 503
+            assert (await api.get("/readyz", base="", token="")).status_code == 503
+            await asyncio.to_thread(read_only, postgres, "off")
+            await beats(200)
+            assert (await api.post("/studies", json=study("after"))).status_code == 201
+
+    asyncio.run(asyncio.wait_for(scene(), 300))
+
+
 def test_a_server_goes_on_after_its_database_was_restarted(postgres: Postgres, tmp_path_factory) -> None:
     """With planner and sweeper, which must come back by themselves as well."""
 
