@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, delete, exists, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Row, and_, delete, exists, func, or_, select
 
 from tunesmith_service.bulk import Change
 from tunesmith_service.clock import SECOND
@@ -40,8 +40,10 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     bytes that are gone. Old answers to Idempotency-Keys go too. Returns the
     hashes that no row names any more."""
     before_us = min(c.older_than_us for c in commands)
-    old = _old(tx, before_us)
-    lock(tx, {row.study_id for row in old})
+    concerned = _studies_of_old(tx, before_us)
+    lock(tx, concerned)
+    # Read under the locks: another server may have forgotten some of them while we waited.
+    old = [row for row in _old(tx, before_us) if row.study_id in concerned]
     kept = _newest_of_live(tx) | _named(tx) | _best(tx, {row.study_id for row in old}) | _to_go_on_from(tx)
     gone = [row for row in old if row.id not in kept]
     forgotten = {"forgotten_us": now_us}
@@ -54,6 +56,15 @@ def apply_forget_blobs(tx: Tx, commands: Sequence[ForgetBlobs], now_us: int) -> 
     return [unnamed] * len(commands)
 
 
+def _is_old(before_us: int) -> ColumnElement[bool]:
+    return and_(snapshots.c.forgotten_us.is_(None), snapshots.c.committed_us < before_us)
+
+
+def _studies_of_old(tx: Tx, before_us: int) -> set[int]:
+    wanted = select(trials.c.study_id).distinct().join(snapshots, snapshots.c.trial_id == trials.c.id)
+    return set(tx.execute(wanted.where(_is_old(before_us))).scalars())
+
+
 def _old(tx: Tx, before_us: int) -> Sequence[Row[Any]]:
     return tx.execute(
         select(
@@ -64,7 +75,7 @@ def _old(tx: Tx, before_us: int) -> Sequence[Row[Any]]:
         )
         .join(trials, trials.c.id == snapshots.c.trial_id)
         .join(stages, stages.c.id == trials.c.stage_id)
-        .where(snapshots.c.forgotten_us.is_(None), snapshots.c.committed_us < before_us)
+        .where(_is_old(before_us))
         .order_by(snapshots.c.id)
     ).all()
 

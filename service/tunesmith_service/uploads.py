@@ -57,7 +57,10 @@ def _name_blobs(tx: Tx, accepted: Iterable[Upload], now_us: int) -> None:
         {"sha256": sha, "size": size, "created_us": now_us}
         for sha, size in sorted({(c.sha256, c.size) for c in accepted})
     ]
-    tx.execute(make(blobs).on_conflict_do_nothing(), new)
+    statement = make(blobs)
+    # Not "do nothing": a server that is about to delete the row, since nothing named it, sees it young.
+    young = {"created_us": statement.excluded.created_us}
+    tx.execute(statement.on_conflict_do_update(index_elements=["sha256"], set_=young), new)
 
 
 def apply_snapshot(tx: Tx, commands: Sequence[CommitSnapshot], now_us: int) -> list[Kept | Refused]:

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 from databases import Databases
-from factories import PROJECT, WORK, Bench, hex128, report
+from factories import PROJECT, WORK, Bench, hex128, report, sha256
 from history import History, Recording
 from invariants import look, violations
 from light import TASK, LightWorker
 from processes import until
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from structlog.testing import capture_logs
 from tunesmith_service import batches, db, tables, wire
 from tunesmith_service import commands as c
@@ -194,3 +194,31 @@ def test_the_later_start_of_a_worker_counts_whichever_server_hears_of_it_first(
     assert isinstance(outcome, Superseded)
     (row,) = one.rows(select(tables.workers))
     assert (row.starts, row.boot_id) == (newest.body.starts, newest.body.boot_id)
+
+
+def test_two_servers_that_forget_snapshots_at_once_both_get_through(two: tuple[Bench, Bench]) -> None:
+    one, other = two
+    one.trial(one.study(keep_best=0))
+    grant = one.claim()
+    one.report(grant, 1, 0.5)
+    one.snapshot(grant, 1)
+    one.finish(grant)
+    forget = c.ForgetBlobs(one.clock.now_us() + 1)
+    assert while_it_waits(one, forget, other, forget) == []
+    (row,) = one.rows(select(tables.snapshots))
+    assert row.forgotten_us is not None
+    assert violations(look(one.engine, judge_decisions=False)) == []
+
+
+def test_bytes_that_are_named_again_are_not_forgotten_by_another_server(two: tuple[Bench, Bench]) -> None:
+    """What named them before is gone, so their row is about to go."""
+    one, other = two
+    one.trial(one.study())
+    grant = one.claim()
+    named = {"sha256": sha256("weights"), "size": 100}
+    with db.writing(one.engine).begin() as conn:
+        conn.execute(insert(tables.blobs).values(created_us=0, **named))
+    commit = c.CommitSnapshot(grant.lease, 1, named["sha256"], 100)
+    assert while_it_waits(one, commit, other, c.ForgetBlobs(one.clock.now_us())) == []
+    (row,) = one.rows(select(tables.blobs))
+    assert (row.sha256, row.size) == (named["sha256"], 100)
