@@ -40,7 +40,7 @@ from tunesmith_service.column_cache import ColumnCache
 from tunesmith_service.column_files import ColumnFiles
 from tunesmith_service.commands import ForgetBlobs, Grace
 from tunesmith_service.disk import Disk
-from tunesmith_service.errors import Unavailable
+from tunesmith_service.errors import NotFound, Unavailable
 from tunesmith_service.limits import Limiter, Rates, Uploads
 from tunesmith_service.listeners import Listeners
 from tunesmith_service.metrics import Metrics
@@ -63,6 +63,9 @@ T = TypeVar("T")
 
 READ_AHEAD = 3
 """Studies, the largest ones, whose columns are read at the start."""
+
+LOOKED_FOR = 3
+"""Snapshots, the newest, whose bytes are looked for at the start."""
 
 IDLE_MARGIN_US = 600 * SECOND
 """Rows of idle sessions stay this much longer: another server may know of a use that is not written yet."""
@@ -183,12 +186,32 @@ class Service:
             self.instance = store.instance(conn)
             schema = migrate.applied(conn)
         self.blobs.prepare(self.instance.uuid)
+        self._look_for_bytes()
         self._check_age()
         self._database = f"{self.instance.uuid}.{self.instance.incarnation}.{schema}"
         wall = wall_us
         if self.engine.dialect.name == "postgresql":
             wall = partial(db.wall_us, self.engine)
         self.clock = self._given_clock or SystemClock(self.instance.clock_floor_us, wall)
+
+    def _look_for_bytes(self) -> None:
+        """Another store than before fails trials much later. Said, not refused: where the bytes are lost,
+        all else is still to be served."""
+        with self.engine.connect() as conn:
+            newest = trial_store.newest_snapshots(conn, LOOKED_FOR)
+        try:
+            is_there = any(self.blobs.size(sha256) is not None for sha256 in newest)
+        except (NotFound, Unavailable):  # a hash that is none, which `doctor` tells; a bucket that is away
+            return
+        if newest and not is_there:
+            log.error(
+                "blobs.missing",
+                snapshots=newest,
+                store=self.blobs.address or str(self.settings.blobs_dir),
+                database=self.engine.url.render_as_string(hide_password=True),
+                todo="give the --blob-store or the folder `blobs` that this database was served with, or "
+                "put the bytes back; trials that go on from these snapshots fail",
+            )
 
     def _check_age(self) -> None:
         """An older copy of what was served from here is served only as a restored one."""

@@ -407,3 +407,10 @@ def named_blobs(conn: Connection, hashes: Iterable[str]) -> set[str]:
     blobs = tables.blobs
     wanted = select(blobs.c.sha256).join(b, b.c.sha256 == blobs.c.sha256).where(named_by_rows())
     return set(conn.execute(wanted, {"batch": rows({"sha256": h} for h in hashes)}).scalars())
+
+
+def newest_snapshots(conn: Connection, limit: int) -> list[str]:
+    """Hashes of bytes that must be there for trials to go on, newest first."""
+    s = tables.snapshots.c
+    wanted = select(s.sha256).where(s.forgotten_us.is_(None)).order_by(s.id.desc()).limit(limit)
+    return list(conn.execute(wanted).scalars())

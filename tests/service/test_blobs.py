@@ -7,14 +7,16 @@ import hashlib
 import os
 import struct
 import time
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tunesmith_service.blobs import CUT_OFF_SECONDS, BlobStore
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import NoSpace, NotFound, Unprocessable
 from tunesmith_service.piping import PIECE_BYTES, pour
 
-from .conftest import Api, study
+from .conftest import Api, running, study
 
 HEADER = b'{"w": {"dtype": "U8", "shape": [350000], "data_offsets": [0, 350000]}}'
 BYTES = struct.pack("<Q", len(HEADER)) + HEADER + b"weights" * 50_000
@@ -245,3 +247,28 @@ def test_unneeded_bytes_are_deleted_and_needed_ones_stay(play):
         assert files(blobs) == [kept]
 
     play(scene, blob_grace_seconds=0)
+
+
+def test_a_server_with_another_store_than_the_one_before_says_so_at_its_start(tmp_path):
+    url = f"sqlite:///{tmp_path}/tunesmith.db"
+
+    async def started(home: str) -> list[dict[str, Any]]:
+        with capture_logs() as logs:
+            async with running(tmp_path / home, url):
+                pass
+        return [line for line in logs if line["event"] == "blobs.missing"]
+
+    async def scene() -> None:
+        async with running(tmp_path / "first", url) as api:
+            lease = await api.lease()
+            path = f"/leases/{lease.trial_id}/blobs/{SHA256}"
+            await api.call("PUT", path, role="worker", headers=lease.headers, content=BYTES)
+            await api.say(lease, "snapshots", {"step": 1, "sha256": SHA256})
+        assert await started("first") == []
+        (line,) = await started("second")
+        assert (line["log_level"], line["snapshots"]) == ("error", [SHA256])
+        assert line["store"] == str(tmp_path / "second" / "blobs")
+        assert line["database"] == url
+        assert "give the --blob-store" in line["todo"]
+
+    asyncio.run(asyncio.wait_for(scene(), 120))
