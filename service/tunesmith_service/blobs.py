@@ -29,6 +29,10 @@ CUT_OFF_SECONDS = 600.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def never() -> bool:
+    return False
+
+
 def place(root: Path, sha256: str) -> Path:
     """Where the bytes lie that have this hash."""
     return root / sha256[:2] / sha256
@@ -153,16 +157,20 @@ class BlobStore:
             if wrong := _wrong_with(self.path(sha256), sha256, size):
                 yield sha256, wrong
 
-    def collect(self, is_named: Callable[[list[str]], Iterable[str]], *, older_than_seconds: float) -> int:
-        """Delete blobs that no row names and nobody touched for a while. Blocks. Returns how many.
-
-        Args:
-            is_named: of these hashes, those that a row names.
-        """
+    def collect(
+        self,
+        is_named: Callable[[list[str]], Iterable[str]],
+        *,
+        older_than_seconds: float,
+        is_stopped: Callable[[], bool] = never,
+    ) -> int:
+        """See `stores.Store`. Those stay that somebody touched since."""
         horizon = time.time() - older_than_seconds
         deleted = 0
         self.prepare()
         for shelf in self.root.iterdir():
+            if is_stopped():
+                break
             if len(shelf.name) != 2:
                 continue
             old = [path.name for path in _old(shelf, horizon)]

@@ -18,7 +18,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from tunesmith_service import wire
-from tunesmith_service.blobs import forget_cut_off, received
+from tunesmith_service.blobs import forget_cut_off, never, received
 from tunesmith_service.direct import Direct
 from tunesmith_service.errors import NotFound, Unavailable
 from tunesmith_service.exchange import is_loopback
@@ -45,6 +45,9 @@ from tunesmith_service.stores import StoreError
 
 SIGNED_FOR = timedelta(minutes=15)
 """How long a signed request may be begun: as long as S3 takes a signed header for an upload."""
+
+DELETED_AT_ONCE = 32
+"""Few, so that little time goes by after they were looked at."""
 
 PIECE_BYTES = 2**20
 OWNER = "tunesmith.json"
@@ -116,7 +119,7 @@ class Bucket:
         try:
             obstore.put(self._store, probe, probe.encode())
             self._try_signed(probe)
-            obstore.delete(self._store, probe)
+            obstore.delete(self._store, [probe])  # as `collect` does: a request of another kind than for one
             self._belong_to(owner)
         except (BaseError, OSError, BotoCoreError, httpx.TransportError) as e:
             raise StoreError(self._refused(e)) from None
@@ -209,18 +212,34 @@ class Bucket:
             found = await obstore.get_async(self._store, _key(sha256))
         return found.meta["size"], _pieces(found)
 
-    def collect(self, is_named: Callable[[list[str]], Iterable[str]], *, older_than_seconds: float) -> int:
-        """See `stores.Store`. Each is looked at again before it goes: it may have been put anew."""
+    def collect(
+        self,
+        is_named: Callable[[list[str]], Iterable[str]],
+        *,
+        older_than_seconds: float,
+        is_stopped: Callable[[], bool] = never,
+    ) -> int:
+        """See `stores.Store`."""
         deleted = 0
         with self._asked(""):
             for page in self._listed():
+                if is_stopped():
+                    break
                 old = [sha256 for sha256, meta in page.items() if _age(meta) > older_than_seconds]
-                for sha256 in set(old) - set(is_named(old)) if old else ():
-                    again = self._head(sha256)
-                    if again is not None and _age(again) > older_than_seconds:
-                        obstore.delete(self._store, _key(sha256))
-                        deleted += 1
+                needless = sorted(set(old) - set(is_named(old))) if old else []
+                for start in range(0, len(needless), DELETED_AT_ONCE):
+                    if is_stopped():
+                        break
+                    deleted += self._delete(needless[start : start + DELETED_AT_ONCE], older_than_seconds)
         return deleted
+
+    def _delete(self, batch: Sequence[str], older_than_seconds: float) -> int:
+        """Each is looked at again before it goes: it may have been put anew."""
+        found = ((sha256, self._head(sha256)) for sha256 in batch)
+        old = [_key(sha256) for sha256, meta in found if meta and _age(meta) > older_than_seconds]
+        if old:
+            obstore.delete(self._store, old)
+        return len(old)
 
     def faults(self, named: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         """See `stores.Store`. By the bucket's list: what lies there was hashed when it came."""

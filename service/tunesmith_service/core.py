@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -452,12 +453,19 @@ class Service:
     async def _collect(self) -> None:
         grace = self.settings.blob_grace_seconds
         await self.writer.submit(ForgetBlobs(older_than_us=self.clock.now_us() - int(grace * SECOND)))
-        deleted = await self.stored(
-            self.blobs.collect, self._named_blobs, older_than_seconds=min(grace, KEPT_SECONDS)
-        )
+        await self._trim_audit()
+        stop = threading.Event()  # the thread does not hear that we are cancelled
+        try:
+            deleted = await self.stored(
+                self.blobs.collect,
+                self._named_blobs,
+                older_than_seconds=min(grace, KEPT_SECONDS),
+                is_stopped=stop.is_set,
+            )
+        finally:
+            stop.set()
         if deleted:
             log.info("blobs.collected", deleted=deleted)
-        await self._trim_audit()
 
     async def _trim_audit(self) -> None:
         """What is too old goes; the chain's head goes into the log, which is kept elsewhere."""

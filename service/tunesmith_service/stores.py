@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from tunesmith_service.blobs import BlobStore
+from tunesmith_service.blobs import BlobStore, never
 from tunesmith_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,8 +50,19 @@ class Store(Protocol):
     def put_bytes(self, body: bytes) -> str:
         """Store bytes and return their hash. Raises: NoSpace."""
 
-    def collect(self, is_named: Callable[[list[str]], Iterable[str]], *, older_than_seconds: float) -> int:
-        """Delete blobs that no row names and that are older. Returns how many."""
+    def collect(
+        self,
+        is_named: Callable[[list[str]], Iterable[str]],
+        *,
+        older_than_seconds: float,
+        is_stopped: Callable[[], bool] = never,
+    ) -> int:
+        """Delete blobs that no row names and that are older. Returns how many.
+
+        Args:
+            is_named: of these hashes, those that a row names.
+            is_stopped: asked now and then; the next time goes on with what is left.
+        """
 
     def faults(self, named: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         """What is wrong with these blobs, of known sizes: hash and words."""

@@ -1,5 +1,5 @@
 """The background loop: takes back expired leases, gives grace after an outage of ours, writes down when
-tokens and sessions were used, and deletes bytes that nothing names. No failure ends it."""
+tokens and sessions were used, and has bytes deleted that nothing names. No failure ends it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sweeper:
     resync: how far the wall clock has jumped ahead, in µs (see `clock.SystemClock.resync`).
     tend: looks after the home, such as room on its disk.
     note_use: writes down when tokens and sessions were last used.
-    collect: deletes what nothing names.
+    collect: deletes what nothing names. It may take hours: rounds go on meanwhile.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Sweeper:
         self._monotonic = monotonic
         self._ticked = self._noted = self._collected = monotonic()
         self._task: asyncio.Task[None] | None = None
+        self._collecting: asyncio.Task[None] | None = None
 
     @property
     def age_seconds(self) -> float:
@@ -66,20 +67,16 @@ class Sweeper:
         self._task = asyncio.create_task(self._run(), name="sweeper")
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in (self._task, self._collecting):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_seconds)
-            try:
-                await self.tick()
-            except TunesmithError as error:
-                log.warning("sweeper.failed", error=error.detail)
-            except Exception:
-                log.exception("sweeper.failed")
+            await _tried(self.tick)
 
     async def tick(self) -> None:
         """One round. Raises: what the writer does; the next round goes on."""
@@ -121,7 +118,18 @@ class Sweeper:
             await self._note_use()
         if now - self._collected >= self._collect_seconds:
             self._collected = now
-            await self._collect()
+            if self._collecting is None or self._collecting.done():
+                self._collecting = asyncio.create_task(_tried(self._collect), name="collecting")
+
+
+async def _tried(do: Callable[[], Awaitable[None]]) -> None:
+    """A failure is logged; the next time may be better."""
+    try:
+        await do()
+    except TunesmithError as error:
+        log.warning("sweeper.failed", error=error.detail)
+    except Exception:
+        log.exception("sweeper.failed")
 
 
 def _expired(swept: object) -> tuple[int, ...]:

@@ -123,6 +123,29 @@ def test_bytes_that_may_be_collected_soon_are_asked_for_again(bucket: Bucket) ->
     assert bucket.upload(SHA256, len(BODY)).url is not None
 
 
+def test_what_is_needless_goes_by_a_few_requests_but_for_what_was_put_anew(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = sorted(bucket.put_bytes(b"%d" % n) for n in range(8))
+    anew, really, deleted = hashes[3], obstore.delete, []
+    ages = dict.fromkeys(hashes, 100.0)
+
+    def delete(store: Any, paths: list[str]) -> None:
+        deleted.append(len(paths))
+        really(store, paths)
+
+    def none(of: list[str]) -> list[str]:
+        ages[anew] = 0.0
+        return []
+
+    monkeypatch.setattr(module, "DELETED_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_age", lambda meta: ages[meta["path"][3:]])
+    monkeypatch.setattr(obstore, "delete", delete)
+    assert bucket.collect(none, older_than_seconds=50) == 7
+    assert deleted == [3, 2, 2]
+    assert [sha256 for sha256 in hashes if bucket.size(sha256) is not None] == [anew]
+
+
 # --- at the start ---------------------------------------------------------------------------------
 
 

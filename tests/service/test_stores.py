@@ -79,6 +79,20 @@ def test_what_no_row_names_is_collected_once_it_is_old(store: Store) -> None:
     assert (store.size(named), store.size(needless)) == (5, None)
 
 
+def test_collecting_ends_early_when_it_is_told_to(store: Store) -> None:
+    kept = {store.put_bytes(b"%d" % n) for n in range(3)}
+    asked: list[str] = []
+
+    def is_named(hashes: list[str]) -> list[str]:
+        asked.extend(hashes)
+        return []
+
+    assert store.collect(is_named, older_than_seconds=-3600, is_stopped=lambda: bool(asked)) < len(kept)
+    assert asked
+    assert any(store.size(sha256) for sha256 in kept)
+    assert store.collect(is_named, older_than_seconds=-3600, is_stopped=lambda: True) == 0
+
+
 def test_what_is_missing_or_of_another_size_is_named(store: Store) -> None:
     sound, other = store.put_bytes(b"sound"), store.put_bytes(b"other")
     found = dict(store.faults({sound: 5, other: 6, NONE: 7}))

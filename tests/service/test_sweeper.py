@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import structlog
 from factories import TTL, Bench
+from processes import until
 from tunesmith_service import db
 from tunesmith_service.clock import SECOND, SystemClock
 from tunesmith_service.errors import Unavailable
@@ -33,9 +35,9 @@ def sweeper(bench: Bench, clock: Any, **changed: Callable[..., Any]) -> Sweeper:
     async def none() -> list[int]:
         return []
 
-    parts: dict[str, Any] = {"submit": submit, "run_out": none, "resync": lambda: 0} | changed
+    parts: dict[str, Any] = {"submit": submit, "run_out": none, "resync": lambda: 0}
     parts |= dict.fromkeys(("tend", "note_use", "collect"), nothing)
-    return Sweeper(**parts, ttl_seconds=TTL / SECOND, sweep_seconds=2, collect_seconds=3600)
+    return Sweeper(**parts | changed, ttl_seconds=TTL / SECOND, sweep_seconds=2, collect_seconds=3600)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
@@ -76,6 +78,65 @@ def test_an_error_in_one_round_does_not_end_the_loop(bench: Bench) -> None:
 
     asyncio.run(scene())
     assert len(asked) >= 4
+
+
+def test_rounds_go_on_while_bytes_are_collected_which_is_done_once_at_a_time(bench: Bench) -> None:
+    now, begun, ended = [0.0], 0, 0
+
+    async def scene() -> None:
+        free = asyncio.Event()
+
+        async def collect() -> None:
+            nonlocal begun, ended
+            begun += 1
+            try:
+                await free.wait()
+                raise Unavailable("away")
+            finally:
+                ended += 1
+
+        made = sweeper(bench, bench.clock, collect=collect, monotonic=lambda: now[0])
+
+        async def rounds(n: int) -> None:
+            for _ in range(n):
+                now[0] += 3600
+                await asyncio.wait_for(made.tick(), 10)
+                await asyncio.sleep(0)
+                assert made.age_seconds == 0
+
+        await rounds(3)
+        assert (begun, ended) == (1, 0)
+        free.set()
+        with structlog.testing.capture_logs() as said:
+            assert made._collecting is not None
+            await made._collecting
+        assert [line["event"] for line in said] == ["sweeper.failed"]
+        free.clear()
+        await rounds(1)
+        assert (begun, ended) == (2, 1)
+        await made.stop()
+        assert (begun, ended) == (2, 2)
+
+    asyncio.run(scene())
+
+
+def test_a_service_that_stops_does_not_wait_until_all_is_collected(play, monkeypatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def collect(is_named: object, *, older_than_seconds: float, is_stopped: Callable[[], bool]) -> int:
+        begun.set()
+        until(is_stopped)
+        ended.set()
+        return 0
+
+    async def scene(api: Api) -> None:
+        monkeypatch.setattr(api.service.blobs, "collect", collect)
+        await asyncio.wait_for(api.service.sweeper.tick(), 10)
+        assert await asyncio.to_thread(begun.wait, 60)
+        assert not ended.is_set()
+
+    play(scene, collect_seconds=1e-9)
+    assert ended.is_set()
 
 
 def test_a_trial_that_cannot_be_taken_back_keeps_no_other_from_it(play) -> None:
