@@ -19,6 +19,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -82,6 +83,8 @@ class Bucket:
         self.address = address
         self._region, self._incoming, self._check_space = region, incoming, check_space
         self._fresh_seconds = kept_seconds / 2
+        # not those that everybody uses: while the bucket is away, the database is read in them
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="uploads")
         try:
             session = Session(region_name=region)
             self._credentials = session.get_credentials()
@@ -191,7 +194,8 @@ class Bucket:
         async with received(self._incoming, pieces, sha256) as file:
             file.flush()
             size = file.tell()
-            to = await asyncio.to_thread(self.upload, sha256, size)
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, self.upload, sha256, size)
+            to = await asked
             if not to.stored:
                 direct = Direct()
                 try:

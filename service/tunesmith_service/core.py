@@ -10,7 +10,7 @@ import contextvars
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -35,6 +35,7 @@ from tunesmith_service import (
 )
 from tunesmith_service.admission import CreateToken, TouchSessions, TouchTokens, TrimAudit
 from tunesmith_service.audit import DAY_US
+from tunesmith_service.blobs import BlobStore
 from tunesmith_service.bounds import Bounds
 from tunesmith_service.clock import SECOND, Clock, SystemClock, wall_us
 from tunesmith_service.column_cache import ColumnCache
@@ -51,7 +52,7 @@ from tunesmith_service.planner_link import PlannerLink
 from tunesmith_service.security import DEFAULT_PROJECT, Credential, Gate, Role, Who, cookie_name
 from tunesmith_service.settings import Settings
 from tunesmith_service.snapshot_room import SnapshotRoom
-from tunesmith_service.stores import KEPT_SECONDS, store_of
+from tunesmith_service.stores import ANSWER_SECONDS, KEPT_SECONDS, store_of
 from tunesmith_service.sweeper import OUTAGE_SECONDS, Sweeper
 from tunesmith_service.tokens import Token, write_private
 from tunesmith_service.violations import Violations
@@ -348,9 +349,22 @@ class Service:
 
     async def stored(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Ask the store of bytes, in threads of its own: while it is away, the database is read all the same.
-        Raises: what the store raises."""
+        Raises: what the store raises; Unavailable when it takes too long."""
+        return await self.in_time(self._in_thread(call, *args, **kwargs))
+
+    async def in_time(self, answer: Awaitable[T]) -> T:
+        """What the store answers. A disk may take its time, as when it makes bytes durable.
+        Raises: Unavailable when a bucket takes too long."""
+        try:
+            async with asyncio.timeout(None if isinstance(self.blobs, BlobStore) else ANSWER_SECONDS):
+                return await answer
+        except TimeoutError:
+            log.error("store.away", store=self.blobs.address, error=f"no answer in {ANSWER_SECONDS:g} s")
+            raise Unavailable("the store of snapshots does not answer; try again in a moment") from None
+
+    def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         run = partial(contextvars.copy_context().run, call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._for_bytes, run)
+        return asyncio.get_running_loop().run_in_executor(self._for_bytes, run)
 
     async def _read_ahead(self) -> None:
         """The columns of what people watch, for the first to look after a start would wait for them."""
@@ -456,7 +470,7 @@ class Service:
         await self._trim_audit()
         stop = threading.Event()  # the thread does not hear that we are cancelled
         try:
-            deleted = await self.stored(
+            deleted = await self._in_thread(
                 self.blobs.collect,
                 self._named_blobs,
                 older_than_seconds=min(grace, KEPT_SECONDS),

@@ -16,6 +16,11 @@ KEPT_SECONDS = 86_400.0
 is shorter."""
 
 
+ANSWER_SECONDS = 8.0
+"""Whoever waits for a bucket that says nothing is told so after this long, before a worker hangs up: requests
+that wait hold places, which reports and claims need."""
+
+
 class StoreError(RuntimeError):
     """The store cannot be used as it is; the message says why and what to do."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from processes import START_SECONDS, Process, free_port, until
+from swift_server import Swift
 from tunesmith_service.app import create_app
 from tunesmith_service.clock import SECOND, ManualClock
 from tunesmith_service.commands import CreateToken
@@ -237,6 +238,21 @@ def play_on_each(url: str, tmp_path: Path) -> Callable[..., None]:
         asyncio.run(main())
 
     return run
+
+
+@pytest.fixture
+def environ(swift: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of a service with a prefix of its own."""
+    told = swift.service(tmp_path.name)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    return told
+
+
+@pytest.fixture
+def play_with_bucket(play: Callable[..., None], environ: dict[str, str]) -> Callable[..., None]:
+    told = {"blob_store": environ["TUNESMITH_BLOB_STORE"], "s3_endpoint": environ["TUNESMITH_S3_ENDPOINT"]}
+    return lambda scene, **more: play(scene, **told, **more)
 
 
 __all__ = ["SECOND", "Api", "Lease", "Served", "running", "study"]

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -43,26 +42,11 @@ ASKED = {"sha256": SHA256, "size": len(BODY)}
 
 
 @pytest.fixture
-def environ(swift: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of a service with a prefix of its own."""
-    told = swift.service(tmp_path.name)
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
-    return told
-
-
-@pytest.fixture
 def bucket(environ: dict[str, str], tmp_path: Path) -> Bucket:
     made = store_of(load({"home": tmp_path}, environ))
     assert isinstance(made, Bucket)
     made.prepare("of this test")
     return made
-
-
-@pytest.fixture
-def play_with_bucket(play: Callable[..., None], environ: dict[str, str]) -> Callable[..., None]:
-    told = {"blob_store": environ["TUNESMITH_BLOB_STORE"], "s3_endpoint": environ["TUNESMITH_S3_ENDPOINT"]}
-    return lambda scene, **more: play(scene, **told, **more)
 
 
 # --- what is signed -------------------------------------------------------------------------------
@@ -299,31 +283,6 @@ def test_what_is_too_large_or_no_snapshot_is_refused(play_with_bucket: Callable[
             assert "do not begin like one" in answer.json()["detail"]
 
     play_with_bucket(scene, upload_bytes=200_000)
-
-
-def test_while_the_store_is_away_workers_are_told_to_come_again_and_the_database_is_read(
-    play_with_bucket: Callable[..., None],
-) -> None:
-    async def scene(api: Api) -> None:
-        lease = await api.lease()
-        blobs = api.service.blobs
-        assert isinstance(blobs, Bucket)
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))  # and does not listen
-            blobs._store = Bucket(
-                "s3://weights/x", endpoint=f"http://127.0.0.1:{nobody.getsockname()[1]}", region="us-east-1",
-                incoming=api.service.settings.home, check_space=lambda size: None, kept_seconds=0,
-            )._store  # fmt: skip
-            for verb, body in (
-                ("uploads", ASKED), ("snapshots", {"step": 1, "sha256": SHA256}),
-                ("logs", {"seq": 1, "text": "x"}),
-            ):  # fmt: skip
-                answer = await api.say(lease, verb, body)
-                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1"), answer.text
-                assert "the store of snapshots does not answer" in answer.json()["detail"]
-            assert (await api.say(lease, "heartbeat", {})).status_code == 200
-
-    play_with_bucket(scene)
 
 
 # --- a whole service ------------------------------------------------------------------------------

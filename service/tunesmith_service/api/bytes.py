@@ -31,7 +31,7 @@ async def download(request: Request, service: Service, sha256: str, filename: st
             raise NotFound(f"the bytes of {sha256[:12]}… are gone")
         request.state.place.leave()
         return _Stored(blobs.path(sha256), media_type=BYTES, filename=filename, headers=SAFE_HEADERS)
-    size, pieces = await blobs.stream(sha256)
+    size, pieces = await service.in_time(blobs.stream(sha256))
     request.state.place.leave()
     named = FileResponse("", filename=filename).headers["Content-Disposition"]
     headers = SAFE_HEADERS | {"Content-Disposition": named, "Content-Length": str(size)}
