@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
 from tunesmith_service import core
 from tunesmith_service.bucket import Bucket
+from tunesmith_service.errors import Unavailable
 
 from .conftest import Api
 from .test_bucket import ASKED, SHA256, sent
+from .test_sessions import log_in, open_page
 
 
 def ask_instead(nobody: socket.socket, api: Api) -> None:
@@ -63,3 +68,52 @@ def test_who_waits_for_a_store_that_says_nothing_is_told_so_and_gives_the_place_
             assert (await api.say(lease, "heartbeat", {})).status_code == 200
 
     play_with_bucket(scene)
+
+
+MATRIX = json.dumps({"classes": ["a", "b"], "counts": [[3, 1], [0, 4]]}).encode()
+
+
+def test_logs_and_documents_are_read_in_threads_of_their_own_when_the_database_is_done(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(api: Api) -> None:
+        sha256, named = hashlib.sha256(MATRIX).hexdigest(), []
+        for _ in range(2):
+            lease = await api.lease()
+            path = f"/leases/{lease.trial_id}/blobs/{sha256}"
+            await api.call("PUT", path, role="worker", headers=lease.headers, content=MATRIX)
+            await api.say(lease, "artifacts", {"name": "confusion.json", "sha256": sha256})
+            await api.say(lease, "logs", {"seq": 1, "text": "epoch 1"})
+            named.append(f"{len(named) + 1}:0")
+        secret, asked, read = await log_in(api), [], api.service.blobs.read_bytes
+
+        def looked(name: str) -> bytes:
+            asked.append(threading.current_thread().name.partition("_")[0])
+            return read(name)
+
+        async def reads(path: str, *, page: bool = False) -> int:
+            asked.clear()
+            answer = await (open_page(api, secret, f"/ui{path}") if page else api.get(path))
+            assert answer.status_code == 200, answer.text
+            assert set(asked) <= {"bytes"}, path
+            return len(asked)
+
+        monkeypatch.setattr(api.service.blobs, "read_bytes", looked)
+        study = lease.grant["work"]["study"]
+        assert await reads(f"/studies/{study}/trials/0/logs") == 1
+        assert await reads(f"/studies/{study}/trials/0/views/confusion?against=0") == 2
+        for page in (False, True):
+            assert await reads(f"/compare/views/confusion?trials={','.join(named)}", page=page) == 2
+        trial = "/studies/2/trials/0"
+        assert await reads(f"{trial}/views/confusion", page=True) == 1
+        for part, n in (("", 1), ("/parts/log", 1), ("/parts/trial_error", 0), ("/parts/attempts", 0)):
+            assert await reads(f"{trial}{part}", page=True) == n, part
+
+        def away(name: str) -> bytes:
+            raise Unavailable("nobody is there")
+
+        monkeypatch.setattr(api.service.blobs, "read_bytes", away)
+        assert "cannot be read: nobody is there" in (await open_page(api, secret, f"/ui{trial}")).text
+        assert (await open_page(api, secret, f"/ui{trial}/views/confusion")).status_code == 503
+
+    play(scene)

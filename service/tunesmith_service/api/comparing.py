@@ -11,6 +11,7 @@ from tunesmith_service.api import examples
 from tunesmith_service.api.deps import ServiceDep, WhoDep, one_of, problem
 from tunesmith_service.comparison import answers, groups, side_by_side, views
 from tunesmith_service.comparison.asked import Asked, ChartQuery, Named, groups_of
+from tunesmith_service.documents import Unread, View, shown
 from tunesmith_service.routing import router
 from tunesmith_service.security import Role, allow
 
@@ -63,7 +64,7 @@ async def compare_view(
 ) -> dict[str, Any]:
     """What a chart of a comparison draws, in columns, no longer than a screen can show."""
 
-    def read(conn: Connection) -> dict[str, Any]:
-        return views.view(Asked(conn, service.columns, service.blobs, who.project_id, query), view)
+    def find(conn: Connection) -> View | Unread:
+        return views.view(Asked(conn, service.columns, who.project_id, query), view)
 
-    return await service.read(read)
+    return await shown(service, find)

@@ -34,6 +34,7 @@ from tunesmith_service.api.deps import (
 from tunesmith_service.api.models import moment
 from tunesmith_service.charts import of_trial, trial_views
 from tunesmith_service.commands import CancelTrial, Enqueue
+from tunesmith_service.documents import Unread, View, shown
 from tunesmith_service.errors import NotFound
 from tunesmith_service.filters import MOST_CHARACTERS
 from tunesmith_service.routing import router
@@ -148,10 +149,10 @@ async def trial_view(
 ) -> dict[str, Any]:
     """What a chart of a trial draws: its curves, its lineage, the documents that it left."""
 
-    def read(conn: Connection) -> dict[str, Any]:
-        return trial_views.view(conn, service.columns, service.blobs, study, trial.number, view, query)
+    def find(conn: Connection) -> View | Unread:
+        return trial_views.view(conn, service.columns, study, trial.number, view, query)
 
-    return await service.read(read)
+    return await shown(service, find)
 
 
 @routes.get("/{number}/logs", responses=problem(404) | examples.page(examples.LOG))
@@ -168,18 +169,14 @@ async def logs(
     """What an attempt's training wrote, in order. The cursor is a chunk's number, so a page can be asked
     for again to see what has come since."""
     after = cursor_number(cursor) or 0
-
-    def read(conn: Connection) -> list[models.LogChunk]:
-        rows = trial_store.logs(conn, trial.id, attempt=attempt, after=after, limit=limit)
-        return [
-            models.LogChunk(
-                attempt=row.attempt, seq=row.seq, at=moment(row.at_us),
-                text=service.blobs.read_bytes(row.sha256).decode(),
-            )
-            for row in rows
-        ]  # fmt: skip
-
-    items = await service.read(read)
+    rows = await service.read(trial_store.logs, trial.id, attempt=attempt, after=after, limit=limit)
+    items = [
+        models.LogChunk(
+            attempt=row.attempt, seq=row.seq, at=moment(row.at_us),
+            text=(await service.stored(service.blobs.read_bytes, row.sha256)).decode(),
+        )
+        for row in rows
+    ]  # fmt: skip
     return models.Page(items=items, next_cursor=str(items[-1].seq) if len(items) == limit else None)
 
 

@@ -27,16 +27,18 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 DOCUMENTS = ("confusion", "predictions", "mistakes")
 
 
-def read(blobs: Store, artifacts: Sequence[Artifact], name: str) -> dict[str, Any]:
-    """A document by its name without `.json`. Blocks.
-
-    Raises: NotFound if there is none; Unprocessable if it is not what its name says.
-    """
+def find(artifacts: Sequence[Artifact], name: str) -> Artifact:
+    """A document by its name without `.json`. Raises: NotFound; Unprocessable if it is too large."""
     found = next((a for a in artifacts if a.name == f"{name}.json"), None)
     if found is None:
         raise NotFound(f"the trial left no {name}.json")
     if found.size > MOST_BYTES:
         raise Unprocessable(f"{name}.json is too large to be shown here; download it")
+    return found
+
+
+def read(blobs: Store, found: Artifact, name: str) -> dict[str, Any]:
+    """What stands in a document. Blocks. Raises: NotFound; Unprocessable if it is not what its name says."""
     try:
         written = json.loads(blobs.read_bytes(found.sha256), parse_constant=_refused)
         return confusion(written) if name == "confusion" else samples(written)

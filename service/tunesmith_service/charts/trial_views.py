@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from sqlalchemy import Connection
@@ -11,6 +12,7 @@ from tunesmith_service import store, trial_store
 from tunesmith_service.charts import inspected, lineage, of_trial, told
 from tunesmith_service.charts.asked import Asked, ChartQuery
 from tunesmith_service.column_cache import ColumnCache
+from tunesmith_service.documents import Unread, View
 from tunesmith_service.errors import NotFound, Unprocessable
 from tunesmith_service.stores import Store
 
@@ -20,16 +22,12 @@ NAMES = (*of_trial.TRIAL_CHARTS, "lineage", "told", *inspected.DOCUMENTS)
 def view(  # noqa: PLR0917
     conn: Connection,
     cache: ColumnCache,
-    blobs: Store,
     study: store.Study,
     number: int,
     name: str,
     query: of_trial.TrialChartQuery,
-) -> dict[str, Any]:
-    """A view by its name; JSON. Blocks.
-
-    Raises: NotFound; Unprocessable for a document that is not what its name says.
-    """
+) -> View | Unread:
+    """A view by its name; JSON. Blocks. Raises: NotFound; Unprocessable, as what is unread does."""
     if name not in NAMES:
         raise NotFound(f"a trial has no view {name!r}; it has {', '.join(NAMES)}")
     trial = _trial(conn, study, number)
@@ -41,28 +39,39 @@ def view(  # noqa: PLR0917
         return lineage.around(Asked(conn, study, columns, keep, ChartQuery()), number)
     if name in of_trial.TRIAL_CHARTS:
         return of_trial.chart(conn, study, trial, name, query.group)
-    found = inspected.read(blobs, trial_store.artifacts(conn, trial.id), name)
+    found = inspected.find(trial_store.artifacts(conn, trial.id), name)
     if name != "confusion":
-        return found
-    return found | _less(conn, blobs, study, query.against, found["classes"])
+        return lambda blobs: inspected.read(blobs, found, name)
+    less = _less(conn, study, query.against)
+    return lambda blobs: less(blobs, inspected.read(blobs, found, name))
 
 
-def _less(
-    conn: Connection, blobs: Store, study: store.Study, against: int | None, classes: list[str]
-) -> dict[str, Any]:
-    """The matrix of trial `against`, to be taken away; without one, the best trial's is offered."""
+def _less(conn: Connection, study: store.Study, against: int | None) -> Callable[[Store, View], View]:
+    """Adds the matrix of trial `against`, to be taken away; without one, the best trial's is offered."""
     best = next(iter(trial_store.best_trials(conn, study)), None)
     offered = {"best": best.number if best else None, "against": None, "less": None}
     if against is None:
-        return offered
+        return lambda blobs, mine: mine | offered
+    with _as_asked():
+        artifact = inspected.find(trial_store.artifacts(conn, _trial(conn, study, against).id), "confusion")
+
+    def add(blobs: Store, mine: View) -> View:
+        with _as_asked():
+            other = inspected.read(blobs, artifact, "confusion")
+        if other["classes"] != mine["classes"]:
+            raise Unprocessable(f"trial #{against} was judged on other classes, so nothing can be taken away")
+        return mine | offered | {"against": against, "less": other["counts"]}
+
+    return add
+
+
+@contextmanager
+def _as_asked() -> Iterator[None]:
+    """What is not found is what the question names, not what it is about."""
     try:
-        other = _trial(conn, study, against)
-        found = inspected.read(blobs, trial_store.artifacts(conn, other.id), "confusion")
-    except NotFound as e:  # what the question names, not what it is about
+        yield
+    except NotFound as e:
         raise Unprocessable(e.detail) from e
-    if found["classes"] != classes:
-        raise Unprocessable(f"trial #{against} was judged on other classes, so nothing can be taken away")
-    return offered | {"against": against, "less": found["counts"]}
 
 
 def _trial(conn: Connection, study: store.Study, number: int) -> trial_store.Trial:

@@ -12,7 +12,6 @@ from tunesmith_service.comparison import named
 from tunesmith_service.comparison.lines import panels
 from tunesmith_service.comparison.named import Compared, Group, OfTrial
 from tunesmith_service.errors import Unprocessable
-from tunesmith_service.stores import Store
 
 NAMES = 1000
 """Characters of what is named."""
@@ -64,11 +63,10 @@ class ChartQuery(Named):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question to a view; `blobs` hold the documents that trials left."""
+    """A question to a view."""
 
     conn: Connection
     cache: ColumnCache
-    blobs: Store
     project_id: int | None
     query: ChartQuery
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -17,7 +16,9 @@ from tunesmith_service import trial_store
 from tunesmith_service.charts import inspected
 from tunesmith_service.comparison.asked import Asked
 from tunesmith_service.comparison.named import OfTrial
+from tunesmith_service.documents import Unread, View
 from tunesmith_service.errors import Unprocessable
+from tunesmith_service.stores import Store
 
 
 def with_matrix(conn: Connection, found: Sequence[OfTrial]) -> list[OfTrial]:
@@ -27,31 +28,35 @@ def with_matrix(conn: Connection, found: Sequence[OfTrial]) -> list[OfTrial]:
     ]
 
 
-def view(asked: Asked) -> dict[str, Any]:
-    """Blocks. Raises: Unprocessable unless two trials left matrices of the same classes."""
+def view(asked: Asked) -> Unread:
+    """Raises: Unprocessable unless two trials left matrices; when it is read, unless of the same classes."""
     found = with_matrix(asked.conn, asked.trials())
     if len(found) < 2:
         raise Unprocessable(f"a difference needs two trials that left a confusion matrix, got {len(found)}")
     first, others = found[0], found[1:]
     other = next((c for c in others if c.name == asked.query.pair), others[0])
-    theirs, mine = (
-        inspected.read(asked.blobs, trial_store.artifacts(asked.conn, c.trial.id), "confusion")
-        for c in (first, other)
-    )
+    left = [
+        inspected.find(trial_store.artifacts(asked.conn, c.trial.id), "confusion") for c in (first, other)
+    ]
     labels = _labels(found)
-    if theirs["classes"] != mine["classes"]:
-        raise Unprocessable(
-            f"{labels[first.name]} and {labels[other.name]} were judged on different classes, so nothing can "
-            "be taken away"
-        )
-    return mine | {
-        "less": theirs["counts"],
-        "of": labels[other.name],
-        "minus": labels[first.name],
-        "pair": other.name,
-        "pairs": [[c.name, f"{labels[c.name]} − {labels[first.name]}"] for c in others],
-        "path": f"{other.study.id}/trials/{other.trial.number}/views/",
-    }
+
+    def read(blobs: Store) -> View:
+        theirs, mine = (inspected.read(blobs, artifact, "confusion") for artifact in left)
+        if theirs["classes"] != mine["classes"]:
+            raise Unprocessable(
+                f"{labels[first.name]} and {labels[other.name]} were judged on different classes, so nothing "
+                "can be taken away"
+            )
+        return mine | {
+            "less": theirs["counts"],
+            "of": labels[other.name],
+            "minus": labels[first.name],
+            "pair": other.name,
+            "pairs": [[c.name, f"{labels[c.name]} − {labels[first.name]}"] for c in others],
+            "path": f"{other.study.id}/trials/{other.trial.number}/views/",
+        }
+
+    return read
 
 
 def _labels(found: Sequence[OfTrial]) -> dict[str, str]:

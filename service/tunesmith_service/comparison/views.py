@@ -8,6 +8,7 @@ from typing import Any
 from tunesmith_service.charts import edf as edf_of
 from tunesmith_service.comparison import confusion, curves, groups
 from tunesmith_service.comparison.asked import Asked
+from tunesmith_service.documents import Unread, View
 from tunesmith_service.errors import NotFound, Unprocessable
 
 MOST_POINTS = 2000
@@ -29,18 +30,15 @@ def edf(asked: Asked) -> dict[str, Any]:
     return {"metric": metric, "direction": direction} | edf_of.drawn(lines)
 
 
-VIEWS: Mapping[str, Callable[[Asked], dict[str, Any]]] = {
+VIEWS: Mapping[str, Callable[[Asked], View | Unread]] = {
     "curves": curves.view,
     "edf": edf,
     "confusion": confusion.view,
 }
 
 
-def view(asked: Asked, name: str) -> dict[str, Any]:
-    """A view by its name; JSON. Blocks where it reads documents.
-
-    Raises: NotFound, and Unprocessable for what cannot be compared.
-    """
+def view(asked: Asked, name: str) -> View | Unread:
+    """A view by its name; JSON. Raises: NotFound, and Unprocessable for what cannot be compared."""
     if name not in VIEWS:
         raise NotFound(f"there is no view {name!r} of a comparison; there are {', '.join(VIEWS)}")
     return VIEWS[name](asked)

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from tunesmith_service.api.deps import MAX_ID
 from tunesmith_service.core import Service
+from tunesmith_service.documents import Unread, View, shown
 from tunesmith_service.errors import Unavailable, Unprocessable
 from tunesmith_service.parsing import read_body
 from tunesmith_service.security import Who, masked
@@ -67,21 +68,19 @@ async def drawn(
     request: Request,
     service: Service,
     query: type[Asked],
-    read: Callable[[Connection, Asked], dict[str, Any]],
+    find: Callable[[Connection, Asked], View | Unread],
 ) -> Response:
     """A chart's view as JSON. A question that makes no sense, such as a filter half typed, is answered with
     what is `wrong`: a browser writes every error status on its console."""
 
-    def told(conn: Connection) -> dict[str, Any]:
-        try:
-            return read(conn, query.model_validate(dict(request.query_params)))
-        except Unprocessable as e:
-            return {"wrong": e.detail}
-        except ValidationError as e:
-            first = e.errors()[0]
-            return {"wrong": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}
-
-    return JSONResponse(await service.read(told))
+    try:
+        asked = query.model_validate(dict(request.query_params))
+        return JSONResponse(await shown(service, lambda conn: find(conn, asked)))
+    except Unprocessable as e:
+        return JSONResponse({"wrong": e.detail})
+    except ValidationError as e:
+        first = e.errors()[0]
+        return JSONResponse({"wrong": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"})
 
 
 def refresh() -> Response:

@@ -13,6 +13,7 @@ from tunesmith_service import store
 from tunesmith_service.api.deps import ServiceDep, WhoDep
 from tunesmith_service.comparison import confusion, groups, named, side_by_side, views
 from tunesmith_service.comparison.asked import KINDS, NAMES, Asked, ChartQuery, Named, groups_of
+from tunesmith_service.documents import Unread, View
 from tunesmith_service.errors import NotFound, Unprocessable
 from tunesmith_service.security import Role, Who, allow
 from tunesmith_service.ui.pages.common import drawn, page
@@ -71,7 +72,7 @@ def _found(conn: Connection, service: Any, who: Who, kind: str, text: str) -> di
 async def compare_view(
     request: Request, service: ServiceDep, who: WhoDep, view: Annotated[str, Path(max_length=32)]
 ) -> Response:
-    def read(conn: Connection, query: ChartQuery) -> dict[str, Any]:
-        return views.view(Asked(conn, service.columns, service.blobs, who.project_id, query), view)
+    def find(conn: Connection, query: ChartQuery) -> View | Unread:
+        return views.view(Asked(conn, service.columns, who.project_id, query), view)
 
-    return await drawn(request, service, ChartQuery, read)
+    return await drawn(request, service, ChartQuery, find)

@@ -15,9 +15,9 @@ from tunesmith_service.api.bytes import SAFE_HEADERS, download, snapshot_name
 from tunesmith_service.api.deps import ServiceDep, WhoDep
 from tunesmith_service.charts import of_trial, trial_views
 from tunesmith_service.core import Service
-from tunesmith_service.errors import NotFound
+from tunesmith_service.documents import Unread, View
+from tunesmith_service.errors import NotFound, Unavailable
 from tunesmith_service.security import Role, Who, allow
-from tunesmith_service.stores import Store
 from tunesmith_service.trial_store import Artifact, Snapshot
 from tunesmith_service.ui import screens, trial_screen
 from tunesmith_service.ui.pages.common import Number, StudyId, drawn, page
@@ -36,7 +36,8 @@ routes = router(include_in_schema=False)
 async def trial(
     request: Request, service: ServiceDep, who: WhoDep, study_id: StudyId, number: Number
 ) -> Response:
-    return page(request, who, "trial.html", **await _trial_context(service, who, study_id, number))
+    context = await _trial_context(service, who, study_id, number, "whole")
+    return page(request, who, "trial.html", **context)
 
 
 @routes.get("/ui/studies/{study_id}/trials/{number}/parts/{part}")
@@ -52,32 +53,37 @@ async def trial_part(
         "trial_heading", "trial_error", "trial_findings", "measured", "artifacts", "attempts", "log"
     ],
 ) -> Response:
-    context = await _trial_context(service, who, study_id, number)
+    context = await _trial_context(service, who, study_id, number, part)
     return page(request, who, f"parts/{part}.html", **context)
 
 
-async def _trial_context(service: Service, who: Who, study_id: int, number: int) -> dict[str, Any]:
+async def _trial_context(service: Service, who: Who, study_id: int, number: int, part: str) -> dict[str, Any]:
     def read(conn: Connection) -> dict[str, Any]:
         shown = screens.study(conn, who, study_id)
         found = screens.trial(conn, shown, number, service.clock.now_us(), may_move=who.may(Role.RESEARCHER))
-        log = _log_tail(service.blobs, found.log)
         return {
-            "study": shown, "trial": found, "row": found.row, "log": log,
+            "study": shown, "trial": found, "row": found.row,
             "beside": trial_screen.beside(conn, service.columns, shown.row, number),
-            "last_lines": trial_screen.last_lines(log),
         }  # fmt: skip
 
-    return await service.read(read)
+    context = await service.read(read)
+    trial = context["trial"]
+    wants_log = part in ("whole", "log") or (part == "trial_error" and trial.error)
+    log = await _log_tail(service, trial.log) if wants_log else ""
+    return context | {"log": log, "last_lines": trial_screen.last_lines(log)}
 
 
-def _log_tail(blobs: Store, chunks: Any) -> str:
-    """The end of a log, from whole lines. Blocks."""
+async def _log_tail(service: Service, chunks: Any) -> str:
+    """The end of a log, from whole lines. A page has much else to show while the store is away."""
     text = ""
     for chunk in chunks:
         try:
-            text += blobs.read_bytes(chunk.sha256).decode("utf-8", "replace")
+            text += (await service.stored(service.blobs.read_bytes, chunk.sha256)).decode("utf-8", "replace")
         except NotFound:
             text += "\n(a piece of this log is gone)\n"
+        except Unavailable as e:
+            text += f"\n(the rest of this log cannot be read: {e.detail})\n"
+            break
     return text if len(text) <= LOG_BYTES else text[-LOG_BYTES:].partition("\n")[2]
 
 
@@ -125,11 +131,11 @@ async def trial_chart(  # noqa: PLR0917  (called by name)
 ) -> Response:
     """What a chart of the trial draws; of the documents that it left, what stands in them."""
 
-    def read(conn: Connection, query: of_trial.TrialChartQuery) -> dict[str, Any]:
+    def find(conn: Connection, query: of_trial.TrialChartQuery) -> View | Unread:
         study = screens.visible(conn, who, study_id)
-        return trial_views.view(conn, service.columns, service.blobs, study, number, view, query)
+        return trial_views.view(conn, service.columns, study, number, view, query)
 
-    return await drawn(request, service, of_trial.TrialChartQuery, read)
+    return await drawn(request, service, of_trial.TrialChartQuery, find)
 
 
 @routes.get("/ui/studies/{study_id}/trials/{number}/artifacts/{name:path}")
