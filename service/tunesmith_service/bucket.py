@@ -32,7 +32,8 @@ import structlog
 from boto3.session import Session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
@@ -46,6 +47,10 @@ from tunesmith_service.stores import StoreError
 
 SIGNED_FOR = timedelta(minutes=15)
 """How long a signed request may be begun: as long as S3 takes a signed header for an upload."""
+
+BELIEVED_FOR = timedelta(minutes=10)
+"""obstore asks botocore for credentials anew 5 minutes before this is over; a role's hold for 10 minutes at
+least when botocore gives them."""
 
 DELETED_AT_ONCE = 32
 """Few, so that little time goes by after they were looked at."""
@@ -101,7 +106,7 @@ class Bucket:
             bucket,
             prefix=prefix or None,
             region=region,
-            credential_provider=Boto3CredentialProvider(session),
+            credential_provider=Boto3CredentialProvider(session, ttl=BELIEVED_FOR),
             client_options={
                 "allow_http": endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=5),
@@ -264,12 +269,14 @@ class Bucket:
         found = self._head(sha256)
         if found is not None and _age(found) < self._fresh_seconds:
             return wire.Upload(stored=True)
-        url, headers = self._sign_put(_key(sha256), sha256, size)
+        with self._asked(sha256):
+            url, headers = self._sign_put(_key(sha256), sha256, size)
         return wire.Upload(url=url, headers=headers)
 
     def download(self, sha256: str) -> wire.Download:
         """Where a worker fetches a file. Blocks. Raises: Unavailable."""
-        return wire.Download(url=self._sign_get(_key(sha256)))
+        with self._asked(sha256):
+            return wire.Download(url=self._sign_get(_key(sha256)))
 
     def _sign_get(self, key: str) -> str:
         return obstore.sign(self._store, "GET", key, SIGNED_FOR)
@@ -278,8 +285,15 @@ class Bucket:
         url = obstore.sign(self._store, "PUT", key, SIGNED_FOR).partition("?")[0]
         request = AWSRequest("PUT", url, headers={"Content-Length": str(size)})
         request.context["sha256"] = sha256
-        _OfKnownHash(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
+        _OfKnownHash(self._now_valid(), "s3", self._region).add_auth(request)
         return url, dict(request.headers)
+
+    def _now_valid(self) -> ReadOnlyCredentials:
+        """Credentials; those of a role are asked for anew shortly before they end. Raises: BotoCoreError."""
+        try:
+            return self._credentials.get_frozen_credentials()
+        except (ClientError, RuntimeError) as e:  # refused, or what came has ended already
+            raise CredentialRetrievalError(provider=self._credentials.method, error_msg=str(e)) from e
 
     # --- asking it ----------------------------------------------------------------------------------
 

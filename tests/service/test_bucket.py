@@ -20,8 +20,11 @@ import botocore.auth
 import httpx
 import obstore
 import pytest
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import ClientError
 from light import LightWorker
 from moto.server import ThreadedMotoServer
+from obstore.auth.boto3 import Boto3CredentialProvider
 from processes import free_port, until
 from swift_server import BUCKET, SECRET_KEY, Swift
 from tunesmith_service import bucket as module
@@ -128,6 +131,40 @@ def test_what_is_needless_goes_by_a_few_requests_but_for_what_was_put_anew(
     assert bucket.collect(none, older_than_seconds=50) == 7
     assert deleted == [3, 2, 2]
     assert [sha256 for sha256 in hashes if bucket.size(sha256) is not None] == [anew]
+
+
+def test_a_roles_credentials_are_asked_for_before_they_end_and_who_cannot_have_them_comes_again(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    late, believed = [timedelta()], []
+
+    def refused() -> None:
+        raise ClientError({"Error": {"Code": "ExpiredToken"}}, "AssumeRole")
+
+    role = RefreshableCredentials(
+        environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"], None, now + timedelta(hours=1),
+        refresh_using=refused, method="assume-role", time_fetcher=lambda: now + late[0],
+    )  # fmt: skip
+
+    class Provider(Boto3CredentialProvider):
+        def __call__(self) -> Any:
+            found = super().__call__()
+            believed.append(found["expires_at"] - datetime.now(UTC))
+            return found
+
+    def made() -> Bucket:
+        return store_of(load({"home": tmp_path}, environ))  # type: ignore[return-value]
+
+    monkeypatch.setattr(module.Session, "get_credentials", lambda session: role)
+    monkeypatch.setattr(module, "Boto3CredentialProvider", Provider)
+    bucket = made()
+    assert bucket.upload(SHA256, len(BODY)).url
+    assert max(believed) - timedelta(minutes=5) < timedelta(minutes=10)  # what botocore gives holds so long
+    late[0] = timedelta(minutes=51)
+    for ask in (lambda: bucket.upload(SHA256, len(BODY)), lambda: made().download(SHA256)):
+        with pytest.raises(Unavailable, match="the store of snapshots does not answer"):
+            ask()
 
 
 # --- at the start ---------------------------------------------------------------------------------
