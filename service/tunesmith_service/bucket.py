@@ -228,7 +228,8 @@ class Bucket:
         older_than_seconds: float,
         is_stopped: Callable[[], bool] = never,
     ) -> int:
-        """See `stores.Store`."""
+        """See `stores.Store`. What a crash left of what came through this machine's disk goes too."""
+        forget_cut_off(self._incoming)
         deleted = 0
         with self._asked(""):
             for page in self._listed():

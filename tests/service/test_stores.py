@@ -79,6 +79,15 @@ def test_what_no_row_names_is_collected_once_it_is_old(store: Store) -> None:
     assert (store.size(named), store.size(needless)) == (5, None)
 
 
+def test_what_a_crash_left_on_its_way_goes_too_when_it_is_old(store: Store, tmp_path: Path) -> None:
+    old, young = (tmp_path / "blobs" / "incoming" / name for name in ("old", "young"))
+    for left in (old, young):
+        left.write_bytes(b"half of it")
+    os.utime(old, (0, 0))
+    assert store.collect(lambda hashes: hashes, older_than_seconds=3600) == 0
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_collecting_ends_early_when_it_is_told_to(store: Store) -> None:
     kept = {store.put_bytes(b"%d" % n) for n in range(3)}
     asked: list[str] = []
