@@ -22,8 +22,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -59,6 +60,9 @@ PIECE_BYTES = 2**20
 OWNER = "tunesmith.json"
 _KEY = re.compile(r"[0-9a-f]{2}/([0-9a-f]{64})")
 _CODES = (re.compile(r"<Code>(\w{1,64})</Code>"), re.compile(r"status code: (\d{3})"))
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -194,13 +198,16 @@ class Bucket:
             return bytes(obstore.get(self._store, _key(sha256)).bytes())
 
     async def put(self, pieces: AsyncIterator[bytes], sha256: str) -> int:
-        """Through this machine's disk: what is sent on is whole, and never in memory at once."""
+        """Through this machine's disk: what is sent on is whole, and never in memory at once. What is here
+        and stays is not received: it was sent on after its sender had lost patience with a slow bucket."""
         self._check_space(0)
+        known = await self._in_thread(self._staying, sha256)
+        if known is not None:
+            return known
         async with received(self._incoming, pieces, sha256) as file:
             file.flush()
             size = file.tell()
-            asked = asyncio.get_running_loop().run_in_executor(self._threads, self.upload, sha256, size)
-            to = await asked
+            to = await self._in_thread(self.upload, sha256, size)
             if not to.stored:
                 direct = Direct()
                 try:
@@ -267,8 +274,7 @@ class Bucket:
 
     def upload(self, sha256: str, size: int) -> wire.Upload:
         """Where a worker puts a file, unless it is here and stays. Blocks. Raises: Unavailable."""
-        found = self._head(sha256)
-        if found is not None and _age(found) < self._fresh_seconds:
+        if self._staying(sha256) is not None:
             return wire.Upload(stored=True)
         with self._asked(sha256):
             url, headers = self._sign_put(_key(sha256), sha256, size)
@@ -297,6 +303,14 @@ class Bucket:
             raise CredentialRetrievalError(provider=self._credentials.method, error_msg=str(e)) from e
 
     # --- asking it ----------------------------------------------------------------------------------
+
+    def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+    def _staying(self, sha256: str) -> int | None:
+        """Bytes of a blob that is here and will not be collected soon."""
+        found = self._head(sha256)
+        return int(found["size"]) if found is not None and _age(found) < self._fresh_seconds else None
 
     def _head(self, sha256: str) -> Mapping[str, Any] | None:
         with self._asked(sha256):

@@ -11,7 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,21 @@ def test_who_sends_bytes_to_the_service_finds_them_in_the_bucket(
     play_with_bucket(scene)
 
 
+def test_what_is_in_the_bucket_already_is_not_received_again(bucket: Bucket) -> None:
+    received: list[bytes] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        received.append(BODY)
+        yield BODY
+
+    for n in (1, 1):
+        assert asyncio.run(bucket.put(pieces(), SHA256)) == len(BODY)
+        assert len(received) == n
+    bucket._fresh_seconds = -3600.0  # it may be collected before it is committed
+    assert asyncio.run(bucket.put(pieces(), SHA256)) == len(BODY)
+    assert len(received) == 2
+
+
 def test_what_is_too_large_or_no_snapshot_is_refused(play_with_bucket: Callable[..., None]) -> None:
     async def scene(api: Api) -> None:
         lease = await api.lease()
@@ -422,6 +437,23 @@ def test_a_worker_that_cannot_reach_the_store_sends_and_fetches_through_the_serv
     end(served, "around")
     assert copy.read_bytes() == body
     assert len(tries) == 2 * client_module.DIRECT_TRIES
+
+
+def test_a_large_file_that_is_there_is_answered_at_once_and_the_connection_goes_on(served: Served) -> None:
+    begin(served, "again")
+    body = BODY[:-1] + os.urandom(8 * 2**20)
+    sha256 = hashlib.sha256(body).hexdigest()
+
+    async def live(worker: LightWorker, lease: Held) -> None:
+        bearer = {"Authorization": f"Bearer {served.token('worker')}"}
+        async with httpx.AsyncClient(base_url=served.url, headers=bearer | lease.headers) as client:
+            for _ in range(3):
+                path = f"/api/v1/leases/{lease.trial_id}/blobs/{sha256}"
+                put = await client.put(path, content=body, timeout=60)
+                assert put.status_code == 204, put.text
+
+    asyncio.run(with_worker(served, live))
+    end(served, "again")
 
 
 def test_a_backup_names_the_bucket_and_is_restored_where_that_has_all_of_it(
