@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
@@ -286,7 +285,7 @@ class Service:
             (Role.OPERATOR, self.settings.operator_token_file),
             (Role.WORKER, self.settings.worker_token_file),
         ):
-            if not await self._works(await asyncio.to_thread(_token_in, path)):
+            if not await self._works(await asyncio.to_thread(Token.in_file, path)):
                 token = Token.mint()
                 project = None if role is Role.OPERATOR else DEFAULT_PROJECT
                 await self.writer.submit(
@@ -470,11 +469,9 @@ class Service:
         await self._trim_audit()
         stop = threading.Event()  # the thread does not hear that we are cancelled
         try:
+            age = min(grace, KEPT_SECONDS)
             deleted = await self._in_thread(
-                self.blobs.collect,
-                self._named_blobs,
-                older_than_seconds=min(grace, KEPT_SECONDS),
-                is_stopped=stop.is_set,
+                self.blobs.collect, self._named_blobs, older_than_seconds=age, is_stopped=stop.is_set
             )
         finally:
             stop.set()
@@ -491,13 +488,6 @@ class Service:
     def _named_blobs(self, hashes: list[str]) -> set[str]:
         with self.engine.connect() as conn:
             return trial_store.named_blobs(conn, hashes)
-
-
-def _token_in(path: Path) -> Token | None:
-    try:
-        return Token.read(path.read_text(encoding="utf-8").strip())
-    except FileNotFoundError:
-        return None
 
 
 def _credential(row: store.TokenRow) -> Credential:

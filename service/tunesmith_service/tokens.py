@@ -35,6 +35,14 @@ class Token:
         found = _TOKEN.fullmatch(text)
         return cls(found[1], found[2]) if found else None
 
+    @classmethod
+    def in_file(cls, path: Path) -> Token | None:
+        """The same of what `write_private` wrote; None also where there is no such file."""
+        try:
+            return cls.read(path.read_text(encoding="utf-8").strip())
+        except FileNotFoundError:
+            return None
+
     def reveal(self) -> str:
         return f"{PREFIX}_{self.key_id}_{self.secret}"
 
