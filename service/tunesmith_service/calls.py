@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 import httpx
 
-from tunesmith_service.exchange import failure
+from tunesmith_service.exchange import TryAgain, failure
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | float | bool | None]
@@ -78,7 +78,12 @@ def answer(response: httpx.Response) -> Any:
     """Raises: what the service refused with, or `TryAgain`."""
     if (refused := failure(response)) is not None:
         raise refused
-    return response.json() if response.content else None
+    if not response.content:
+        return None
+    try:
+        return response.json()
+    except ValueError as e:  # such as a proxy's page, or what else lives at that address
+        raise TryAgain(f"{response.request.url} answered something else than Tunesmith does: {e}") from e
 
 
 def all_items(*parts: str | int, **query: str | int | float | bool | None) -> Flow[list[dict[str, Any]]]:

@@ -39,7 +39,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Dialect, ExceptionContext
-from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+)
 from sqlalchemy.types import TypeEngine, to_instance
 
 from tunesmith_service.clock import SECOND
@@ -65,6 +71,14 @@ class AlreadyServed(RuntimeError):
     """Another process holds this SQLite file."""
 
 
+class BadAddress(ValueError):
+    """An address that no database of ours can have."""
+
+
+class DriverMissing(RuntimeError):
+    """What talks to this database is not installed."""
+
+
 BY_KEY = ("enable_seqscan=off", "enable_hashjoin=off", "enable_mergejoin=off")
 """For statements that look rows up by keys: a plan that PostgreSQL made while a table was small, and keeps,
 would read all of it once it is large."""
@@ -77,24 +91,36 @@ def open_engine(url: str | URL, settings: Sequence[str] = ()) -> Engine:
 
     Args:
         settings: of PostgreSQL's, such as BY_KEY.
+    Raises: BadAddress, DriverMissing.
     """
-    parsed = make_url(url)
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
-            raise ValueError(
+            raise BadAddress(
                 f"SQLite needs a file that outlives a crash, got {url}; write sqlite:///path/to/file.db"
             )
-        engine = create_engine(parsed, json_serializer=dumps, pool_size=5, max_overflow=10)
+        engine = create_engine(
+            parsed.set(drivername="sqlite"), json_serializer=dumps, pool_size=5, max_overflow=10
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         event.listen(engine, "commit", _check_transaction)
         return engine
     if parsed.get_backend_name() == "postgresql":
-        told = (f"statement_timeout={STATEMENT_TIMEOUT_MS}", "synchronous_commit=on", *settings)
-        options = " ".join(f"-c {setting}" for setting in told)
-        node = parsed.query.get("target_session_attrs", "read-write")  # the URL may ask for another
+        return _of_postgresql(parsed, settings)
+    raise BadAddress(
+        f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}; write "
+        "postgresql+psycopg://user:password@host/database"
+    )
+
+
+def _of_postgresql(url: URL, settings: Sequence[str]) -> Engine:
+    told = (f"statement_timeout={STATEMENT_TIMEOUT_MS}", "synchronous_commit=on", *settings)
+    options = " ".join(f"-c {setting}" for setting in told)
+    node = url.query.get("target_session_attrs", "read-write")  # the URL may ask for another
+    try:
         engine = create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
+            url.set(drivername="postgresql+psycopg"),
             json_serializer=dumps,
             pool_size=5,
             max_overflow=10,
@@ -103,10 +129,22 @@ def open_engine(url: str | URL, settings: Sequence[str] = ()) -> Engine:
                 "options": options, "connect_timeout": 3, "target_session_attrs": node, **_DEAD_PEER,
             },
         )  # fmt: skip
-        event.listen(engine, "checkout", _leave_what_was_closed)
-        event.listen(engine, "handle_error", _leave_what_cannot_write)
-        return engine
-    raise ValueError(f"the database is SQLite or PostgreSQL, got {parsed.get_backend_name()}")
+    except ImportError as e:
+        said = str(e).partition("\n")[0]
+        raise DriverMissing(f"PostgreSQL needs a package: {said}; pip install 'tunesmith[postgres]'") from e
+    event.listen(engine, "checkout", _leave_what_was_closed)
+    event.listen(engine, "handle_error", _leave_what_cannot_write)
+    return engine
+
+
+def _parsed(url: str | URL) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):  # the address is not repeated: it may hold a password
+        raise BadAddress(
+            "--database-url is no address of a database; write "
+            "postgresql+psycopg://user:password@host:port/database, or nothing for SQLite in the home"
+        ) from None
 
 
 def _leave_what_was_closed(connection: Any, _record: object, _proxy: object) -> None:
@@ -184,14 +222,15 @@ def check(conn: Connection) -> None:
             )
 
 
-_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""What SQLite says when the disk has no room."""
 _DISK_FULL, _READ_ONLY = "53100", "25006"  # PostgreSQL's sqlstates
 
 
 def is_full(error: BaseException | None) -> bool:
     """Whether the database could not write because its disk has no room."""
     said = getattr(error, "orig", None)
-    return getattr(said, "sqlite_errorcode", None) in _FULL or getattr(said, "sqlstate", None) == _DISK_FULL
+    return getattr(said, "sqlite_errorcode", None) in FULL or getattr(said, "sqlstate", None) == _DISK_FULL
 
 
 def is_away(error: DBAPIError) -> bool:

@@ -16,12 +16,15 @@ disk that returns other bytes than it was given, rows that somebody changed by h
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, Text, and_, case, cast, func, or_, select, text, union
+from sqlalchemy.exc import DBAPIError
 
 from tunesmith_service import audit_chain, audit_store
+from tunesmith_service.db_trouble import trouble_of
 from tunesmith_service.moves import FINAL
 from tunesmith_service.stores import Store
 from tunesmith_service.tables import (
@@ -57,13 +60,23 @@ def examine(engine: Engine, bytes_in: Store | None) -> list[Broken]:
 
     Args:
         bytes_in: where the bytes are; None: they are not looked at.
+    Raises: DBAPIError if the database does not answer.
     """
     level = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-    with engine.connect().execution_options(**level) as conn:
-        if level:
-            conn.execute(text("SET LOCAL statement_timeout = 0"))
-        found = [broken for look in _LOOKS for broken in look(conn)]
-        named = _named(conn)
+    found: list[Broken] = []
+    named: Mapping[str, tuple[str, int | None]] = {}
+    try:
+        with engine.connect().execution_options(**level) as conn:
+            if level:
+                conn.execute(text("SET LOCAL statement_timeout = 0"))
+            found += _file(conn)
+            if found:  # what a damaged file says further on may be anything
+                return found
+            for look in _LOOKS:
+                found += look(conn)
+            named = _named(conn)
+    except (DBAPIError, sqlite3.DatabaseError, ValueError) as e:
+        return [*found, _unreadable(e, engine)]
     if bytes_in is not None:  # the longest part, which needs no transaction: bytes never change
         found += _bytes(named, bytes_in)
     return sorted(found, key=lambda b: b.invariant)
@@ -77,7 +90,22 @@ def _file(conn: Connection) -> Iterator[Broken]:
         return
     for (said,) in conn.exec_driver_sql(f"PRAGMA quick_check({MOST})"):
         if said != "ok":
-            yield Broken("file", f"SQLite finds its file damaged: {said}")
+            yield Broken("file", f"SQLite finds its file damaged: {' '.join(said.split())}")
+
+
+def _unreadable(error: Exception, engine: Engine) -> Broken:
+    """Raises: `error`, if what it tells of is no damage."""
+    if isinstance(error, ValueError):  # of JSON
+        return Broken("file", f"a row holds what nobody has written: {error}")
+    trouble = trouble_of(error, engine.url)
+    if trouble is None or trouble.kind != "damage":
+        raise error
+    return Broken("file", trouble.said)
+
+
+def _references(conn: Connection) -> Iterator[Broken]:
+    if conn.dialect.name != "sqlite":
+        return
     for table, rowid, parent, _ in conn.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(MOST):
         yield Broken("file", f"row {rowid} of {table} names a row of {parent} that is not there")
 
@@ -259,7 +287,7 @@ def _entries(conn: Connection, ends: audit_store.Ends) -> Iterator[audit_chain.E
 
 
 _LOOKS: tuple[Callable[[Connection], Iterator[Broken]], ...] = (
-    _file, _attempts, _leases, _ends, _reports, _numbers, _log, _resumed, _audit_log,
+    _references, _attempts, _leases, _ends, _reports, _numbers, _log, _resumed, _audit_log,
 )  # fmt: skip
 
 # --- bytes: I4 and I9 -----------------------------------------------------------------------------

@@ -35,14 +35,14 @@ class Servers:
     """
 
     def __init__(self, urls: str, random: Random, clock: Callable[[], float]) -> None:
-        self._bases = [_base(url.strip()) for url in urls.split(",")]
+        self._bases = [base(url.strip()) for url in urls.split(",")]
         self._clock = clock
         self._back_at = [float("-inf")] * len(self._bases)
         # Clients that start together shall not all begin with the same one.
         self._next = random.randrange(len(self._bases)) if len(self._bases) > 1 else 0
 
     def __str__(self) -> str:
-        return " and ".join(base.removesuffix("/api/v1/") for base in self._bases)
+        return " and ".join(url.removesuffix("/api/v1/") for url in self._bases)
 
     def options(self, token: str) -> dict[str, Any]:
         """What both kinds of httpx client are made with. Raises ValueError for a token that cannot be one:
@@ -52,21 +52,12 @@ class Servers:
                 "the token is not one: it holds blanks, line breaks or letters that no token has; "
                 "copy it whole, and nothing else, such as tsm_5f0c8a3e9b7d4c21_…"
             )
-        found = {
+        return {
             "headers": {"Authorization": f"Bearer {token}"},
             "timeout": httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, pool=None),
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            "trust_env": not self._are_here,  # no proxy of the environment reaches this machine
+            **way_to(*self._bases),
         }
-        if self._are_here and all(httpx.URL(base).scheme == "http" for base in self._bases):
-            # Reading the machine's authorities takes up to 0.1 s, at each start of a command. This context
-            # has none, so whatever would speak TLS by it fails.
-            found["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return found
-
-    @property
-    def _are_here(self) -> bool:
-        return all(is_loopback(httpx.URL(base).host) for base in self._bases)
 
     @contextmanager
     def ask(self) -> Iterator[str]:
@@ -102,6 +93,19 @@ class Servers:
         return any(back_at <= now for back_at in self._back_at)
 
 
+def way_to(*urls: str) -> dict[str, Any]:
+    """What httpx is told of proxies and authorities for these addresses."""
+    found = [httpx.URL(url) for url in urls]
+    if not all(is_loopback(url.host) for url in found):
+        return {"trust_env": True}
+    # No proxy of the environment reaches this machine; an authority that it names may have signed its name.
+    if any(url.scheme == "https" for url in found):
+        return {"trust_env": False, "verify": httpx.create_ssl_context()}
+    # Reading the machine's authorities takes up to 0.1 s, at each start of a command. This context has none,
+    # so whatever would speak TLS by it fails.
+    return {"trust_env": False, "verify": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
+
+
 def same_service(one: str, other: str) -> bool:
     """Whether two lists of addresses name a server in common."""
     return bool(_named(one) & _named(other))
@@ -111,12 +115,13 @@ def _named(urls: str) -> set[str]:
     return {url.strip().rstrip("/") for url in urls.split(",")}
 
 
-def _base(url: str) -> str:
+def base(url: str) -> str:
+    """What stands before a path of the API. Raises: ValueError for what is no address."""
     wanted = f"url is the service's address, such as http://127.0.0.1:8787, got {url!r}"
     try:
-        base = httpx.URL(url)
+        found = httpx.URL(url)
     except httpx.InvalidURL as e:
         raise ValueError(f"{wanted}: {e}") from e
-    if base.scheme not in ("http", "https") or not base.host:
+    if found.scheme not in ("http", "https") or not found.host:
         raise ValueError(wanted)
-    return str(base.copy_with(path=f"{base.path.rstrip('/')}/api/v1/", query=None, fragment=None))
+    return str(found.copy_with(path=f"{found.path.rstrip('/')}/api/v1/", query=None, fragment=None))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from factories import Bench
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from tunesmith_service import commands as c
-from tunesmith_service import integrity
+from tunesmith_service import db, integrity
 from tunesmith_service.blobs import BlobStore
 
 BYTES = {"snapshot": b"weights", "log": b"epoch 1\n", "artifact": b"a plot"}
@@ -150,3 +151,66 @@ def test_bytes_that_changed_or_went_are_named(lived: Bench, blobs: BlobStore) ->
         ("I4", f"blob {sha['artifact']}: its bytes cannot be read: No such file or directory"),
         ("I9", f"blob {sha['snapshot']}: its bytes hash to {hashlib.sha256(b'WEIGHTS').hexdigest()}"),
     ]
+
+
+# --- a file that the disk has damaged -------------------------------------------------------------
+
+on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+def overwrite(bench: Bench, table: str | None, begin: int, size: int) -> None:
+    """Other bytes in a table's first page, or in the file's head, once no connection has them in memory."""
+    with bench.engine.connect() as conn:
+        page = 1
+        if table is not None:
+            found = conn.exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,))
+            page = found.scalar_one()
+        page_size = conn.exec_driver_sql("PRAGMA page_size").scalar_one()
+    connection = bench.engine.raw_connection()
+    connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.invalidate()
+    bench.engine.dispose()
+    path = db.sqlite_path(bench.engine)
+    assert path is not None
+    with path.open("r+b") as file:
+        file.seek((page - 1) * page_size + begin)
+        file.write(b"\xa5" * size)
+
+
+@on_sqlite
+@pytest.mark.parametrize("table", ["trials", "attempts", "events", "audit"])
+def test_a_page_that_the_disk_has_damaged_is_all_that_is_said(
+    lived: Bench, blobs: BlobStore, table: str
+) -> None:
+    overwrite(lived, table, 0, 4096)
+    said = found(lived, blobs)
+    assert said
+    assert {invariant for invariant, _ in said} == {"file"}
+    assert "damaged" in said[0][1] or "malformed" in said[0][1]
+
+
+@on_sqlite
+def test_a_damaged_head_of_the_file_is_a_finding(lived: Bench, blobs: BlobStore) -> None:
+    overwrite(lived, None, 0, 100)
+    ((invariant, said),) = found(lived, blobs)
+    assert (invariant, said.partition(": ")[2]) == ("file", "file is not a database")
+
+
+@on_sqlite
+def test_a_row_that_is_no_json_any_more_is_a_finding(lived: Bench, blobs: BlobStore) -> None:
+    by_hand(lived, "UPDATE events SET data = '{' WHERE kind = 'moved'")
+    assert [s for i, s in found(lived, blobs) if i == "file" and "malformed JSON" in s]
+
+
+@on_sqlite
+def test_text_that_is_no_text_any_more_is_a_finding(lived: Bench, blobs: BlobStore) -> None:
+    by_hand(lived, "UPDATE reports SET points = CAST(x'ff' AS TEXT) WHERE seq = 2")
+    assert [s for i, s in found(lived, blobs) if i == "file" and "decode to UTF-8" in s]
+
+
+def test_a_database_that_lacks_a_table_is_no_damaged_one(engine, blobs: BlobStore) -> None:
+    """An older one, for instance."""
+    with engine.begin() as conn:
+        conn.exec_driver_sql("ALTER TABLE attempts RENAME TO tried")
+    with pytest.raises((OperationalError, ProgrammingError), match="attempts"):
+        integrity.examine(engine, blobs)

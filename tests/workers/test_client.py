@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from certificates import certificate
 from tunesmith_service import errors, wire
-from tunesmith_service.client import Client, CorruptDownloadError, Lease, Retries, WorkerClient
+from tunesmith_service.client import AsyncClient, Client, CorruptDownloadError, Lease, Retries, WorkerClient
 from tunesmith_service.exchange import CHUNK_BYTES, failure
 from tunesmith_service.servers import COOL_SECONDS
 
@@ -115,6 +116,24 @@ def test_what_may_pass_is_tried_again_with_the_same_body(trouble):
     assert len(service.bodies) == 3
     assert len(set(service.bodies)) == 1
     assert json.loads(service.bodies[0])["points"][0]["metrics"] == {"val/loss": "NaN"}
+
+
+def test_a_page_that_is_no_answer_of_the_service_is_no_answer_to_a_person():
+    def page() -> httpx.Response:
+        return httpx.Response(200, text="<html>a proxy's greeting</html>")
+
+    assert Service(page(), httpx.Response(200, json={"n": 1})).person().get("studies", "one") == {"n": 1}
+    with pytest.raises(errors.Unavailable, match="/studies/one answered something else than Tunesmith does"):
+        Service(page()).person(retry_for=0).get("studies", "one")
+    with pytest.raises(errors.Unavailable, match="answered something else than Tunesmith does"):
+        asyncio.run(asked_by_a_program(Service(page())))
+    assert Service(httpx.Response(204)).person().delete("studies", "one") is None
+
+
+async def asked_by_a_program(service: Service) -> Any:
+    transport = httpx.MockTransport(service.handle)
+    async with AsyncClient(URL, "tsm_token", transport=transport, retry_for=0) as client:
+        return await client.get("studies", "one")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 507])
@@ -358,10 +377,19 @@ def test_authorities_are_read_unless_no_tls_can_be_spoken(
 ):
     context = _made_with(url, monkeypatch).get("verify")
     if speaks:
-        assert context is None  # as httpx does it
+        assert context is None or context.get_ca_certs()  # None: as httpx does it
     else:
         assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert context.get_ca_certs() == []
+
+
+def test_an_authority_of_one_s_own_counts_on_this_machine_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cert, _ = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    (trusted,) = _made_with("https://localhost:1", monkeypatch)["verify"].get_ca_certs()
+    assert ("DNS", "localhost") in trusted["subjectAltName"]
 
 
 def _made_with(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

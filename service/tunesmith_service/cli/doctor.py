@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,12 +14,16 @@ from typing import Any, Literal
 
 import click
 import httpx
+from sqlalchemy.exc import DBAPIError
 
 from tunesmith_service import db, integrity
 from tunesmith_service.cli import text
 from tunesmith_service.cli.base import CommandError, ExitCode, PeopleCommand, Session
+from tunesmith_service.db_trouble import trouble_of
 from tunesmith_service.disk import Disk
 from tunesmith_service.errors import TunesmithError, Unavailable
+from tunesmith_service.exchange import failure
+from tunesmith_service.servers import base, way_to
 from tunesmith_service.settings import Settings, load
 from tunesmith_service.stores import StoreError, store_of
 from tunesmith_service.ui import formats
@@ -63,11 +69,12 @@ def examine(session: Session) -> Iterator[Finding]:
     yield _torch()
     found = [f for url in session.where.urls for f in _at(url)]
     yield from found
-    if not any(f.name == "database" for f in found):
-        return  # nobody to ask
+    named = {f.name for f in found}
+    if "database" not in named or "address" in named:
+        return  # nobody to ask, or no client to ask with
     try:
         yield from _workers(session)
-    except TunesmithError as e:
+    except (TunesmithError, CommandError) as e:
         fix = "name a good one with --token-file FILE; an admin makes one with `tunesmith token create`"
         yield Finding("token", "fail", e.detail, fix)
 
@@ -75,8 +82,14 @@ def examine(session: Session) -> Iterator[Finding]:
 def _at(url: str) -> Iterator[Finding]:
     """Of one server."""
     try:
-        yield _server(url)
-        yield _database(url)
+        root = base(url).removesuffix("api/v1/")
+    except ValueError as e:
+        yield Finding("address", "fail", str(e), "name it with --url URL, or in tunesmith.toml")
+        return
+    try:
+        with httpx.Client(base_url=root, timeout=5, **way_to(root)) as client:
+            yield _server(url, client)
+            yield _database(client)
     except Unavailable as e:
         yield Finding("server", "fail", str(e), "start one with `tunesmith up`, or name it with --url URL")
 
@@ -109,9 +122,9 @@ def _torch() -> Finding:
     return Finding("torch", "ok", f"{torch.__version__}, {devices}")
 
 
-def _server(url: str) -> Finding:
+def _server(url: str, client: httpx.Client) -> Finding:
     ours = version("tunesmith")
-    theirs = _ask(url, "healthz").json().get("version")
+    theirs = _told(client, "healthz", "version")["version"]
     at = f"answers at {url}"
     if theirs != ours:
         fix = "install the same version on both sides"
@@ -119,18 +132,25 @@ def _server(url: str) -> Finding:
     return Finding("server", "ok", f"{at}, version {theirs}")
 
 
-def _database(url: str) -> Finding:
-    reply = _ask(url, "readyz")
-    if reply.is_success:
-        return Finding("database", "ok", _said(reply.json()))
-    fix = "look at the service's log; it recovers by itself"
-    return Finding("database", "fail", _said(reply.json()), fix)
+def _database(client: httpx.Client) -> Finding:
+    ready = _told(client, "readyz", "ready")
+    said = ", ".join(f"{part} {state}" for part, state in ready.items() if part != "ready")
+    if ready["ready"]:
+        return Finding("database", "ok", said)
+    return Finding("database", "fail", said, "look at the service's log; it recovers by itself")
 
 
 def _integrity(session: Session, *, asked: bool | None) -> Iterator[Finding]:
     """Whether the database is what the service promises; read beside a service that runs."""
     settings = load({"home": session.where.home}, os.environ)
-    engine = db.open_engine(settings.url)
+    try:
+        engine = db.open_engine(settings.url)
+    except (db.BadAddress, db.DriverMissing) as e:
+        if asked is not False:
+            yield Finding(
+                "integrity", "fail", str(e), "name it with TUNESMITH_DATABASE_URL as `serve` has it"
+            )
+        return
     path = db.sqlite_path(engine)
     try:
         if asked is False or (asked is None and (path is None or not path.exists())):
@@ -142,6 +162,11 @@ def _integrity(session: Session, *, asked: bool | None) -> Iterator[Finding]:
         broken = integrity.examine(engine, store_of(settings))
     except (StoreError, Unavailable) as e:
         yield Finding("integrity", "fail", str(e), "name the bucket and its credentials as `serve` has them")
+        return
+    except (DBAPIError, sqlite3.Error) as e:
+        if (trouble := trouble_of(e, settings.url)) is None:
+            raise
+        yield Finding("integrity", "fail", trouble.said, trouble.todo)
         return
     finally:
         engine.dispose()
@@ -157,16 +182,22 @@ def _looked_at(settings: Settings) -> str:
     return "every byte hashes to its name"
 
 
-def _said(ready: dict[str, Any]) -> str:
-    return ready.get("detail") or ", ".join(f"{k} {v}" for k, v in ready.items() if k != "ready")
+def _told(client: httpx.Client, path: str, wanted: str) -> dict[str, Any]:
+    """What a page outside the API says, which needs no token; what is wanted is in it.
 
-
-def _ask(url: str, path: str) -> httpx.Response:
-    """A page outside the API, which needs no token."""
+    Raises: Unavailable, also for what is not Tunesmith.
+    """
     try:
-        return httpx.get(f"{url}/{path}", timeout=5, trust_env=False)
-    except httpx.TransportError as e:
-        raise Unavailable(f"no answer from {url}: {e}") from e
+        reply = client.get(path)
+    except httpx.RequestError as e:
+        raise Unavailable(f"no answer from {client.base_url}: {str(e) or type(e).__name__}") from e
+    with contextlib.suppress(ValueError):
+        said = reply.json()
+        if isinstance(said, dict) and wanted in said:
+            return said
+    if (refused := failure(reply)) is not None:
+        raise Unavailable(refused.detail)
+    raise Unavailable(f"{reply.url} answered something else than Tunesmith does; is its whole address given?")
 
 
 def _workers(session: Session) -> Iterator[Finding]:
