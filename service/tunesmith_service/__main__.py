@@ -14,9 +14,12 @@ from typing import Any
 import click
 
 from tunesmith_service.cli import add_commands
+from tunesmith_service.cli.serving import explaining
 from tunesmith_service.settings import Settings, SettingsError, load, unit_of
 
 GROUP = "tunesmith.commands"
+ABROAD = ("tls_cert", "tls_key", "behind_proxy", "public_url", "allowed_hosts")
+"""What listening beyond this machine needs."""
 BUCKET = ("blob_store", "s3_endpoint", "s3_region")
 Function = Callable[..., Any]
 
@@ -50,16 +53,19 @@ def _missing(name: str, error: ImportError) -> click.Command:
 
 
 def settings_options(*names: str) -> Callable[[Function], Function]:
-    """Flags for settings, by name; all of them if none is named. The function gets `settings`."""
+    """Flags for settings, by name; all of them if none is named. The function gets `settings`, and what it
+    cannot do is explained."""
 
     def decorate(function: Function) -> Function:
         def with_settings(**values: Any) -> Any:
             chosen = names or tuple(Settings.model_fields)
             flags = {name: values.pop(name) for name in chosen}
             try:
-                return function(settings=load(flags, os.environ), **values)
+                settings = load(flags, os.environ)
             except SettingsError as e:
                 raise click.UsageError(str(e)) from e
+            with explaining(click.get_current_context(), settings):
+                return function(settings=settings, **values)
 
         with_settings.__name__, with_settings.__doc__ = function.__name__, function.__doc__
         with_settings.__click_params__ = list(getattr(function, "__click_params__", []))  # type: ignore[attr-defined]
@@ -115,7 +121,7 @@ def serve(settings: Settings) -> None:
 @click.option(
     "--weights", multiple=True, metavar="NAME=FILE", help="What init_from NAME starts from; repeat."
 )
-@settings_options("home", "host", "port", "ttl_seconds", "log_format", "accept_restore")
+@settings_options("home", "host", "port", "ttl_seconds", "log_format", "accept_restore", *ABROAD)
 def up(
     settings: Settings, *, workers: int, slots: int | None, tasks: tuple[Path, ...],
     data: tuple[str, ...], weights: tuple[str, ...],
@@ -147,8 +153,6 @@ def migrate_command(settings: Settings) -> None:
         else:
             with db.hold(path):
                 migrate.upgrade(engine)
-    except db.AlreadyServed as e:
-        raise click.ClickException(str(e)) from e
     finally:
         engine.dispose()
     click.echo(f"The database at {engine.url.render_as_string(hide_password=True)} is up to date.")
@@ -162,13 +166,11 @@ def backup(settings: Settings, directory: Path) -> None:
 
     Blobs in a bucket stay there; that it has them all is checked.
     """
-    from tunesmith_service import backups, db, errors, stores  # noqa: PLC0415
+    from tunesmith_service import backups, db, stores  # noqa: PLC0415
 
     engine = db.open_engine(settings.url)
     try:
         made = backups.back_up(engine, stores.store_of(settings), directory)
-    except (backups.BackupError, stores.StoreError, errors.Unavailable) as e:
-        raise click.ClickException(str(e)) from e
     finally:
         engine.dispose()
     blobs = f"{made.blobs} blobs ({made.bytes} bytes)"
@@ -183,13 +185,10 @@ def backup(settings: Settings, directory: Path) -> None:
 @settings_options("home", "database_url", *BUCKET)
 def restore(settings: Settings, directory: Path) -> None:
     """Make a new home of the backup in DIRECTORY. Leases of before end; what ran is handed back."""
-    from tunesmith_service import backups, db, errors, stores  # noqa: PLC0415
+    from tunesmith_service import backups, stores  # noqa: PLC0415
 
-    try:
-        bytes_in = stores.store_of(settings) if settings.blob_store else None
-        made = backups.restore(directory, settings.home, settings.database_url, bytes_in)
-    except (backups.BackupError, db.AlreadyServed, stores.StoreError, errors.Unavailable) as e:
-        raise click.ClickException(str(e)) from e
+    bytes_in = stores.store_of(settings) if settings.blob_store else None
+    made = backups.restore(directory, settings.home, settings.database_url, bytes_in)
     click.echo(f"{settings.home} is restored, as incarnation {made.incarnation}; start it with `serve`.")
 
 
@@ -204,15 +203,9 @@ def openapi() -> None:
 
 def _serve(settings: Settings, *hooks: Any) -> None:
     gc.disable()  # all that is loaded now stays: looking through it was a seventh of the start; see `run`
-    from tunesmith_service import db, high_water, stores  # noqa: PLC0415
     from tunesmith_service.serve import run  # noqa: PLC0415
 
-    try:
-        run(settings, *hooks)
-    except (
-        db.AlreadyServed, db.WeakDurability, high_water.OlderDatabaseError, stores.StoreError,
-    ) as e:  # fmt: skip
-        raise click.ClickException(str(e)) from e
+    run(settings, *hooks)
 
 
 add_commands(main)

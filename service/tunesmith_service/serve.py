@@ -11,13 +11,14 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from tunesmith_service import logs
+from tunesmith_service import logs, tls
 from tunesmith_service.app import create_app
 from tunesmith_service.core import Service
 from tunesmith_service.quick_refusals import refusing
@@ -35,10 +36,22 @@ COLLECT_AFTER = (5_000, 20, 100)
 """Garbage is looked for after so many objects more, not 700: requests under way are more than those, so it
 was looked for without end, and among all connections too: with ten thousand of them for 0.3 s every two."""
 
-Hook = Callable[[Service, str], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Attributes:
+    public: how people reach this server.
+    near: how processes of this machine do, past a proxy in front.
+    """
+
+    public: str
+    near: str
 
 
-async def _nothing(service: Service, address: str) -> None:
+Hook = Callable[[Service, Addresses], Awaitable[None]]
+
+
+async def _nothing(service: Service, at: Addresses) -> None:
     pass
 
 
@@ -49,7 +62,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings, on_ready: Hook, on_exit: Hook) -> None:
         self._service: Service = app.state.service
         self._settings, self._on_ready, self._on_exit = settings, on_ready, on_exit
-        self.address = settings.address
+        self._at = Addresses(settings.address, settings.address)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -73,24 +86,18 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
-        self.address = self._settings.model_copy(update={"port": port}).address
-        said = {"url": self._local_address(port), "pid": os.getpid()}
+        here = self._settings.model_copy(update={"port": port})
+        self._at = Addresses(here.address, here.near_address)
+        said = {"url": self._at.near, "pid": os.getpid()}
         self._address_file.write_text(json.dumps(said) + "\n", encoding="utf-8")
-        log.info("service.listening", url=self.address)
-        await self._on_ready(self._service, self.address)
+        log.info("service.listening", url=self._at.public)
+        await self._on_ready(self._service, self._at)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._on_exit(self._service, self.address)
+        await self._on_exit(self._service, self._at)
         self._service.close()
         await super().shutdown(sockets)
         self._address_file.unlink(missing_ok=True)
-
-    def _local_address(self, port: int) -> str:
-        """Where commands on this machine reach us; with TLS, the name that the certificate has."""
-        if self._settings.tls_cert:
-            return self.address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104
-        return self._settings.model_copy(update={"host": host, "port": port, "public_url": ""}).address
 
     @property
     def _address_file(self) -> Path:
@@ -113,7 +120,7 @@ def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing)
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        on_ready: called with the address once requests are answered.
+        on_ready: called with the addresses once requests are answered.
         on_exit: called before requests are refused, so that workers of ours can hand back.
     Raises: SettingsError, db.AlreadyServed, db.WeakDurability, StoreError, OSError if the port is taken.
     """
@@ -122,8 +129,9 @@ def run(settings: Settings, on_ready: Hook = _nothing, on_exit: Hook = _nothing)
             "WEB_CONCURRENCY asks for several processes in one server; start several servers on one "
             "PostgreSQL instead"
         )
-    logs.configure(settings.log_format)
     _check_port(settings)
+    tls.check(settings)
+    logs.configure(settings.log_format)
     app = create_app(settings, writes_apart=True)
     server = Server(app, settings, on_ready, on_exit)
     gc.freeze()  # what is loaded stays; looking through it again and again took a third of reading columns

@@ -24,6 +24,8 @@ FILE = Path("tunesmith.toml")
 MIB = 2**20
 ONE_PUT_BYTES = 5 * 1024 * MIB
 """What S3 takes in one request; each file goes in one, so that its signature holds the file's hash."""
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+"""What listens at all addresses, and the loopback's among them."""
 SWEEPS_A_LEASE = 1.5
 """How many sweeps a lease lives through at least."""
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -279,6 +281,14 @@ class Settings(BaseModel):
             return self.public_url
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}{self.prefix}"
+
+    @property
+    def near_address(self) -> str:
+        """How processes of this machine reach it: with TLS, by the name that the certificate has."""
+        if self.tls_cert:
+            return self.address
+        host = EVERYWHERE.get(self.host, self.host)
+        return self.model_copy(update={"host": host, "public_url": ""}).address
 
     @property
     def prefix(self) -> str:

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -17,8 +18,11 @@ import structlog
 from tunesmith_service import store
 from tunesmith_service.core import Service
 from tunesmith_service.sessions import login_link, new_code
-from tunesmith_service.settings import Settings
+from tunesmith_service.settings import EVERYWHERE, Settings, SettingsError
 from tunesmith_service.tokens import Token
+
+if TYPE_CHECKING:  # all of HTTP, which `_serve` loads at its own time
+    from tunesmith_service.serve import Addresses
 
 HAND_BACK_SECONDS = 28.0
 RESTART_SECONDS = 1.0
@@ -32,23 +36,29 @@ class LocalWorkers:
 
     Args:
         options: further flags of `tunesmith worker`, such as --slots 2.
+    Raises: SettingsError if the workers would have no name for the service that its certificate may hold.
     """
 
     def __init__(self, settings: Settings, count: int, options: Sequence[str]) -> None:
+        if count and settings.tls_cert and not settings.public_url and settings.host in EVERYWHERE:
+            raise SettingsError(
+                f"--host {settings.host} is no name that a certificate has, and the workers of `up` need "
+                "one; give it with --public-url, such as https://tunesmith.example.org:8787"
+            )
         self._settings, self._count, self._options = settings, count, options
         self._keepers: list[asyncio.Task[None]] = []
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = False
         self.gave_up = ""  # why it all ended, if a worker did by itself
 
-    async def start(self, service: Service, address: str) -> None:
-        click.echo(f"Tunesmith is at {address}")
-        click.echo(f"Open the dashboard, once: {login_link(address, await _operator_code(service))}")
+    async def start(self, service: Service, at: Addresses) -> None:
+        click.echo(f"Tunesmith is at {at.public}")
+        click.echo(f"Open the dashboard, once: {login_link(at.public, await _operator_code(service))}")
         self._keepers = [
-            asyncio.create_task(self._keep(n, address), name=f"worker {n}") for n in range(self._count)
+            asyncio.create_task(self._keep(n, at.near), name=f"worker {n}") for n in range(self._count)
         ]
 
-    async def stop(self, service: Service, address: str) -> None:
+    async def stop(self, service: Service, at: Addresses) -> None:
         """Let every worker hand its trials back while the service still answers."""
         self._stopping = True
         for process in self._processes.values():

@@ -155,11 +155,11 @@ def reporting(ctx: click.Context, *, as_json: bool, debug: bool) -> Iterator[Non
     except (CommandError, errors.TunesmithError, ValueError) as e:
         if debug:
             traceback.print_exc()
-        _end(ctx, e, as_json=as_json)
+        end(ctx, e, as_json=as_json)
     except OSError as e:
         if debug or e.filename is None:
             raise
-        _end(ctx, CommandError(ExitCode.USAGE, f"{e.filename}: {e.strerror}"), as_json=as_json)
+        end(ctx, CommandError(ExitCode.USAGE, f"{e.filename}: {e.strerror}"), as_json=as_json)
 
 
 class PeopleGroup(click.Group):
@@ -168,7 +168,8 @@ class PeopleGroup(click.Group):
     command_class = PeopleCommand
 
 
-def _end(ctx: click.Context, error: Exception, *, as_json: bool) -> NoReturn:
+def end(ctx: click.Context, error: Exception, *, as_json: bool) -> NoReturn:
+    """Say an error, and what to do about it; then end with its exit code."""
     document, code, hint = _explain(error)
     if code is ExitCode.NOT_FOUND and (group := ctx.parent) and group.info_name in _LISTED_APART:
         hint = f"`tunesmith {group.info_name} list` has those that there are"
