@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -268,8 +269,10 @@ def test_a_loop_of_one_s_own_has_its_rank_and_stops_on_all_at_once(gang):
     assert gang.process.is_alive
 
 
-def test_more_devices_than_the_slot_has_fail_the_trial_with_both_numbers(gang):
-    heard = gang.run(gpus=3)
+def test_more_devices_than_the_slot_has_fail_the_trial_with_both_numbers(tasks, tmp_path):
+    """No gang is used again after a trial that failed: what its ranks still say would be of the next one."""
+    with closing(Gang(tmp_path, tasks)) as gang:
+        heard = gang.run(gpus=3)
     assert heard[-1]["error"]["message"] == "the study asks for 3 devices a trial, and this slot has 2"
 
 
