@@ -98,6 +98,7 @@ class _Serving:
         self.now_us = now_us
         self.incarnation: int = tx.execute(_INCARNATION).scalar_one()
         self.workers, self.slots = self._machines(commands)
+        self._lock_slots(commands)
         self.held = self._held(commands)
         self._free_restarted(commands)
         self.replays = self._replays(commands)
@@ -114,6 +115,12 @@ class _Serving:
         theirs = self.tx.execute(_slots(self.tx.dialect), named).all()
         seen(self.tx, [w.id for w in known], self.now_us)
         return {w.id: w for w in known}, {s.id: s for s in theirs}
+
+    def _lock_slots(self, commands: Sequence[Claim]) -> None:
+        """One slot may claim by two servers at once, where an answer was late. SQLite has one writer."""
+        if self.tx.dialect == "postgresql":
+            named = {"batch": rows({"id": i} for i in sorted({c.slot_id for c in commands}))}
+            self.tx.execute(_slots_alone(self.tx.dialect), named)
 
     def _free_restarted(self, commands: Sequence[Claim]) -> None:
         """What slots still hold under an earlier boot of theirs goes back."""
@@ -334,6 +341,13 @@ def _workers(dialect: str) -> Executable:
 @cache
 def _slots(dialect: str) -> Executable:
     return select(slots).where(slots.c.worker_id.in_(ids(dialect, String)))
+
+
+@cache
+def _slots_alone(dialect: str) -> Executable:
+    """Locked against other claims; whoever only refers to them does not wait."""
+    theirs = select(slots.c.id).where(slots.c.id.in_(ids(dialect, String)))
+    return theirs.order_by(slots.c.id).with_for_update(key_share=True)
 
 
 @cache

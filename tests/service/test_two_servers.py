@@ -222,3 +222,17 @@ def test_bytes_that_are_named_again_are_not_forgotten_by_another_server(two: tup
     assert while_it_waits(one, commit, other, c.ForgetBlobs(one.clock.now_us())) == []
     (row,) = one.rows(select(tables.blobs))
     assert (row.sha256, row.size) == (named["sha256"], 100)
+
+
+def test_a_slot_that_claims_by_two_servers_at_once_gets_one_trial(two: tuple[Bench, Bench]) -> None:
+    """As where the answer to its first claim is late, and it has given that up."""
+    one, other = two
+    study = one.study()
+    for _ in range(2):
+        one.trial(study)
+    (slot,) = one.register()
+    outcome = while_it_waits(one, one.ask(slot), other, other.ask(slot))
+    assert isinstance(outcome, c.Nothing)
+    assert outcome.retry_at_us is not None
+    (attempt,) = one.rows(select(tables.attempts))
+    assert attempt.slot_id == slot.slot_id
